@@ -1,0 +1,74 @@
+# Every target makes the virtual environment it needs and installs what it uses.
+#
+# PYTHON chooses the interpreter: `make test PYTHON=python3.12`, or a path. The default one gets
+# .venv, any other .venv-<version>, so that two interpreters never share an environment.
+# An environment remembers, by an empty file each, which sets of extras are installed in it.
+
+PYTHON ?= python3
+
+# A bare name is found on PATH. A pyenv shim of a version that is not activated refuses to run:
+# then the interpreter is taken from pyenv's own folder.
+EXE := $(shell $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null || \
+         ls "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/*/bin/$(PYTHON) 2>/dev/null | tail -n 1)
+VERSION := $(if $(EXE),$(shell '$(EXE)' -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])'))
+
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(basename $(VERSION)))
+BIN := $(VENV)/bin
+# The stamps carry the interpreter's version: when `python3` becomes another, both are missing.
+MADE := $(VENV)/$(VERSION)-made
+HAS := $(VENV)/$(VERSION)-has
+# What an editable install must be repeated for; the native core's sources join when they exist.
+SOURCES := pyproject.toml $(wildcard setup.py)
+
+DEMO_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist worksteal
+BENCH_ARGS ?=
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint format typecheck bench clean
+
+help: ## Say what there is to make
+	@echo 'make <target> [PYTHON=python3.12]'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+demo: $(HAS)-http,fast ## Serve the talk's last program on 127.0.0.1:8080 (DEMO_ARGS='--seconds 10')
+	@$(BIN)/tailrace demo $(DEMO_ARGS)
+
+test: $(HAS)-test ## Run the tests (PYTEST_ARGS='-k select')
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(HAS)-dev ## Check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(HAS)-dev ## Mend what `lint` can mend by itself
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+typecheck: $(HAS)-dev,test ## Check the types with mypy and pyright, both strict
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(HAS)-bench ## Compare with Go, asyncio.Queue, anyio and trio on this machine
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
+	    echo "== $$file"; $(BIN)/python $$file $(BENCH_ARGS); done
+
+clean: ## Remove the environments, caches and everything built
+	@rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(MADE):
+	@test -n '$(EXE)' || { \
+	    echo "error: $(PYTHON) does not run; give one that does: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@'$(EXE)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: tailrace needs Python 3.11 or later; $(EXE) is $(VERSION):" \
+	         "make PYTHON=python3.12" >&2; exit 1; }
+	@echo "$(VENV): new environment of $(EXE)"
+	@'$(EXE)' -m venv --clear $(VENV)
+	@touch $@
+
+$(HAS)-%: $(SOURCES) | $(MADE)
+	@echo "$(VENV): installing tailrace[$*]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$*]'
+	@touch '$@'

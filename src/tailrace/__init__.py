@@ -1,0 +1,111 @@
+"""Go's concurrency for Python: channels, actors, select, pipelines that answer for each message.
+
+Layers, each of which imports only those below it:
+
+6. `cli`, `demo`: run a program and show it.
+5. `listen`, `store`: the world outside; the only place for third-party imports below the top.
+4. `actors`, `gather`, `message`: built from the layers below and nothing private; `testing`: a
+   virtual clock, and programs in the hands of a test.
+3. `group`: actors with an owner.
+2. `select`, `timers`: choose among channel operations.
+1. `channel`: the one primitive; `retry`: what to do about failures that pass.
+0. `errors`, `_core`: the errors, and the engine of which there are two twins.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from tailrace.actors import each
+from tailrace.channel import (
+    Channel,
+    ChannelStatistics,
+    Operation,
+    Receiver,
+    Sender,
+    Sending,
+    SyncReceiver,
+    SyncSender,
+)
+from tailrace.errors import Abort, Closed, Deadlock, Reject, TailraceError, WouldBlock
+from tailrace.gather import (
+    Answer,
+    Backend,
+    Replicas,
+    backend,
+    query_all,
+    query_each,
+    query_some,
+    remaining,
+    together,
+)
+from tailrace.group import (
+    ActorState,
+    ChannelNode,
+    Edge,
+    Graph,
+    Group,
+    StageNode,
+    amap,
+    collect,
+    emit,
+    run,
+)
+from tailrace.message import Message, Outcome, Settlement, current_message, submit
+from tailrace.retry import Retry
+from tailrace.select import done, select, select_nowait
+from tailrace.timers import after, ticker
+
+try:
+    __version__ = version("tailrace")
+except PackageNotFoundError:  # used from a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Abort",
+    "ActorState",
+    "Answer",
+    "Backend",
+    "Channel",
+    "ChannelNode",
+    "ChannelStatistics",
+    "Closed",
+    "Deadlock",
+    "Edge",
+    "Graph",
+    "Group",
+    "Message",
+    "Operation",
+    "Outcome",
+    "Receiver",
+    "Reject",
+    "Replicas",
+    "Retry",
+    "Sender",
+    "Sending",
+    "Settlement",
+    "StageNode",
+    "SyncReceiver",
+    "SyncSender",
+    "TailraceError",
+    "WouldBlock",
+    "__version__",
+    "after",
+    "amap",
+    "backend",
+    "collect",
+    "current_message",
+    "done",
+    "each",
+    "emit",
+    "query_all",
+    "query_each",
+    "query_some",
+    "remaining",
+    "run",
+    "select",
+    "select_nowait",
+    "submit",
+    "ticker",
+    "together",
+]

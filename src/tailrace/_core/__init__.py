@@ -1,0 +1,34 @@
+"""Layer 0: the one place that chooses a core. Everybody else imports the core from here.
+
+``TAILRACE_CORE=auto|native|python`` decides: ``auto`` (the default) takes the native core where
+it is built, ``native`` raises its ImportError where it is not, ``python`` never looks for it.
+Type checkers see the Python core, whose twin the native one is.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+active: str
+"""The core in use: ``"native"`` or ``"python"``."""
+
+_wanted = os.environ.get("TAILRACE_CORE", "auto")
+if _wanted not in ("auto", "native", "python"):
+    raise ImportError(f"TAILRACE_CORE must be auto, native or python, not {_wanted!r}")
+
+if TYPE_CHECKING or _wanted == "python":
+    from tailrace._core.python import *
+
+    active = "python"
+else:
+    try:
+        from tailrace._core.native import *
+
+        active = "native"
+    except ModuleNotFoundError as error:
+        if _wanted == "native" or error.name != "tailrace._core.native":
+            raise  # asked for by name, or there but broken
+        from tailrace._core.python import *
+
+        active = "python"

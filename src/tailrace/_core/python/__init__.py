@@ -1,0 +1,43 @@
+"""The Python core: normative and readable. The native core is its twin, name by name."""
+
+from tailrace._core.common import BUDGET, ChannelStatistics, Sending
+from tailrace._core.python.channel import (
+    Blocking,
+    BlockingReceiver,
+    BlockingSender,
+    Channel,
+    ReceivingEnd,
+    SendingEnd,
+    resolve,
+)
+from tailrace._core.python.operation import Operation, RecvMany, SendMany
+from tailrace._core.python.select import Select, done, select, select_nowait
+from tailrace._core.python.task import parked_on, spawn, when_sent
+from tailrace._core.python.waiter import ThreadActor, parked_threads, seed, thread_actors
+
+__all__ = [
+    "BUDGET",
+    "Blocking",
+    "BlockingReceiver",
+    "BlockingSender",
+    "Channel",
+    "ChannelStatistics",
+    "Operation",
+    "ReceivingEnd",
+    "RecvMany",
+    "Select",
+    "SendMany",
+    "Sending",
+    "SendingEnd",
+    "ThreadActor",
+    "done",
+    "parked_on",
+    "parked_threads",
+    "resolve",
+    "seed",
+    "select",
+    "select_nowait",
+    "spawn",
+    "thread_actors",
+    "when_sent",
+]

@@ -1,0 +1,516 @@
+"""Channel: the state that operations work on, its two ends, and its view for threads.
+
+Invariants, whenever the lock is free
+- A receiver stands in line only while nothing is buffered or returned; a sender only while
+  ``returned + buffered >= capacity``. So nobody who runs overtakes somebody who is parked.
+- `_returned` holds values that cancelled receivers gave back, by hand-off ticket; they are older
+  than anything in the buffer, are received first, and no overflow policy drops them.
+- A closed channel has nobody in line.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, Literal, TypeVar
+
+from tailrace._core.common import (
+    ChannelStatistics,
+    End,
+    Overflow,
+    Sending,
+    check_capacity,
+    check_overflow,
+    label,
+)
+from tailrace._core.python.operation import (
+    FreshNext,
+    FreshRecv,
+    FreshRecvMany,
+    FreshSend,
+    FreshSendMany,
+    Operation,
+    block,
+    do_now,
+)
+from tailrace._core.python.waiter import (
+    PENDING,
+    LoopState,
+    ThreadWaiter,
+    Waiter,
+    WaitQueue,
+    acquire,
+    budget,
+    get_ident,
+    held,
+    here_now,
+    latest,
+    lock,
+    reentered,
+    release,
+    running_loop,
+)
+from tailrace.errors import Closed
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Channel(Generic[T]):
+    """A typed, synchronised, optionally buffered pipe between actors, tasks and threads.
+
+    ``Channel[int]()`` is a rendezvous: a send returns when a receiver has taken the value.
+    ``Channel[int](64)`` holds up to 64 values, ``Channel[int](math.inf)`` any number (for
+    feedback loops). `overflow` says what a send does when there is no room: wait ("block"), or
+    drop the new or the oldest value, counted in `statistics`. `name` is how logs and graphs call
+    it. TypeError or ValueError for a capacity or policy that is none.
+
+    Any number of tasks, loops and threads may use one channel at once; each value goes to
+    exactly one receiver, and both sides are served first in, first out.
+    """
+
+    __slots__ = (
+        "__orig_class__",
+        "__weakref__",
+        "_buffer",
+        "_capacity",
+        "_cause",
+        "_closed",
+        "_dropped",
+        "_held",
+        "_let_go",
+        "_name",
+        "_overflow",
+        "_receivers",
+        "_returned",
+        "_room",
+        "_senders",
+        "_sent",
+    )
+
+    def __init__(
+        self, capacity: float = 0, *, name: str = "", overflow: Overflow = "block"
+    ) -> None:
+        check_capacity(capacity)
+        check_overflow(overflow, capacity)
+        self._capacity = capacity
+        self._name = name
+        self._overflow = overflow
+        self._buffer: deque[T] = deque()
+        self._returned: list[tuple[int, T]] = []
+        self._senders = WaitQueue()
+        self._receivers = WaitQueue()
+        self._closed = False
+        self._cause: BaseException | None = None
+        self._sent = self._dropped = 0
+        self._room = capacity  # what the buffer may hold: `capacity` less what was returned
+        self._held: dict[End, int] = {"send": 0, "receive": 0}
+        self._let_go: set[End] = set()
+
+    def __repr__(self) -> str:
+        with lock:
+            waiting = self._senders.waiting(), self._receivers.waiting()
+        parts = [f"<Channel {label(self)}: {len(self)}/{self._capacity} buffered"]
+        parts += [
+            f"{n} {who} waiting"
+            for n, who in zip(waiting, ("sending", "receiving"), strict=True)
+            if n
+        ]
+        if self._closed:
+            parts.append("closed" if self._cause is None else f"closed by {self._cause!r}")
+        return ", ".join(parts) + ">"
+
+    def __len__(self) -> int:
+        """How many values can be received without a sender."""
+        return len(self._buffer) + len(self._returned)
+
+    def __bool__(self) -> Literal[True]:
+        return True  # an empty channel is still a channel
+
+    @property
+    def name(self) -> str:
+        """What logs and graphs call this channel."""
+        return self._name
+
+    @property
+    def capacity(self) -> float:
+        """How many values it holds: 0 for a rendezvous, `math.inf` for no bound."""
+        return self._capacity
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed; values may still be buffered."""
+        return self._closed
+
+    @property
+    def element(self) -> Any:
+        """The element type written in ``Channel[T]()``; None if it was not."""
+        origin = getattr(self, "__orig_class__", None)
+        element = origin.__args__[0] if origin is not None else None
+        return None if isinstance(element, TypeVar) else element
+
+    def send(self, value: T, /) -> Operation[None]:
+        """Await it to send `value`: until a receiver took it, or at capacity ≥ 1 it is buffered.
+
+        Raises `Closed` (also when the channel closes meanwhile: then `value` was not sent).
+        Cancelled: CancelledError means it was not sent; a value taken in the same instant makes
+        the await return, and the cancellation arrives at the task's next one.
+        """
+        return FreshSend(self, value)
+
+    def recv(self) -> Operation[T]:
+        """Await it for the next value. Raises `Closed` once the channel is closed and drained.
+
+        Cancelled: a value handed over in the same instant goes back, in its place in the order.
+        """
+        return FreshRecv(self)
+
+    def send_nowait(self, value: T, /) -> None:
+        """Send at once, or raise `WouldBlock`; `Closed` as for `send`."""
+        do_now(FreshSend(self, value))
+
+    def recv_nowait(self) -> T:
+        """Receive at once, or raise `WouldBlock`; `Closed` as for `recv`."""
+        return do_now(FreshRecv(self))
+
+    def send_many(self, values: Iterable[T], /) -> Sending:
+        """Await it to send all `values`, in order. Not a case for `select`.
+
+        After any exception, cancellation included, the operation's ``sent`` says how many were
+        sent: go on with ``values[op.sent:]`` (an iterator may stand one further).
+        """
+        return FreshSendMany(self, values)
+
+    def recv_many(self, n: int, /) -> Awaitable[list[T]]:
+        """Await it for 1 to `n` values: waits for one, then takes what is there, in order.
+
+        Raises `Closed` as `recv`. Cancelled: none was taken. Not a case for `select`.
+        """
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(f"recv_many takes a whole number of at least 1, not {n!r}")
+        return FreshRecvMany(self, n)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        """Receive until closed and drained; raises `Closed` if it was closed with a cause."""
+        return self
+
+    async def __anext__(self) -> T:
+        # As `recv`, but without making an operation where there seems to be a value already.
+        here = latest.state
+        likely = self._buffer or self._senders
+        if not likely or budget.left <= 0:
+            return await FreshNext(self)
+        if here.thread != get_ident() and here.loop is not running_loop():
+            return await FreshNext(self)
+        if held():
+            raise reentered()
+        try:
+            acquire()
+            value, peer = self._take(here)
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
+        if peer is PENDING:
+            return await FreshNext(self)
+        budget.left -= 1
+        if peer is not None:
+            peer.wake(here)
+        return value  # type: ignore[no-any-return]  # the channel's word for it
+
+    def close(self, cause: BaseException | None = None) -> None:
+        """End the stream: what is buffered can still be received, then receivers hear `Closed`
+        (with `cause` as its ``__cause__``). Parked senders get `Closed`: they did not send.
+
+        Closing twice is fine. RuntimeError while an actor or ``sending()`` holds the sending
+        end: it closes when the last of those lets go.
+        """
+        if self._held["send"]:
+            raise RuntimeError(
+                f"{label(self)} is closed by those who hold its sending end, when the last of "
+                f"them ends; closing it by hand would cut them off"
+            )
+        self._close(cause)
+
+    @property
+    def sender(self) -> SendingEnd[T]:
+        """The sending end alone."""
+        return SendingEnd(self)
+
+    @property
+    def receiver(self) -> ReceivingEnd[T]:
+        """The receiving end alone."""
+        return ReceivingEnd(self)
+
+    @property
+    def sync(self) -> Blocking[T]:
+        """The same channel for threads: its methods block instead of being awaited."""
+        return Blocking(self)
+
+    @contextmanager
+    def sending(self) -> Generator[SendingEnd[T]]:
+        """Hold the sending end for the length of the block; the last holder to leave closes it.
+
+        An exception that leaves the block becomes the close's cause, unless it is the clean end
+        of another channel.
+        """
+        with self._holding("send"):
+            yield SendingEnd(self)
+
+    @contextmanager
+    def receiving(self) -> Generator[ReceivingEnd[T]]:
+        """Hold the receiving end for the length of the block; the last holder to leave closes
+        the channel, so that senders stop."""
+        with self._holding("receive"):
+            yield ReceivingEnd(self)
+
+    def statistics(self) -> ChannelStatistics:
+        """A frozen snapshot of the counters."""
+        with lock:
+            return ChannelStatistics(
+                buffered=len(self),
+                capacity=self._capacity,
+                sent=self._sent,
+                received=self._sent - self._dropped - len(self),
+                dropped=self._dropped,
+                waiting_senders=self._senders.waiting(),
+                waiting_receivers=self._receivers.waiting(),
+                closed=self._closed,
+            )
+
+    # Ownership of the ends, for `Group`.
+
+    @contextmanager
+    def _holding(self, end: End) -> Generator[None]:
+        self._hold(end)
+        try:
+            yield
+        except BaseException as error:
+            ended = isinstance(error, Closed) and error.__cause__ is None  # that is no failure
+            self._release(end, None if ended else error)
+            raise
+        else:
+            self._release(end)
+
+    def _hold(self, end: End) -> None:
+        """One more holder of `end`; ValueError when its owners have closed it already."""
+        side, keep = ("sending", "sending()") if end == "send" else ("receiving", "receiving()")
+        with lock:
+            if end in self._let_go:
+                raise ValueError(
+                    f"the {side} end of {label(self)} was closed when the last that held it "
+                    f"ended; start this one before that, or keep the end open meanwhile: "
+                    f"`with channel.{keep}:`"
+                )
+            self._held[end] += 1
+
+    def _release(self, end: End, cause: BaseException | None = None) -> bool:
+        """One holder fewer; the last one closes. True if that closed the channel just now."""
+        with lock:
+            self._held[end] -= 1
+            last = not self._held[end]
+            if last:
+                self._let_go.add(end)
+        return last and self._close(cause)
+
+    # The state, under the lock.
+
+    def _close(self, cause: BaseException | None) -> bool:
+        if held():
+            raise reentered()
+        here = here_now()
+        with lock:
+            if self._closed:
+                return False
+            self._closed = True
+            self._cause = cause
+            woken = self._receivers.claim_all() + self._senders.claim_all()
+        for waiter in woken:
+            waiter.wake(here)
+        return True
+
+    def _closed_error(self) -> Closed:
+        error = Closed(self)
+        error.__cause__ = self._cause
+        return error
+
+    def _returned_before(self, ticket: int, most: int) -> list[T]:
+        """Take values that were given back and are older than the one handed over as `ticket`."""
+        older: list[T] = []
+        while self._returned and self._returned[0][0] < ticket and len(older) < most:
+            older.append(heapq.heappop(self._returned)[1])
+            self._room += 1
+        return older
+
+    def _take(self, here: LoopState) -> tuple[Any, Any]:
+        """The next value and whom to wake for it; `PENDING` twice if there is none."""
+        buffer = self._buffer
+        if self._returned:
+            value: Any = heapq.heappop(self._returned)[1]
+            self._room += 1
+        elif buffer:
+            value = buffer.popleft()
+        else:
+            peer = self._senders.claim_first(here) if self._senders else None
+            if peer is None:
+                return PENDING, PENDING
+            value, peer.value = peer.value, None
+            self._sent += 1
+            return value, peer.waiter
+        if self._senders and len(buffer) < self._room:
+            peer = self._senders.claim_first(here)
+            if peer is not None:  # room was made: the first parked sender's value moves up
+                moved: Any = peer.value
+                buffer.append(moved)
+                peer.value = None
+                self._sent += 1
+                return value, peer.waiter
+        return value, None
+
+    def _give_back(self, ticket: int, value: T, here: LoopState) -> Waiter | ThreadWaiter | None:
+        """A cancelled receiver returns what it was handed. Returns whom to wake."""
+        peer = self._receivers.claim_first(here)
+        if peer is not None:
+            peer.ticket = ticket
+            peer.value = value
+            return peer.waiter
+        heapq.heappush(self._returned, (ticket, value))
+        self._room -= 1
+        return None
+
+
+class _End(Generic[T]):
+    """What the two ends have in common: two of one channel are equal."""
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, channel: Channel[T]) -> None:
+        self._channel = channel
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._channel is self._channel
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self._channel)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {label(self._channel)}>"
+
+    @property
+    def name(self) -> str:
+        """The channel's name."""
+        return self._channel._name
+
+    @property
+    def element(self) -> Any:
+        """The channel's element type, where written."""
+        return self._channel.element
+
+
+class SendingEnd(_End[T]):
+    """The sending end of a channel: `send`, `send_nowait`, `send_many`, and no more."""
+
+    __slots__ = ()
+
+    def send(self, value: T, /) -> Operation[None]:
+        """As `Channel.send`."""
+        return FreshSend(self._channel, value)
+
+    def send_nowait(self, value: T, /) -> None:
+        """As `Channel.send_nowait`."""
+        self._channel.send_nowait(value)
+
+    def send_many(self, values: Iterable[T], /) -> Sending:
+        """As `Channel.send_many`."""
+        return FreshSendMany(self._channel, values)
+
+
+class ReceivingEnd(_End[T]):
+    """The receiving end: `recv`, `recv_nowait`, `recv_many`, `async for`, and no more."""
+
+    __slots__ = ()
+
+    def recv(self) -> Operation[T]:
+        """As `Channel.recv`."""
+        return FreshRecv(self._channel)
+
+    def recv_nowait(self) -> T:
+        """As `Channel.recv_nowait`."""
+        return self._channel.recv_nowait()
+
+    def recv_many(self, n: int, /) -> Awaitable[list[T]]:
+        """As `Channel.recv_many`."""
+        return self._channel.recv_many(n)
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self._channel
+
+
+class BlockingSender(_End[T]):
+    """The sending end of a channel, for threads."""
+
+    __slots__ = ()
+
+    def send(self, value: T, timeout: float | None = None) -> None:
+        """Send, blocking this thread for at most `timeout` seconds (None: for ever).
+
+        Raises `Closed`; TimeoutError (then it was not sent); RuntimeError on the thread of a
+        running event loop; CancelledError in the thread of a cancelled actor (not sent).
+        """
+        block(FreshSend(self._channel, value), timeout)
+
+
+class BlockingReceiver(_End[T]):
+    """The receiving end of a channel, for threads."""
+
+    __slots__ = ()
+
+    def recv(self, timeout: float | None = None) -> T:
+        """Receive, blocking this thread for at most `timeout` seconds (None: for ever).
+
+        Raises as `BlockingSender.send`; then nothing was received.
+        """
+        return block(FreshRecv(self._channel), timeout)
+
+    def __iter__(self) -> Iterator[T]:
+        """Receive until closed and drained; raises `Closed` if it was closed with a cause."""
+        while True:
+            try:
+                value = self.recv()
+            except Closed as closed:
+                if closed.channel is not self._channel or closed.__cause__ is not None:
+                    raise
+                return
+            yield value
+
+
+class Blocking(BlockingSender[T], BlockingReceiver[T]):
+    """A channel as threads use it: `send`, `recv`, ``for v in …``; `Channel.sync` gives it."""
+
+    __slots__ = ()
+
+    @property
+    def sender(self) -> BlockingSender[T]:
+        """The sending end alone, for threads."""
+        return BlockingSender(self._channel)
+
+    @property
+    def receiver(self) -> BlockingReceiver[T]:
+        """The receiving end alone, for threads."""
+        return BlockingReceiver(self._channel)
+
+
+def resolve(value: object) -> tuple[Channel[Any], End | None] | None:
+    """The channel behind `value` and which end of it that is (None: both); None if neither."""
+    if isinstance(value, Channel):
+        return value, None  # pyright: ignore[reportUnknownVariableType]  # of any element
+    if isinstance(value, _End):
+        channel: Channel[Any] = value._channel  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        both = isinstance(value, Blocking)
+        sends = isinstance(value, (SendingEnd, BlockingSender))
+        return channel, None if both else "send" if sends else "receive"
+    return None

@@ -1,0 +1,565 @@
+"""Operations: what `send` and `recv` return, and the one algorithm by which they happen.
+
+`attempt` is that algorithm, for every capacity: a waiting peer, else the buffer, else not now.
+Awaiting, selecting, blocking a thread and the `*_nowait` calls are four ways to drive it, so a
+value moves by the same lines whoever moves it.
+
+Cancellation is decided by the waiter's claim and by nothing else. An operation that was claimed
+happened: a send then returns and the cancellation follows at the next await; a receive gives its
+value back, under the ticket it was handed over with, so that order is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import warnings
+from collections.abc import Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from tailrace._core.common import BUDGET, check_timeout, label
+from tailrace._core.python.waiter import (
+    CANCELLED,
+    PENDING,
+    TIMED_OUT,
+    LoopState,
+    ThreadWaiter,
+    Waiter,
+    acquire,
+    budget,
+    get_ident,
+    held,
+    here_now,
+    latest,
+    lock,
+    no_loop,
+    parked_threads,
+    reentered,
+    release,
+    running_loop,
+    state_of,
+    thread,
+)
+from tailrace.errors import Closed, WouldBlock
+
+if TYPE_CHECKING:
+    from tailrace._core.python.channel import Channel
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Operation(Generic[T_co]):
+    """One channel operation that has not happened yet: await it, or give it to `select`, once.
+
+    Awaiting raises `Closed` as its channel's semantics say. When the await raises
+    `CancelledError` the operation did not happen; when it happened, the await returns.
+    Dropping one unused warns ``RuntimeWarning: … was never awaited``.
+    """
+
+    # Only `channel` and `value` are set from the start: most operations never park, and each
+    # store is paid for by all. `queued` and `waiter` come with parking, `ticket` with a value
+    # handed over.
+    __slots__ = ("channel", "queued", "ticket", "value", "waiter")
+
+    does = "operation"  # what messages call it
+    doing = "waiting on"
+    receives = False
+    reversible = True  # whether `undo` gives back what a cancelled waiter was handed
+    plain = True  # whether `finish` does nothing but hand out the value
+
+    queued: bool
+    ticket: int
+    waiter: Waiter | ThreadWaiter
+
+    def __init__(self, channel: Channel[Any], value: Any = None) -> None:
+        self.channel = channel
+        self.value = value
+
+    def __repr__(self) -> str:
+        state = "not awaited yet" if isinstance(self, Fresh) else "used"
+        return f"<{self.does} on {label(self.channel)}, {state}>"
+
+    @property
+    def since(self) -> float:
+        """The loop's time at which a task parked here."""
+        assert isinstance(self.waiter, Waiter)
+        return self.waiter.since
+
+    def describe(self) -> str:
+        """What somebody parked here is doing: ``sending to to_store``."""
+        return f"{self.doing} {label(self.channel)}"
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        self.begin()
+        raise AssertionError  # for type checkers: begin has raised
+
+    # What a driver calls, in this order.
+
+    def begin(self) -> None:
+        """Spend the operation. RuntimeError here: one that is still good is `Fresh`."""
+        raise RuntimeError(f"{self.does} was awaited already: an operation is used once")
+
+    def attempt(self, here: LoopState) -> Any:
+        """Under the lock: take effect if that is possible now.
+
+        Returns `PENDING` if it is not, else whom to wake once the lock is let go, or None.
+        Raises `Closed`; then it did not happen either.
+        """
+        raise NotImplementedError
+
+    def enqueue(self) -> None:
+        """Under the lock, with `waiter` set: stand in line."""
+        raise NotImplementedError
+
+    def withdraw(self) -> None:
+        """Under the lock, after `enqueue`: leave the line, if still in it."""
+        raise NotImplementedError
+
+    def undo(self, here: LoopState) -> Waiter | ThreadWaiter | None:
+        """Under the lock, after a claim: give back what was handed over; returns whom to wake."""
+        raise NotImplementedError
+
+    def finish(self) -> Any:
+        """Outside the lock, once it happened: the value."""
+        value, self.value = self.value, None
+        return value
+
+    def closed_case(self, error: Closed) -> Closed:
+        """What a select makes of `error`, raised by the attempt of this case."""
+        raise error
+
+    def interrupted(self, waiter: Waiter, interrupt: BaseException) -> bool:
+        """Settle what an exception at the await means; True if it is to be raised."""
+        if held():  # the garbage collector closed this coroutine amid another operation
+            waiter.state.call_soon_threadsafe(self.interrupted, waiter, interrupt)
+            return True
+        here = here_now()
+        peer = None
+        with lock:
+            happened = waiter.winner is self
+            if not happened:
+                self.withdraw()
+                waiter.winner = waiter.winner or CANCELLED
+            elif self.reversible:
+                peer = self.undo(here)
+        if peer is not None:
+            peer.wake(here)
+        if happened and not self.reversible and rearmed(interrupt, waiter):
+            return False
+        if happened:
+            del self.waiter
+        self.value = None
+        return True
+
+
+class Fresh(Operation[T_co]):
+    """An operation not used yet. Its use changes its class, so that only these need `__del__`."""
+
+    __slots__ = ()
+    spent: ClassVar[Any]  # the class that a used one has; a type would not be assignable
+
+    def __del__(self) -> None:
+        warnings.warn(f"{self.does} was never awaited", RuntimeWarning, stacklevel=2, source=self)
+
+    def __await__(self) -> Generator[Any, Any, T_co]:
+        """Attempt, and if need be sleep, until it happened."""
+        self.__class__ = self.spent  # same slots, fewer methods
+        while True:
+            if budget.left <= 0:
+                budget.left = BUDGET
+                yield
+            here = latest.state
+            if here.thread != get_ident():  # not resumed by `LoopState.run`
+                loop = running_loop()
+                if here.loop is not loop:
+                    here = state_of(loop)
+            if held():
+                raise reentered()
+            waiter = None
+            try:
+                acquire()  # in here: a signal handler that raises does so as this call returns
+                peer = self.attempt(here)
+                if peer is PENDING:
+                    waiter = self.waiter = Waiter(here)
+                    self.enqueue()
+            except BaseException:
+                if held():  # not if it was interrupted while it waited for the lock
+                    release()
+                raise
+            release()
+            if waiter is None:
+                budget.left -= 1
+                if peer is None:
+                    break
+                if peer.state is not here:
+                    peer.wake(here)
+                    break
+                here.ready.append(peer)  # as `wake` does, without the call
+                if not here.scheduled:
+                    here.schedule()
+                break
+            try:
+                yield waiter
+            except BaseException as interrupt:
+                if self.interrupted(waiter, interrupt):
+                    raise
+            if waiter.winner is self:
+                del self.waiter  # each refers to the other: not to be left to the collector
+                break
+            # The channel was closed: look again, something is ready now.
+        if self.plain:
+            value: Any = self.value
+            self.value = None
+            return value  # type: ignore[no-any-return]  # the channel's word for it
+        return self.finish()  # type: ignore[no-any-return]  # as above
+
+    def begin(self) -> None:
+        self.__class__ = self.spent
+
+
+def rearmed(interrupt: BaseException, waiter: Waiter) -> bool:
+    """Whether `interrupt` was a cancellation, now put off until the task's next await.
+
+    For an operation that had happened when its task was cancelled. The cancellation is made anew
+    by the loop, not here: on 3.11 and 3.12 that would leave a stray one behind when an
+    `asyncio.timeout` ends in this very step. It is not made anew when whoever asked for it while
+    the task slept here has taken that back, as such a timeout does.
+    """
+    task = asyncio.current_task() if running_loop() is not None else None
+    if task is None or not isinstance(interrupt, asyncio.CancelledError):
+        return False
+
+    settled = task.cancelling() - waiter.requests()  # asked for, and heard, before it slept here
+
+    def reissue() -> None:
+        if not task.done() and task.cancelling() > settled:
+            # One that was asked for since then is to arrive as what it is: anyio knows its own by
+            # their message. (`_must_cancel` and this are what every kind of task has for it.)
+            newer = getattr(task, "_must_cancel", False)
+            task.cancel(*((getattr(task, "_cancel_message", None),) if newer else interrupt.args))
+            task.uncancel()
+
+    task.get_loop().call_soon(reissue)
+    return True
+
+
+class Discarded:
+    """A value that an overflow policy dropped: told so where a peer would be woken."""
+
+    __slots__ = ("kind", "value")
+    state = None  # of no loop
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.kind = type(value)
+
+    def wake(self, here: LoopState) -> None:
+        """Outside the lock: call the value's ``__discarded__``, if its type has one."""
+        discarded: Any = getattr(self.kind, "__discarded__", None)
+        if discarded is not None:
+            discarded(self.value, "overflow")
+
+
+class Send(Operation[None]):
+    """`Channel.send`."""
+
+    __slots__ = ()
+    does = "Channel.send"
+    doing = "sending to"
+    reversible = False  # the receiver has it
+
+    def attempt(self, here: LoopState) -> Any:
+        channel = self.channel
+        if channel._closed:
+            raise channel._closed_error()
+        if channel._receivers:
+            peer = channel._receivers.claim_first(here)
+            if peer is not None:
+                peer.ticket = channel._sent = channel._sent + 1
+                peer.value = self.value
+                self.value = None
+                return peer.waiter
+        if len(channel._buffer) < channel._room:
+            channel._buffer.append(self.value)
+            self.value = None
+        elif channel._overflow == "block":
+            return PENDING
+        else:
+            discarded, self.value = self.value, None
+            # With nothing but values given back, which no policy drops, the new one is dropped.
+            if channel._overflow == "drop_oldest" and channel._buffer:
+                channel._buffer.append(discarded)
+                discarded = channel._buffer.popleft()
+            channel._dropped += 1
+            channel._sent += 1
+            return Discarded(discarded)
+        channel._sent += 1
+        return None
+
+    def enqueue(self) -> None:
+        self.queued = True
+        self.channel._senders.append(self)
+
+    def withdraw(self) -> None:
+        self.channel._senders.leave(self)
+
+
+class Recv(Operation[T]):
+    """`Channel.recv`."""
+
+    __slots__ = ()
+    does = "Channel.recv"
+    doing = "receiving from"
+    receives = True
+
+    def attempt(self, here: LoopState) -> Any:
+        channel = self.channel
+        value, peer = channel._take(here)
+        if peer is not PENDING:
+            self.value = value
+        elif channel._closed:
+            raise self.end(channel._closed_error())
+        return peer
+
+    def end(self, closed: Closed) -> Exception:
+        """What a receive raises on a channel that is closed and drained."""
+        return closed
+
+    def enqueue(self) -> None:
+        self.queued = True
+        self.channel._receivers.append(self)
+
+    def withdraw(self) -> None:
+        self.channel._receivers.leave(self)
+
+    def undo(self, here: LoopState) -> Waiter | ThreadWaiter | None:
+        return self.channel._give_back(self.ticket, self.finish(), here)
+
+    def closed_case(self, error: Closed) -> Closed:
+        if error.__cause__ is not None:
+            raise error
+        return error
+
+
+class Next(Recv[T]):
+    """One step of ``async for``."""
+
+    __slots__ = ()
+    does = "Channel.__anext__"
+
+    def end(self, closed: Closed) -> Exception:
+        return StopAsyncIteration() if closed.__cause__ is None else closed
+
+
+class RecvMany(Recv[Any]):
+    """`Channel.recv_many`: a receive that takes what else is there when it resumes."""
+
+    __slots__ = ("most",)
+    does = "Channel.recv_many"
+    plain = False
+
+    def __init__(self, channel: Channel[Any], most: int) -> None:
+        super().__init__(channel)
+        self.most = most
+
+    def finish(self) -> list[Any]:
+        values = [super().finish()]
+        here = here_now()
+        woken: list[Waiter | ThreadWaiter] = []
+        with lock:
+            if hasattr(self, "ticket"):  # handed over: others may have given back older values
+                values = self.channel._returned_before(self.ticket, self.most - 1) + values
+            self.take_more(values, woken, here)
+        budget.left -= len(values) - 1
+        for waiter in woken:
+            waiter.wake(here)
+        return values
+
+    def take_more(
+        self, values: list[Any], woken: list[Waiter | ThreadWaiter], here: LoopState
+    ) -> None:
+        """Under the lock: take what there is, up to `most`."""
+        while len(values) < self.most:
+            value, peer = self.channel._take(here)
+            if peer is PENDING:
+                break
+            values.append(value)
+            if peer is not None:
+                woken.append(peer)
+
+    def undo(self, here: LoopState) -> Waiter | ThreadWaiter | None:
+        return self.channel._give_back(self.ticket, super().finish(), here)
+
+
+class SendMany(Send):
+    """`Channel.send_many`: sends one after another; `sent` counts those that happened."""
+
+    __slots__ = ("sent", "values")
+    does = "Channel.send_many"
+
+    def __init__(self, channel: Channel[T], values: Iterable[T]) -> None:
+        super().__init__(channel)
+        self.values: Iterable[Any] = values
+        self.sent = 0
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, {self.sent} sent>"
+
+    def fill(self, values: Sequence[Any]) -> int:
+        """Hand over and buffer what goes at once; returns how many that were."""
+        channel = self.channel
+        here = here_now()
+        woken: list[Waiter | ThreadWaiter] = []
+        start = self.sent
+        with lock:
+            if channel._closed:
+                raise channel._closed_error()
+            self.hand_over(values, woken, here)
+            room = channel._room - len(channel._buffer)
+            fits = int(max(0, min(room, len(values) - self.sent, budget.left)))
+            channel._buffer.extend(values[self.sent : self.sent + fits])
+            channel._sent += fits
+            self.sent += fits
+        for waiter in woken:
+            waiter.wake(here)
+        budget.left -= self.sent - start
+        return self.sent - start
+
+    def hand_over(
+        self, values: Sequence[Any], woken: list[Waiter | ThreadWaiter], here: LoopState
+    ) -> None:
+        """Under the lock: give values to the receivers that are waiting."""
+        channel = self.channel
+        while channel._receivers and self.sent < len(values):
+            peer = channel._receivers.claim_first(here)
+            if peer is not None:
+                peer.ticket = channel._sent = channel._sent + 1
+                peer.value = values[self.sent]
+                self.sent += 1
+                woken.append(peer.waiter)
+
+
+class FreshSend(Fresh[None], Send):
+    __slots__ = ()
+    spent = Send
+
+
+class FreshRecv(Fresh[T], Recv[T]):
+    __slots__ = ()
+    spent = Recv
+
+
+class FreshNext(Fresh[T], Next[T]):
+    __slots__ = ()
+    spent = Next
+
+
+class FreshSendMany(Fresh[None], SendMany):
+    __slots__ = ()
+    spent = SendMany
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        self.begin()
+        values = self.values
+        if not isinstance(values, (list, tuple, range)) or self.channel._overflow != "block":
+            # Pulling from an iterator is foreign code, which must not run under the lock.
+            for value in values:
+                yield from FreshSend(self.channel, value).__await__()
+                self.sent += 1
+            return
+        while self.sent < len(values):
+            if budget.left <= 0:
+                budget.left = BUDGET
+                yield
+            if not self.fill(values):
+                yield from FreshSend(self.channel, values[self.sent]).__await__()
+                self.sent += 1
+
+
+class FreshRecvMany(Fresh[Any], RecvMany):
+    __slots__ = ()
+    spent = RecvMany
+
+
+def do_now(operation: Operation[T]) -> T:
+    """Drive without waiting: for the `*_nowait` calls. WouldBlock where it would park."""
+    operation.begin()
+    if held():
+        raise reentered()
+    here = here_now()
+    with lock:
+        peer = operation.attempt(here)
+    if peer is PENDING:
+        raise WouldBlock(f"{operation.does} on {label(operation.channel)} would wait")
+    if peer is not None:
+        peer.wake(here)
+    return operation.finish()  # type: ignore[no-any-return]  # the value's type is the caller's
+
+
+def block(operation: Operation[T], timeout: float | None) -> T:
+    """Drive from a thread, which sleeps meanwhile.
+
+    TimeoutError after `timeout` seconds; CancelledError in the thread of a cancelled actor. Then
+    it did not happen.
+    """
+    operation.begin()
+    if running_loop() is not None:
+        raise RuntimeError(
+            f"a blocking {operation.does} would stop this thread's event loop; await it instead"
+        )
+    seconds = check_timeout(timeout)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    actor = thread.actor
+    while True:
+        if held():
+            raise reentered()
+        waiter = None
+        with lock:
+            if actor is not None and actor.cancelled:
+                raise asyncio.CancelledError
+            peer = operation.attempt(no_loop)
+            if peer is PENDING:
+                waiter = operation.waiter = ThreadWaiter(deadline)
+                operation.enqueue()
+                if actor is not None:
+                    actor.park(operation)
+        if waiter is None and peer is not None:
+            peer.wake(no_loop)
+        if waiter is not None and _sleep(operation, waiter) is operation:
+            del operation.waiter
+            waiter = None
+        if waiter is None:
+            return operation.finish()  # type: ignore[no-any-return]  # as above
+
+
+def _sleep(operation: Operation[Any], waiter: ThreadWaiter) -> object:
+    """Sleep until claimed and return the winner; nothing happened where it raises."""
+    me = threading.get_ident()
+    parked_threads[me] = operation
+    try:
+        if waiter.until is None:
+            waiter.gate.acquire()
+        else:
+            waiter.gate.acquire(timeout=max(0.0, waiter.until - time.monotonic()))
+    except BaseException:  # a signal handler raised, KeyboardInterrupt most likely
+        peer = None
+        with lock:
+            if waiter.winner is not operation:
+                operation.withdraw()
+            elif operation.reversible:
+                peer = operation.undo(no_loop)
+        if peer is not None:
+            peer.wake(no_loop)
+        raise
+    finally:
+        del parked_threads[me]
+    with lock:
+        winner = waiter.winner = waiter.winner or TIMED_OUT
+        operation.withdraw()
+    if winner is TIMED_OUT:
+        raise TimeoutError(f"{operation.does} on {label(operation.channel)} timed out")
+    if winner is CANCELLED:
+        raise asyncio.CancelledError
+    return winner

@@ -1,0 +1,302 @@
+"""Select: one waiter standing in several lines, so that exactly one of its cases happens."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from tailrace._core.common import BUDGET, check_timeout
+from tailrace._core.python.operation import Fresh, Operation, RecvMany, SendMany, rearmed
+from tailrace._core.python.waiter import (
+    CANCELLED,
+    PENDING,
+    TIMED_OUT,
+    LoopState,
+    ThreadWaiter,
+    Waiter,
+    budget,
+    held,
+    here_now,
+    lock,
+    reentered,
+    thread,
+)
+from tailrace.errors import Closed, WouldBlock
+
+T = TypeVar("T")
+
+
+class Select:
+    """What `select` returns: await it once for ``(index, value)``."""
+
+    __slots__ = ("cases", "priority", "timeout", "used", "waiter")
+
+    def __init__(
+        self, cases: tuple[Operation[Any] | None, ...], timeout: float | None, priority: bool
+    ) -> None:
+        self.used = True  # until the arguments are found good there is nothing to await
+        self.waiter: Waiter | None = None
+        spend(cases)
+        timeout = check_timeout(timeout)
+        if timeout is None and all(case is None for case in cases):
+            raise ValueError("select without a case and without a timeout would wait forever")
+        self.cases = cases
+        self.timeout = timeout
+        self.priority = priority
+        self.used = False
+
+    def __del__(self) -> None:
+        if not self.used:
+            warnings.warn("select was never awaited", RuntimeWarning, stacklevel=2, source=self)
+
+    def __repr__(self) -> str:
+        return f"<select among {self.describe()}>"
+
+    def describe(self) -> str:
+        """The cases in words: ``receiving from a or sending to b``."""
+        return " or ".join(case.describe() for case in self.cases if case is not None) or "nothing"
+
+    @property
+    def since(self) -> float:
+        """The loop's time at which a task parked here."""
+        assert self.waiter is not None
+        return self.waiter.since
+
+    @property
+    def receives(self) -> bool:
+        """Whether every case is a receive."""
+        return all(case.receives for case in self.cases if case is not None)
+
+    def __await__(self) -> Generator[Any, Any, tuple[int | None, Any]]:
+        if self.used:
+            raise RuntimeError("select was awaited already: it is used once")
+        self.used = True
+        return self.drive()
+
+    def drive(self) -> Generator[Any, Any, tuple[int | None, Any]]:
+        """Attempt each case, and if none is ready sleep in all lines, until one happened."""
+        here = here_now()
+        deadline = None if self.timeout is None else here.time() + self.timeout
+        while True:
+            if budget.left <= 0:
+                budget.left = BUDGET
+                yield
+            if held():
+                raise reentered()
+            order = order_of(self.cases, self.priority)
+            with lock:
+                index, peer, closed = attempt_one(self.cases, order, here)
+                waiter = self.park(here, order) if index is None else None
+            if index is not None:
+                budget.left -= 1
+                if peer is not None:
+                    peer.wake(here)
+                return index, outcome(self.cases[index], closed)
+            assert waiter is not None
+            winner = yield from self.sleep(waiter, deadline)
+            if winner is TIMED_OUT:
+                return None, None
+            if isinstance(winner, Operation):
+                del winner.waiter  # each refers to the other: not to be left to the collector
+                index = self.cases.index(winner)
+                return index, outcome(self.cases[index], None)
+            # A channel was closed: look again, that case is ready now.
+
+    def park(self, here: LoopState, order: list[int]) -> Waiter:
+        """Under the lock: stand in every line; of two cases in one line neither is favoured."""
+        self.waiter = waiter = Waiter(here)
+        for index in order:
+            case = self.cases[index]
+            if case is not None:
+                case.waiter = waiter
+                case.enqueue()
+        return waiter
+
+    def sleep(self, waiter: Waiter, deadline: float | None) -> Generator[Any, Any, object]:
+        """Sleep until claimed, leave the other lines, and return the winner."""
+        timer = None
+        if deadline is not None:
+            timer = waiter.get_loop().call_at(deadline, waiter.claim_and_wake, TIMED_OUT)
+        try:
+            yield waiter
+        except BaseException as interrupt:
+            if self.interrupted(waiter, interrupt):
+                raise
+        else:
+            with lock:
+                self.withdraw(waiter)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return waiter.winner
+
+    def withdraw(self, waiter: Waiter) -> None:
+        """Under the lock: leave every line but the winner's own, which was left by the claim."""
+        for case in self.cases:
+            if case is not None and case is not waiter.winner:
+                case.withdraw()
+
+    def interrupted(self, waiter: Waiter, interrupt: BaseException) -> bool:
+        """As `Operation.interrupted`, for all cases."""
+        if held():
+            waiter.state.call_soon_threadsafe(self.interrupted, waiter, interrupt)
+            return True
+        here = here_now()
+        peer = None
+        with lock:
+            winner = waiter.winner = waiter.winner or CANCELLED
+            self.withdraw(waiter)
+            happened = isinstance(winner, Operation)
+            if isinstance(winner, Operation) and winner.reversible:
+                happened = False
+                peer = winner.undo(here)
+        if peer is not None:
+            peer.wake(here)
+        if happened and rearmed(interrupt, waiter):
+            return False
+        if isinstance(winner, Operation):
+            del winner.waiter
+        return True
+
+
+def spend(cases: tuple[object, ...]) -> None:
+    """Mark every operation used, so that a refusal of one does not make the others warn."""
+    refused: Exception | None = None
+    for index, case in enumerate(cases):
+        if case is None:
+            continue
+        if not isinstance(case, Operation) or isinstance(case, (RecvMany, SendMany)):
+            refused = refused or TypeError(
+                f"case {index} of select is {case!r}: give it an operation, such as "
+                f"channel.recv(), channel.send(value) or done(future), or None for no case"
+            )
+        elif not isinstance(case, Fresh):
+            refused = refused or RuntimeError(f"case {index} of select was used already: {case!r}")
+        if isinstance(case, Fresh):
+            case.begin()
+    if refused is not None:
+        raise refused
+
+
+def order_of(cases: tuple[object, ...], priority: bool) -> list[int]:
+    """The cases in the order of their chances: random, or as listed with `priority`."""
+    return list(range(len(cases))) if priority else thread.shuffled(len(cases))
+
+
+def attempt_one(
+    cases: tuple[Operation[Any] | None, ...], order: list[int], here: LoopState
+) -> tuple[int | None, Waiter | ThreadWaiter | None, Closed | None]:
+    """Under the lock: the first case, in this order, that can happen now.
+
+    Gives its index, whom to wake, and the error if it was ready because its channel is closed.
+    """
+    for index in order:
+        case = cases[index]
+        if case is not None:
+            try:
+                peer = case.attempt(here)
+            except Closed as closed:
+                return index, None, closed
+            if peer is not PENDING:
+                return index, peer, None
+    return None, None, None
+
+
+def outcome(case: Operation[Any] | None, closed: Closed | None) -> Any:
+    """The value of the case that was chosen; raises where it stands for an error."""
+    assert case is not None
+    return case.finish() if closed is None else case.closed_case(closed)
+
+
+def done(source: asyncio.Future[T] | asyncio.Event) -> Operation[T]:
+    """See `tailrace.done`."""
+    return FreshDone(source)
+
+
+def select(
+    *cases: Operation[Any] | None, timeout: float | None = None, priority: bool = False
+) -> Select:
+    """See `tailrace.select`."""
+    return Select(cases, timeout, priority)
+
+
+def select_nowait(*cases: Operation[Any] | None, priority: bool = False) -> tuple[int, Any]:
+    """See `tailrace.select_nowait`."""
+    spend(cases)
+    if held():
+        raise reentered()
+    here = here_now()
+    order = order_of(cases, priority)
+    with lock:
+        index, peer, closed = attempt_one(cases, order, here)
+    if index is None:
+        raise WouldBlock("no case of select is ready")
+    if peer is not None:
+        peer.wake(here)
+    return index, outcome(cases[index], closed)
+
+
+class Done(Operation[T]):
+    """A future, task or Event as a case of select; see `tailrace.done`."""
+
+    __slots__ = ("future", "source", "starting")
+    does = "done"
+    doing = "waiting for"
+    plain = False
+
+    def __init__(self, source: asyncio.Future[T] | asyncio.Event) -> None:
+        what: Any = source  # in the channel's place: what messages name
+        super().__init__(what)
+        self.source = source
+        self.future: asyncio.Future[Any] | None = None
+        self.starting: asyncio.Handle | None = None
+
+    def attempt(self, here: LoopState) -> Any:
+        source = self.source
+        ready = source.is_set() if isinstance(source, asyncio.Event) else source.done()
+        return None if ready else PENDING
+
+    def enqueue(self) -> None:
+        # The watch begins at the loop's next turn: starting a task may run foreign code, which
+        # must not happen under the lock.
+        self.queued = True
+        self.starting = here_now().call_soon(self.watch)
+
+    def watch(self) -> None:
+        if not self.queued:
+            return
+        if isinstance(self.source, asyncio.Event):
+            self.future = asyncio.ensure_future(self.source.wait())
+        else:
+            self.future = self.source
+        self.future.add_done_callback(self.fired)
+
+    def fired(self, _: asyncio.Future[Any]) -> None:
+        if self.queued:
+            self.queued = False
+            assert isinstance(self.waiter, Waiter)
+            self.waiter.claim_and_wake(self)
+
+    def withdraw(self) -> None:
+        self.queued = False
+        if self.starting is not None:
+            self.starting.cancel()
+        if self.future is not None:
+            self.future.remove_done_callback(self.fired)
+            if self.future is not self.source:
+                self.future.cancel()
+
+    def undo(self, here: LoopState) -> None:
+        self.withdraw()  # nothing was taken: it is still done
+
+    def finish(self) -> Any:
+        if isinstance(self.source, asyncio.Event):
+            return True
+        return self.source.result()
+
+
+class FreshDone(Fresh[T], Done[T]):
+    __slots__ = ()
+    spent = Done

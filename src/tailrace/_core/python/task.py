@@ -1,0 +1,70 @@
+"""Actors as this core runs them, plain asyncio tasks, and what can be known of one from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine
+from operator import attrgetter
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any
+
+from tailrace._core.python.operation import Operation, Send
+from tailrace._core.python.select import Select
+from tailrace._core.python.waiter import Waiter
+
+
+def spawn(coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+    """Start an actor on the running loop."""
+    return asyncio.get_running_loop().create_task(coroutine, name=name)
+
+
+def _asynchronous_generator(step: Any) -> Any:
+    """Whose step that is: it does not say, but the garbage collector knows."""
+    referents: list[Any] = gc.get_referents(step)
+    found: Any = [held for held in referents if isinstance(held, AsyncGeneratorType)]
+    return found[0] if found else None
+
+
+_awaits: dict[type, Callable[[Any], Any]] = {
+    CoroutineType: attrgetter("cr_await"),
+    GeneratorType: attrgetter("gi_yieldfrom"),
+    AsyncGeneratorType: attrgetter("ag_await"),
+}
+
+
+def parked_on(task: asyncio.Task[Any]) -> Operation[Any] | Select | None:
+    """The channel operation or select that `task` sleeps in, None if it runs or waits elsewhere.
+
+    Found by walking what the task's coroutine awaits, so that parking pays nothing for it.
+    """
+    innermost: Any = None
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        innermost = awaited
+        kind: type = awaited.__class__
+        awaited = _awaits.get(kind, _asynchronous_generator)(awaited)
+    frame = getattr(innermost, "gi_frame", None)
+    owner: Any = frame.f_locals.get("self") if frame is not None else None
+    if not isinstance(owner, (Operation, Select)):
+        return None
+    parked: Operation[Any] | Select = owner  # pyright: ignore[reportUnknownVariableType]
+    waiter: Any = getattr(parked, "waiter", None)  # none yet where the budget yields
+    return parked if isinstance(waiter, Waiter) and waiter.winner is None else None
+
+
+def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
+    """If `task` is parked in a send, call `then` once it has resumed; else False."""
+    operation = parked_on(task)
+    if not isinstance(operation, Send):
+        return False
+    waiter = operation.waiter
+    assert isinstance(waiter, Waiter)
+    resume = waiter.callback
+
+    def resume_then(waiter: Waiter) -> None:
+        resume(waiter)
+        then()
+
+    waiter.callback = resume_then
+    return True

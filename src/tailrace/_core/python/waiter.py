@@ -1,0 +1,470 @@
+"""Waiters: how something that cannot go on is parked, claimed by one peer, and woken.
+
+Invariants
+- `lock` guards every queue, buffer and claim of every channel. One lock for all is no loss while
+  the GIL lets one thread run at a time, and it makes a select over many channels a plain step.
+- A waiter is *claimed* at most once, under the lock; the claim alone decides what happened. A
+  select is one waiter in several queues, so exactly one of its cases can win.
+- Waiters are woken after the lock was let go, when the state is consistent (as in Go's runtime).
+- No loop stands directly under ``with lock``: 3.13 runs signal handlers at its backward jump, out
+  of the reach of the `with`, and one that raises there would leave the lock held. (A function that
+  is called there is within reach.)
+- Nobody enters a channel while this thread holds the lock: a finaliser or signal handler that
+  tries gets an error instead of a corrupted queue or a deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from tailrace._core.common import BUDGET, TURN_SECONDS, TURN_STEPS
+
+if TYPE_CHECKING:
+    from tailrace._core.python.operation import Operation
+
+lock = threading.RLock()
+_lock: Any = lock  # the two methods of it that typeshed omits
+acquire = lock.acquire  # `with lock` costs three times as much: hot paths call these two
+release = lock.release
+if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread it has not
+    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # as logging does
+# Private, but what threading.Condition itself relies on.
+held: Callable[[], bool] = _lock._is_owned
+running_loop = asyncio._get_running_loop
+get_ident = threading.get_ident
+
+
+def reentered() -> RuntimeError:
+    """The error for entering a channel from inside a channel operation of the same thread."""
+    return RuntimeError(
+        "a channel was used by a finaliser or signal handler that ran in the middle of a channel "
+        "operation; post the work to the event loop instead (loop.call_soon_threadsafe)"
+    )
+
+
+class Mark:
+    """A claim by something that is not an operation."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+PENDING: Final[Any] = Mark("PENDING")  # an attempt's answer: not now
+LOOK_AGAIN: Final = Mark("LOOK_AGAIN")  # a channel closed: try again, something is ready now
+TIMED_OUT: Final = Mark("TIMED_OUT")
+CANCELLED: Final = Mark("CANCELLED")
+
+
+class Waiter:
+    """A party of an event loop, as what its task awaits: just enough of a future for any Task.
+
+    A future of asyncio's own would cost a `Handle` and a turn of the loop for each wake-up;
+    these are resumed many to a turn, by `LoopState.run`.
+    """
+
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "callback",
+        "context",
+        "messages",
+        "since",
+        "state",
+        "winner",
+    )
+
+    # Set by the task that awaits, in the same step in which it parks.
+    callback: Callable[[Waiter], object]
+    context: Context
+    # Of each time that its task was cancelled while it slept here; set by the first.
+    messages: list[object]
+
+    def __init__(self, state: LoopState) -> None:
+        self.winner: object = None
+        self.state = state
+        self.since = state.time()
+        self._asyncio_future_blocking = True
+
+    def claim(self, winner: object) -> bool:
+        """Under the lock: take this waiter for `winner`, unless it is taken or out of reach."""
+        if self.winner is not None or not self.state.reachable():
+            return False
+        self.winner = winner
+        return True
+
+    def wake(self, here: LoopState) -> None:
+        """Resume the claimed party, soon, on its own loop."""
+        state = self.state
+        if state is not here:
+            state.post(self)
+            return
+        state.ready.append(self)
+        if not state.scheduled:
+            state.schedule()
+
+    def claim_and_wake(self, winner: object) -> bool:
+        """For a claim by something that is not an operation, on the waiter's own loop."""
+        with lock:
+            claimed = self.claim(winner)
+        if claimed:
+            self.wake(self.state)
+        return claimed
+
+    def requests(self) -> int:
+        """How often its task was cancelled while it slept here."""
+        return len(getattr(self, "messages", ()))
+
+    def __repr__(self) -> str:
+        return "<parked on a channel>" if self.winner is None else f"<claimed by {self.winner!r}>"
+
+    # What a Task asks of a future.
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return cast("asyncio.AbstractEventLoop", self.state.loop)
+
+    def add_done_callback(
+        self, callback: Callable[[Waiter], object], *, context: Context | None = None
+    ) -> None:
+        self.callback = callback
+        self.context = copy_context() if context is None else context
+
+    def result(self) -> None:
+        if self.winner is CANCELLED:
+            message = self.messages[0]
+            raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
+
+    def cancel(self, msg: object = None) -> bool:
+        if hasattr(self, "messages"):
+            self.messages.append(msg)
+        else:
+            self.messages = [msg]
+        return self.claim_and_wake(CANCELLED)
+
+    def done(self) -> bool:
+        return self.winner is not None
+
+    def cancelled(self) -> bool:
+        return self.winner is CANCELLED
+
+
+class ThreadWaiter:
+    """A party that is a thread: it sleeps on a lock of its own."""
+
+    __slots__ = ("gate", "state", "until", "winner")
+
+    def __init__(self, until: float | None) -> None:
+        self.winner: object = None
+        self.until = until  # of `time.monotonic`
+        self.state = no_loop
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def claim(self, winner: object) -> bool:
+        """Under the lock: take this waiter for `winner`, unless it is taken already."""
+        if self.winner is not None:
+            return False
+        self.winner = winner
+        return True
+
+    def wake(self, here: LoopState) -> None:
+        """Let the thread go on."""
+        self.gate.release()
+
+
+class WaitQueue(deque["Operation[Any]"]):
+    """Parked operations, first in first out; one leaves from the middle in O(1), amortised.
+
+    An operation that left stays as a tombstone (`queued` is False) until it is popped, or until
+    tombstones outnumber the living and are swept. Tombstones hold no values.
+    """
+
+    __slots__ = ("dead",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dead = 0
+
+    def leave(self, operation: Operation[Any]) -> None:
+        """Take `operation` out, wherever it stands; nothing if a peer has popped it."""
+        if not operation.queued:
+            return
+        operation.queued = False
+        self.dead += 1
+        if self.dead > 16 and self.dead * 2 > len(self):
+            living = [parked for parked in self if parked.queued]
+            self.clear()
+            self.extend(living)
+            self.dead = 0
+
+    def claim_first(self, here: LoopState) -> Operation[Any] | None:
+        """Pop and claim the first operation whose waiter can still be had."""
+        while self:
+            operation = self.popleft()
+            waiter = operation.waiter
+            if waiter.winner is None and (waiter.state is here or waiter.state.reachable()):
+                waiter.winner = operation
+                operation.queued = False
+                return operation
+            if operation.queued:
+                operation.queued = False
+            else:
+                self.dead -= 1
+        return None
+
+    def claim_all(self) -> list[Waiter | ThreadWaiter]:
+        """For a channel that closes: claim everybody, to look again; returns whom to wake."""
+        woken: list[Waiter | ThreadWaiter] = []
+        for operation in self:
+            if operation.queued and operation.waiter.claim(LOOK_AGAIN):
+                woken.append(operation.waiter)
+            operation.queued = False
+        self.clear()
+        self.dead = 0
+        return woken
+
+    def waiting(self) -> int:
+        """How many could still be claimed."""
+        return sum(
+            parked.queued and parked.waiter.winner is None and parked.waiter.state.reachable()
+            for parked in self
+        )
+
+
+def _no_loop_to_wait_on() -> float:
+    raise RuntimeError("no running event loop to wait on; from a thread use channel.sync")
+
+
+class LoopState:
+    """What each event loop has of its own: who is to be resumed, and who in other threads asks.
+
+    One `call_soon` serves a burst of wake-ups, and one `call_soon_threadsafe` a burst from
+    elsewhere. `no_loop` stands for a thread without a loop.
+    """
+
+    __slots__ = (
+        "call_soon",
+        "call_soon_threadsafe",
+        "inbox",
+        "loop",
+        "posted",
+        "ready",
+        "scheduled",
+        "thread",
+        "time",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.loop = loop
+        self.thread = 0  # that of `run`, while it runs
+        if loop is None:
+            self.time = _no_loop_to_wait_on
+        else:
+            self.call_soon = loop.call_soon
+            self.call_soon_threadsafe = loop.call_soon_threadsafe
+            ordinary = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
+            # The base loop's time() is this clock behind a Python call for each park.
+            self.time = time.monotonic if ordinary else loop.time
+        self.ready: deque[Waiter] = deque()
+        self.scheduled = False
+        self.inbox: deque[Waiter] = deque()
+        self.posted = False
+
+    def reachable(self) -> bool:
+        """Whether its waiters can still be resumed: not those of a loop that was closed."""
+        return self.loop is None or not self.loop.is_closed()
+
+    def schedule(self) -> None:
+        """Have `run` called at the loop's next turn."""
+        self.scheduled = True
+        self.call_soon(self.run)
+
+    def run(self) -> None:
+        """One turn: resume the ready and those whom they wake, within bounds, in order.
+
+        The bounds keep timers and sockets served. On a virtual clock, which stands still
+        meanwhile, only the count bounds, so that a run repeats.
+        """
+        ready = self.ready
+        ends = self.time() + TURN_SECONDS
+        steps = 0
+        # Who asks in this thread until we are done is on this loop, and need not call
+        # `running_loop`, which on 3.11 makes a system call each time (getpid).
+        self.thread = get_ident()
+        latest.state = self
+        try:
+            while ready:
+                waiter = ready.popleft()
+                waiter.context.run(waiter.callback, waiter)
+                steps += 1
+                if steps % 8 == 0 and (steps >= TURN_STEPS or self.time() > ends):
+                    break
+        finally:  # whatever a task let through (SystemExit), the others still have their turn
+            self.thread = 0
+            if ready:
+                self.call_soon(self.run)
+            else:
+                self.scheduled = False
+
+    def post(self, waiter: Waiter) -> None:
+        """Wake `waiter` on its loop's own thread. Any thread may call this."""
+        self.inbox.append(waiter)
+        if not self.posted:
+            self.posted = True
+            try:
+                self.call_soon_threadsafe(self.deliver)
+            except RuntimeError:  # closed since the claim: its tasks give back when torn down
+                self.inbox.clear()
+                self.posted = False
+
+    def deliver(self) -> None:
+        """Wake all that were posted."""
+        self.posted = False  # first: whoever appends from now on posts again
+        while self.inbox:
+            self.inbox.popleft().wake(self)
+
+
+class _Budget:
+    """How many operations may still succeed without parking before one yields.
+
+    One count for the process: whoever spends the last yields. That bounds how long an event loop
+    is kept from its other work without asking at each operation whose turn it is.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = BUDGET
+
+
+budget = _Budget()
+
+
+class _Latest:
+    """The state that was asked for last, nearly always that of the loop that runs now."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state = no_loop
+
+
+no_loop = LoopState(None)
+latest = _Latest()
+_states: dict[asyncio.AbstractEventLoop, LoopState] = {}
+
+
+def state_of(loop: asyncio.AbstractEventLoop | None) -> LoopState:
+    """The state that belongs to `loop`, made at its first use."""
+    if loop is None:
+        return no_loop
+    with lock:
+        state = _states.get(loop)
+        if state is None:
+            _forget_closed_loops()
+            state = _states[loop] = LoopState(loop)
+    latest.state = state
+    return state
+
+
+def _forget_closed_loops() -> None:
+    for loop in [loop for loop in _states if loop.is_closed()]:
+        del _states[loop]
+
+
+def here_now() -> LoopState:
+    """The state of the loop running in this thread, or `no_loop`."""
+    return state_of(running_loop())
+
+
+class _ThreadState(threading.local):
+    """What each thread has of its own: the dice of select, and its actor if it is one."""
+
+    dice: int | None = None
+    actor: ThreadActor | None = None
+
+    def below(self, n: int) -> int:
+        """A random whole number in ``[0, n)``: Knuth's 64-bit LCG, its high half scaled."""
+        if self.dice is None:
+            self.dice = int.from_bytes(os.urandom(8), "little")
+        self.dice = (self.dice * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
+        return ((self.dice >> 32) * n) >> 32
+
+    def shuffled(self, n: int) -> list[int]:
+        """The numbers below `n` in random order (Fisher and Yates, as Knuth writes it)."""
+        order = list(range(n))
+        for last in range(n - 1, 0, -1):
+            other = self.below(last + 1)
+            order[last], order[other] = order[other], order[last]
+        return order
+
+
+class ThreadActor:
+    """A thread whose blocking operations can be cancelled from outside."""
+
+    __slots__ = ("__weakref__", "alive", "cancelled", "loop", "operation", "since", "thread")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        self.loop = loop
+        self.thread = thread
+        self.alive = True
+        self.cancelled = False
+        self.operation: Operation[Any] | None = None  # what it parked on last
+        self.since = loop.time()
+        thread_actors.add(self)
+
+    def __repr__(self) -> str:
+        state = "parked" if self.parked else "running" if self.alive else "ended"
+        return f"<ThreadActor {state}{', cancelled' if self.cancelled else ''}>"
+
+    @property
+    def parked(self) -> bool:
+        """Whether the thread sleeps in a channel operation that nobody has completed."""
+        waiter = getattr(self.operation, "waiter", None)  # asked from another thread
+        return waiter is not None and waiter.winner is None
+
+    def park(self, operation: Operation[Any]) -> None:
+        """Under the lock: remember what the thread is about to sleep on."""
+        self.operation = operation
+        self.since = self.loop.time()
+
+    def enter(self) -> None:
+        """Make the calling thread this actor's."""
+        thread.actor = self
+
+    def cancel(self, *, finish_send: bool = False) -> None:
+        """Wake the parked operation with CancelledError, or fail the next one.
+
+        With `finish_send` a send that is parked is left to happen first.
+        """
+        with lock:
+            self.cancelled = True
+            operation = self.operation
+            spared = operation is not None and finish_send and not operation.receives
+            waiter = None if spared else getattr(operation, "waiter", None)
+            if waiter is not None and not waiter.claim(CANCELLED):
+                waiter = None
+        if waiter is not None:
+            waiter.wake(no_loop)
+
+
+thread = _ThreadState()
+parked_threads: dict[int, Operation[Any]] = {}  # by thread identifier, for testing's clock
+thread_actors: weakref.WeakSet[ThreadActor] = weakref.WeakSet()
+
+
+def seed(n: int) -> None:
+    """Start this thread's dice of select at `n`, and the budget anew, for runs that repeat."""
+    thread.dice = n & 0xFFFFFFFFFFFFFFFF
+    budget.left = BUDGET

@@ -1,0 +1,7 @@
+"""Layer 4: actors that most programs need, made of channels and messages and nothing private."""
+
+from __future__ import annotations
+
+from tailrace.actors.each import each
+
+__all__ = ["each"]

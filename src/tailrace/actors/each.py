@@ -1,0 +1,336 @@
+"""`each`: an actor made of a function ``data -> data``.
+
+Invariants:
+- Each message that comes in goes out (its data replaced by what the function returned) or is
+  settled here: aborted, rejected or failed, never dropped. That includes the message in hand when
+  the actor is cancelled, or when `out` turns out to be closed.
+- Unless asked to raise, an exception of the function ends its message and nothing else.
+- Between two messages the actor refers to neither of them, so that one which is lost further down
+  is collected, and its sender hears of it, however idle the actor is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, overload
+
+from tailrace.channel import Receiver, Sender
+from tailrace.errors import Abort, Reject
+from tailrace.gather.deadline import within
+from tailrace.message import Message
+from tailrace.message.current import current, make_current
+from tailrace.message.outcome import failure
+
+__all__ = ["Each", "EachStatistics", "each"]
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+OnError: TypeAlias = Literal["fail", "abort", "raise"]
+
+_log = logging.getLogger(__name__)
+
+_LOG_PERIOD: Final = 10.0  # seconds between two reports of failures, by one `each`
+
+
+@overload
+def each(
+    fn: Callable[[A], Awaitable[B]], *, timeout: float | None = None, on_error: OnError = "fail"
+) -> Each[A, B]: ...
+@overload
+def each(
+    fn: Callable[[A], B],
+    *,
+    timeout: float | None = None,
+    on_error: OnError = "fail",
+    threads: bool = False,
+) -> Each[A, B]: ...
+def each(
+    fn: Callable[[A], Any],
+    *,
+    timeout: float | None = None,
+    on_error: OnError = "fail",
+    threads: bool = False,
+) -> Each[A, Any]:
+    """Make an actor that sends each message on with ``fn(data)`` as its data.
+
+    `fn` is async, or plain and quick, or plain and blocking, with ``threads=True``: then each
+    actor calls it in a thread of its own. What it returns is the new data; None is a value too.
+    To end a message instead, `fn` raises `Abort` or `Reject` with a reason.
+
+    Any other exception, and taking longer than `timeout` seconds, fails that message and is logged
+    (at once, then at most every 10 s with a count); the actor goes on. With
+    ``on_error="abort"`` the message is aborted; with ``"raise"`` it fails, and the exception ends
+    the actor. A blocking function that takes too long fails its message, but its actor takes no
+    other before the function has returned.
+
+    Concurrency is the group's: ``go(each(fetch), urls, pages, actors=8)``; the order is then that
+    of completion. A message that is settled already is skipped and counted.
+
+    TypeError for what is not a function, ValueError for options that exclude each other. Called
+    as an actor it raises TypeError for a value that is no `Message`. Cancelled: the message in
+    hand fails.
+    """
+    return Each(fn, timeout=timeout, on_error=on_error, threads=threads)
+
+
+@dataclass(frozen=True, slots=True)
+class EachStatistics:
+    """How many messages went which way, all actors of one `each` together.
+
+    `passed` on; `aborted`, `rejected`, `failed` here; `skipped`, as they were settled by others.
+    """
+
+    passed: int = 0
+    aborted: int = 0
+    rejected: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+class Each(Generic[A, B]):
+    """What `each` makes. It keeps nothing of a message: any number of actors may share it."""
+
+    def __init__(
+        self,
+        fn: Callable[[A], Any],
+        *,
+        timeout: float | None = None,
+        on_error: OnError = "fail",
+        threads: bool = False,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"each takes a function of a message's data, not {fn!r}")
+        self.name = _name(fn)
+        asynchronous = _is_async(fn)
+        if on_error not in get_args(OnError):
+            raise ValueError(
+                f"each({self.name}): on_error={on_error!r} is none of {get_args(OnError)}"
+            )
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"each({self.name}): timeout={timeout!r} is not a positive time")
+        if threads and asynchronous:
+            raise ValueError(f"each({self.name}): an async function does not run in threads")
+        if timeout is not None and not asynchronous and not threads:
+            raise ValueError(
+                f"each({self.name}): a plain function on the event loop cannot be interrupted "
+                f"after timeout={timeout}; make it async, or give it threads=True"
+            )
+        self._fn = fn
+        self._timeout = None if timeout == math.inf else timeout
+        self._on_error: OnError = on_error
+        self._threads = threads
+        self._call = _on_loop(fn, self._timeout, asynchronous)
+        self._report = _Report(repr(self))
+        self._passed = self._aborted = self._rejected = self._failed = self._skipped = 0
+
+    async def __call__(self, inbox: Receiver[Message[A]], out: Sender[Message[B]]) -> None:
+        """The actor: until `inbox` ends. See `each`."""
+        thread = _Thread(self._fn, self._timeout, self.name) if self._threads else None
+        call = self._call if thread is None else thread.call
+        outer_message = current.get()
+        try:
+            async for message in inbox:
+                passed = await self._handle(message, call)
+                if passed is not None:
+                    try:
+                        await out.send(passed)
+                    except BaseException as error:
+                        self._not_passed(passed, error)
+                        raise
+                    self._passed += 1
+                del message, passed
+                if thread is not None:
+                    await thread.free()
+        finally:
+            if thread is not None:
+                thread.close()
+            current.set(outer_message)
+            self._report.rest()
+
+    def statistics(self) -> EachStatistics:
+        """Counts, as of now."""
+        return EachStatistics(
+            self._passed, self._aborted, self._rejected, self._failed, self._skipped
+        )
+
+    def __repr__(self) -> str:
+        options = "".join(
+            f", {name}={value!r}"
+            for name, value, default in (
+                ("timeout", self._timeout, None),
+                ("on_error", self._on_error, "fail"),
+                ("threads", self._threads, False),
+            )
+            if value != default
+        )
+        return f"each({self.name}{options})"
+
+    async def _handle(self, message: Message[A], call: _Call) -> Message[B] | None:
+        """What is to be sent on, if anything; else the message is settled."""
+        try:
+            if message.outcome is not None:
+                self._skipped += 1
+                return None
+            make_current(message)
+            value = await call(message.data)
+            if message.outcome is None:
+                return message.with_data(value)
+            self._skipped += 1  # it was settled meanwhile
+        except Abort as stop:
+            self._aborted += message.abort(stop.reason)
+        except Reject as stop:
+            self._rejected += message.reject(stop.reason)
+        except Exception as error:
+            self._failure(message, error)
+        except asyncio.CancelledError as error:
+            if _is_being_cancelled():
+                self._not_passed(message, error)
+                raise
+            self._failure(message, error)  # of something that the function awaited
+        except BaseException as error:
+            self._not_passed(message, error)
+            raise
+        finally:
+            del message  # the traceback of the error that it now has refers to this frame
+        return None
+
+    def _failure(self, message: Any, error: BaseException) -> None:
+        """The function failed: so does the message, and perhaps the actor."""
+        if not isinstance(message, Message):  # asked only here, so that it costs nothing
+            raise TypeError(f"{self!r} takes messages, but was sent {message!r}") from None
+        if self._on_error == "abort":
+            self._aborted += message.abort(failure(error).reason)
+        else:
+            self._failed += message.fail(error)
+        if self._on_error == "raise":
+            raise error
+        self._report.failure(message.id, error)
+
+    def _not_passed(self, message: Message[Any], error: BaseException) -> None:
+        """The actor is about to end with `message` in hand: let no sender wait for it in vain."""
+        cancelled = isinstance(error, asyncio.CancelledError)
+        reason = f"{self!r} was cancelled while it had the message in hand"
+        self._failed += message.fail(reason if cancelled else error)
+
+
+# --- calling the function -------------------------------------------------------------------
+
+_Call: TypeAlias = Callable[[Any], Awaitable[Any]]
+
+
+def _on_loop(fn: Callable[[Any], Any], timeout: float | None, asynchronous: bool) -> _Call:
+    """How to call `fn` on the event loop."""
+
+    async def plain(data: Any) -> Any:
+        value = fn(data)
+        return await value if hasattr(value, "__await__") else value
+
+    async def timed(data: Any) -> Any:
+        with within(timeout):
+            return await _at_most(timeout, fn(data))
+
+    if not asynchronous:
+        return plain
+    return fn if timeout is None else timed
+
+
+async def _at_most(timeout: float | None, work: Awaitable[B]) -> B:
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError as error:
+        if limit.expired():
+            raise TimeoutError(f"took longer than {timeout} s") from error
+        raise
+
+
+class _Thread:
+    """Calls a blocking function in a thread of one actor's own, one call at a time."""
+
+    def __init__(self, fn: Callable[[Any], Any], timeout: float | None, name: str) -> None:
+        self._fn = fn
+        self._timeout = timeout
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._job: asyncio.Future[Any] | None = None
+
+    async def call(self, data: Any) -> Any:
+        """The function's result; after a timeout, or a cancellation, it goes on."""
+        loop = asyncio.get_running_loop()
+        with within(self._timeout):
+            context = copy_context()
+            self._job = loop.run_in_executor(
+                self._executor, lambda: context.run(_without_stop_iteration, self._fn, data)
+            )
+            return await _at_most(self._timeout, asyncio.shield(self._job))
+
+    async def free(self) -> None:
+        """Wait until a call that was given up has ended."""
+        if self._job is not None and not self._job.done():
+            await asyncio.wait([self._job])
+
+    def close(self) -> None:
+        """Let the thread end when it can. A blocked one cannot be waited for."""
+        self._executor.shutdown(wait=False)
+
+
+def _without_stop_iteration(fn: Callable[[Any], Any], data: Any) -> Any:
+    try:
+        return fn(data)
+    except StopIteration as error:  # no future can carry it; whoever waits for one would hang
+        raise RuntimeError(f"{_name(fn)} raised StopIteration") from error
+
+
+# --- telling of failures --------------------------------------------------------------------
+
+
+class _Report:
+    """Logs the first failure at once, and after that one line per period, with a count."""
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+        self._unreported = 0
+        self._next = -math.inf
+
+    def failure(self, message_id: str, error: BaseException) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next:
+            self._unreported += 1
+            return
+        self._next = now + _LOG_PERIOD
+        more = f" (and {self._unreported} others before it)" if self._unreported else ""
+        self._unreported = 0
+        _log.error("%s failed for message %s%s", self._who, message_id, more, exc_info=error)
+
+    def rest(self) -> None:
+        """Say how many failures were not logged, when an actor ends."""
+        if self._unreported:
+            _log.error("%s failed for %d more messages", self._who, self._unreported)
+            self._unreported = 0
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _is_async(fn: Callable[..., Any]) -> bool:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) else type(fn).__name__

@@ -1,0 +1,133 @@
+"""What is asked, and what it said: `Backend`, `Answer`, and how both are named in messages."""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+__all__ = ["Answer", "Backend", "FunctionBackend", "backend", "check", "close_unstarted", "label"]
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+Q_contra = TypeVar("Q_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+
+
+class Backend(Protocol[Q_contra, R_co]):
+    """Anything that can be asked. A ``name`` attribute, if it has one, is used in messages."""
+
+    async def query(self, query: Q_contra, /) -> R_co:
+        """Answer `query`, or raise. A cancelled query should end soon."""
+        ...
+
+
+class Answer(Generic[R_co]):
+    """What one backend said, or why it said nothing, and after how many seconds.
+
+    `backend` is what was asked. `error` is None if it answered; a TimeoutError if it had not when
+    the wait ended.
+    """
+
+    __slots__ = ("_value", "backend", "error", "seconds")
+
+    def __init__(
+        self,
+        backend: Any,
+        value: R_co = cast(Any, None),  # noqa: B008 (a cast is not a call)
+        *,
+        error: Exception | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self.backend = backend
+        self.error = error
+        self.seconds = seconds
+        self._value = value
+
+    @property
+    def ok(self) -> bool:
+        """Whether it answered."""
+        return self.error is None
+
+    @property
+    def value(self) -> R_co:
+        """The answer. Raises the backend's error if there is none."""
+        if self.error is not None:
+            raise self.error
+        return self._value
+
+    def __repr__(self) -> str:
+        said = f"error={self.error!r}" if self.error is not None else _short.repr(self._value)
+        return f"Answer({label(self.backend)}, {said}, seconds={self.seconds:.6g})"
+
+
+class FunctionBackend(Generic[Q_contra, R_co]):
+    """An async function as a `Backend`: see `backend`."""
+
+    __slots__ = ("_fn", "name")
+
+    def __init__(self, fn: Callable[[Q_contra], Awaitable[R_co]]) -> None:
+        if not callable(fn):
+            raise TypeError(f"backend: not an async function: {fn!r}")
+        self.name: str = getattr(fn, "__name__", None) or repr(fn)
+        self._fn = fn
+
+    async def query(self, query: Q_contra, /) -> R_co:
+        """Call the function."""
+        return await self._fn(query)
+
+    def __repr__(self) -> str:
+        return f"backend({self.name})"
+
+
+def backend(fn: Callable[[Q], Awaitable[R]]) -> FunctionBackend[Q, R]:
+    """Make a `Backend` of an async function; usable as a decorator."""
+    return FunctionBackend(fn)
+
+
+def check(who: str, backends: Sequence[object]) -> None:
+    """ValueError if there are none; TypeError, naming it, for what is not a backend."""
+    if not backends:
+        raise ValueError(f"{who}: no backends to ask")
+    for position, candidate in enumerate(backends, 1):
+        hint = _not_a_backend(candidate)
+        if hint is not None:
+            for each in backends:
+                close_unstarted(each)
+            raise TypeError(
+                f"{who}: backend {position} of {len(backends)} has no `query` method: "
+                f"{candidate!r}{hint}"
+            )
+
+
+def _not_a_backend(candidate: object) -> str | None:
+    """None if it is one; else what the caller may have meant, for the end of a message."""
+    query = getattr(candidate, "query", None)
+    if isinstance(candidate, type) and (query is None or inspect.isfunction(query)):
+        return "; it is a class: pass an instance"
+    if callable(query):
+        return None
+    if inspect.iscoroutine(candidate):
+        return "; it is a coroutine, which could be awaited only once: pass what is asked"
+    return "; backend() makes one of an async function" if callable(candidate) else ""
+
+
+def close_unstarted(value: object) -> None:
+    """Close a coroutine that was never begun, which would else warn that it was not awaited."""
+    if inspect.iscoroutine(value) and inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
+        value.close()
+
+
+def label(whom: object) -> str:
+    """What a backend, or an awaitable, is called in messages: its name, else what it shows."""
+    for attribute in ("name", "__qualname__"):
+        name = getattr(whom, attribute, None)
+        if isinstance(name, str) and name:
+            return name
+    if type(whom).__repr__ is object.__repr__:
+        return type(whom).__name__
+    return _short.repr(whom)

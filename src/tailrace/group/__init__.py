@@ -1,0 +1,20 @@
+"""Layer 3: actors with an owner. `Group` starts and ends them, `run` is a program made of them."""
+
+from tailrace.group.actor import ActorState
+from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
+from tailrace.group.group import Group
+from tailrace.group.runner import run
+from tailrace.group.streams import amap, collect, emit
+
+__all__ = [
+    "ActorState",
+    "ChannelNode",
+    "Edge",
+    "Graph",
+    "Group",
+    "StageNode",
+    "amap",
+    "collect",
+    "emit",
+    "run",
+]

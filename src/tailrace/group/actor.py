@@ -1,0 +1,187 @@
+"""One actor of a stage: a task on the loop, or a plain function on a thread of its own.
+
+Either kind tells its stage when it has ended, on the loop's thread and exactly once, and can be
+cancelled, stopped as a source, and asked what it is doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Container, Coroutine
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from tailrace import _core
+
+Ended = Callable[["Actor", BaseException | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ActorState:
+    """What one actor is doing: a node of the wait-for graph, with its edge in words.
+
+    `state` is "running", "sending to X", "receiving from X" (or a select of those), "waiting"
+    (for anything that is not a channel), or "in thread". `seconds` is for how long: since it
+    parked on the channel, else since it was first seen so.
+    """
+
+    name: str
+    stage: str
+    state: str
+    seconds: float
+    parked: bool
+    receiving: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.state} for {self.seconds:.3g} s"
+
+
+class Actor(Protocol):
+    """What a stage knows of each of its actors."""
+
+    name: str
+
+    def cancel(self) -> None:
+        """End it as soon as it can be."""
+
+    def stop(self) -> None:
+        """End it as a source: a send that is parked happens first."""
+
+    def is_among(self, tasks: Container[asyncio.Task[Any] | None]) -> bool:
+        """Whether it is one of `tasks`."""
+        ...
+
+    def doing(self) -> tuple[str, float | None, bool]:
+        """In words, since when if it is parked on a channel, and whether to receive only."""
+        ...
+
+
+class LoopActor:
+    """An actor on the event loop: a task."""
+
+    def __init__(self, name: str, work: Awaitable[None], ended: Ended) -> None:
+        self.name = name
+        self._ended = ended
+        self._cancelled = False
+        self.task = _core.spawn(_coroutine(work), name=name)
+        self.task.add_done_callback(self._done)
+
+    def __repr__(self) -> str:
+        return f"<actor {self.name}: {self.doing()[0]}>"
+
+    def cancel(self) -> None:
+        """As `Actor.cancel`."""
+        self._cancelled = True
+        self.task.cancel()
+
+    def stop(self) -> None:
+        """As `Actor.stop`."""
+        if not _core.when_sent(self.task, self._stop_after_send):
+            self.task.cancel()
+
+    def _stop_after_send(self) -> None:
+        if not self._cancelled:  # meanwhile: a second time would interrupt its cleaning up
+            self.task.cancel()
+
+    def is_among(self, tasks: Container[asyncio.Task[Any] | None]) -> bool:
+        """As `Actor.is_among`."""
+        return self.task in tasks
+
+    def doing(self) -> tuple[str, float | None, bool]:
+        """As `Actor.doing`."""
+        parked = _core.parked_on(self.task)
+        if parked is not None:
+            return parked.describe(), parked.since, parked.receives
+        asleep = getattr(self.task, "_fut_waiter", None) is not None
+        return "waiting" if asleep else "running", None, False
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._ended(self, asyncio.CancelledError() if task.cancelled() else task.exception())
+
+
+def _coroutine(work: Awaitable[None]) -> Coroutine[Any, Any, None]:
+    if isinstance(work, Coroutine):
+        return cast("Coroutine[Any, Any, None]", work)
+    return _await(work)
+
+
+async def _await(work: Awaitable[None]) -> None:
+    await work
+
+
+class ThreadedActor:
+    """An actor on a thread, which is a daemon: blocking code cannot be made to end."""
+
+    def __init__(self, name: str, work: Callable[[], object], ended: Ended) -> None:
+        self.name = name
+        self._work = work
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name=name, daemon=True
+        )
+        self._handle = _core.ThreadActor(self._loop, self._thread)
+        # At the next turn, so that whoever starts several actors has wired them all before.
+        self._loop.call_soon(self._begin)
+
+    def __repr__(self) -> str:
+        return f"<actor {self.name}: {self.doing()[0]}>"
+
+    def cancel(self) -> None:
+        """As `Actor.cancel`, if it uses channels."""
+        self._handle.cancel()
+
+    def stop(self) -> None:
+        """As `Actor.stop`."""
+        self._handle.cancel(finish_send=True)
+
+    def is_among(self, tasks: Container[asyncio.Task[Any] | None]) -> bool:
+        """False: it is no task."""
+        return False
+
+    def doing(self) -> tuple[str, float | None, bool]:
+        """As `Actor.doing`."""
+        operation = self._handle.operation
+        if operation is None or not self._handle.parked:
+            return "in thread", None, False
+        return f"{operation.describe()}, in thread", self._handle.since, operation.receives
+
+    def _begin(self) -> None:
+        if self._handle.cancelled:  # before it has begun: like a task, it never does
+            self._done(asyncio.CancelledError())
+            return
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # there can be no more threads
+            self._done(error)
+
+    def _run(self) -> None:
+        self._handle.enter()
+        error: BaseException | None = None
+        try:
+            result = self._work()
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise TypeError(
+                    f"{self.name} is a plain function, run in a thread, but returned an "
+                    f"awaitable: define it with `async def` to run it on the loop"
+                )
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has gone without waiting for us
+            self._loop.call_soon_threadsafe(self._done, error)
+        error = None  # its traceback holds this frame
+
+    def abandon(self) -> None:
+        """Take it for ended, whatever its thread does."""
+        self._done(asyncio.CancelledError())
+
+    def _done(self, error: BaseException | None) -> None:
+        if self._handle.alive:
+            self._handle.alive = False
+            self._ended(self, error)

@@ -1,0 +1,452 @@
+"""Group: actors with an owner. Nothing that it starts outlives its block.
+
+Rules, in order of weight
+1. The block ends when every actor has ended. The first failure cancels the others (structured
+   concurrency: Sústrik's libdill, trio's nurseries, asyncio.TaskGroup).
+2. Channels close by ownership: when the last stage that holds an end lets go of it. So a pipeline
+   drains downwards and stops upwards with nothing written for it.
+3. The group learns of an actor's end on the loop's thread, once; all of its state belongs there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Literal, NoReturn, TypeVarTuple
+
+from tailrace.channel import Channel
+from tailrace.errors import Closed
+from tailrace.group.actor import Actor, ActorState
+from tailrace.group.graph import Graph
+from tailrace.group.stage import Stage, stage_name
+from tailrace.group.topology import Topology
+from tailrace.group.wiring import wire
+
+_log = logging.getLogger("tailrace")
+
+Ts = TypeVarTuple("Ts")
+
+
+class Group:
+    """The owner of actors: ``async with Group() as go:``, then ``go(fn, *args)`` for each stage.
+
+    Leaving the block waits until all actors have ended (`on_exit="wait"`), after telling the
+    sources to stop (`"drain"`) or ending all (`"cancel"`). Failures are raised as an
+    `ExceptionGroup`, each noted with its actor, stage and channels. When every actor has been
+    parked on a channel for `stall_after` seconds (None: never), the wait-for graph is logged,
+    once.
+
+    Cancelled while it waits: all actors are cancelled and waited for, then the cancellation
+    goes on.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_exit: Literal["wait", "drain", "cancel"] = "wait",
+        stall_after: float | None = 30.0,
+    ) -> None:
+        if on_exit not in ("wait", "drain", "cancel"):
+            raise ValueError(f"on_exit must be 'wait', 'drain' or 'cancel', not {on_exit!r}")
+        if stall_after is not None and not stall_after > 0:
+            raise ValueError(f"stall_after must be seconds above 0 or None, not {stall_after!r}")
+        self._on_exit = on_exit
+        self._stall_after = stall_after
+        self._topology = Topology()
+        self._live: dict[Stage, None] = {}  # in the order of their start
+        self._failures: dict[int, BaseException] = {}  # each once, whoever else raised it
+        self._state: Literal["new", "open", "leaving", "ended"] = "new"
+        self._draining = False
+        self._cause: BaseException | None = None  # why all are being cancelled
+        self._parent: asyncio.Task[Any] | None = None
+        self._requests = 0  # how often the parent had been cancelled when it came here
+        self._parent_cancelled = False  # by us
+        self._outer_cancel: asyncio.CancelledError | None = None  # by others, while we joined
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: asyncio.Future[None] | None = None
+        self._cut: dict[Channel[Any], tuple[str, set[str]]] = {}  # by whom, and who feeds it
+        self._told: set[str] = set()  # live stages whose early end needs no warning of its own
+        self._idlers: set[asyncio.Task[Any] | None] = set()
+        self._seen: dict[str, tuple[str, float]] = {}
+        self._watch: asyncio.TimerHandle | None = None
+        self._abandon_after: float | None = None  # set by `run`
+
+    def __repr__(self) -> str:
+        stages = ", ".join(f"{s.name} ({len(s.actors)})" for s in self._live) or "no actors"
+        return f"<Group {self._state}{', draining' if self._draining else ''}: {stages}>"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that its actors run on. RuntimeError before the block is entered."""
+        if self._loop is None:
+            raise RuntimeError("this group has no loop yet: enter its block first")
+        return self._loop
+
+    # Starting.
+
+    def __call__(
+        self,
+        fn: Callable[[*Ts], Awaitable[None] | None],
+        /,
+        *args: *Ts,
+        actors: int = 1,
+        name: str | None = None,
+        source: bool | None = None,
+        background: bool = False,
+    ) -> None:
+        """Start a stage: that many `actors` running ``fn(*args)`` concurrently.
+
+        A coroutine function, or an object whose `__call__` is one, runs on the loop; a plain
+        function on a thread of its own (give it ``channel.sync``). The stage holds the end of
+        each channel that the annotations of `fn` name, until all its actors have ended. `name`
+        is `fn`'s unless given; `source` says whether `drain` stops it (by default, if it
+        receives nothing); a `background` stage is cancelled once all others have ended.
+
+        TypeError, before anything starts, when the arguments do not fit; ValueError for
+        ``actors < 1`` or an end that its owners have closed; RuntimeError outside the block.
+        """
+        loop = self._check_open()
+        if not callable(fn):
+            raise TypeError(
+                f"go takes a function and its arguments, as in go(filter, inbox, out), not {fn!r}"
+            )
+        if not isinstance(actors, int) or isinstance(actors, bool) or actors < 1:
+            raise ValueError(f"actors must be a whole number of at least 1, not {actors!r}")
+        called = name or stage_name(fn)
+        wiring = wire(called, fn, args)
+        unique, ordinal = self._topology.name_for(called, given=name is not None)
+        stage = Stage(
+            unique,
+            fn,
+            args,
+            wiring,
+            ordinal=ordinal,
+            source=source,
+            background=background,
+            failed=self._actor_failed,
+            ended=self._stage_ended,
+        )
+        stage.prepare(self._actors_of(unique, actors))
+        self._topology.add(unique, called, ordinal, wiring.holds)
+        self._live[stage] = None
+        stage.start()
+        if self._draining:
+            self._stop(stage)
+        # A loop that finds deadlocks exactly needs no watch, which would also keep it going.
+        exact = getattr(loop, "detects_deadlock", False)
+        if self._watch is None and self._stall_after is not None and not exact:
+            self._watch = loop.call_later(self._stall_after, self._look_for_stall)
+
+    def _actors_of(self, stage: str, actors: int) -> int:
+        """How many actors a stage gets, for a group made by the command line to overrule."""
+        return actors
+
+    def _check_open(self) -> asyncio.AbstractEventLoop:
+        if self._state in ("new", "ended"):
+            when = "before its block" if self._state == "new" else "after its block has ended"
+            raise RuntimeError(f"go was called {when}; use it inside `async with Group() as go:`")
+        if self._cause is not None:
+            raise RuntimeError(
+                f"go was called in a group that is being cancelled ({self._cause!r})"
+            )
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("go was called from another event loop than its group's")
+        return self.loop
+
+    # Ending.
+
+    def drain(self) -> None:
+        """Stop the sources; the rest ends as its inboxes close. Nothing accepted is lost.
+
+        A source whose object has a `drain` method is asked by that; another one that is parked
+        in a send finishes it, and is cancelled at its next other await. Calling it again does
+        nothing.
+        """
+        self._draining = True
+        for stage in list(self._live):
+            self._stop(stage)
+
+    def _stop(self, stage: Stage) -> None:
+        """Stop a source. A background actor that feeds nothing ends with the others anyway."""
+        if stage.source and (not stage.background or stage.wiring.holds):
+            stage.stop()
+
+    def cancel(self) -> None:
+        """Cancel every actor, and the block itself unless it is the one that calls."""
+        self._cancel_all(asyncio.CancelledError("the group was cancelled"))
+        parent = self._parent
+        if self._state == "open" and parent is not None and asyncio.current_task() is not parent:
+            self._interrupt_parent()
+
+    def _cancel_all(self, cause: BaseException) -> None:
+        if self._cause is not None or self._state == "ended":
+            return  # once: ten thousand failures must not each go round ten thousand stages
+        self._cause = cause
+        if self._abandon_after is not None:
+            self.loop.call_later(self._abandon_after, self.abandon_threads)
+        for stage in list(self._live):
+            stage.cancel(cause)
+
+    def abandon_threads(self) -> None:
+        """Stop waiting for actors in threads that cannot be made to end, and say so."""
+        for stage in list(self._live):
+            for actor in stage.abandon_threads():
+                _log.warning(
+                    "%s is still running in its thread, which cannot be cancelled; not waiting "
+                    "for it any longer",
+                    actor.name,
+                )
+
+    def _interrupt_parent(self) -> None:
+        if not self._parent_cancelled and self._parent is not None:
+            self._parent_cancelled = True
+            self._parent.cancel()
+
+    def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None:
+        if stage.cause is None:
+            stage.cause = error
+        if isinstance(error, Closed) and error.__cause__ is not None and self._cause is not None:
+            return  # the news of a failure that is known already, come down a channel
+        label = self._topology.label
+        receives = ", ".join(label(channel) for channel in stage.wiring.channels("receive"))
+        sends = ", ".join(label(channel) for channel in stage.wiring.channels("send"))
+        error.add_note(
+            f"in actor {actor.name!r} of stage {stage.name!r}"
+            + (f", receiving from {receives}" if receives else "")
+            + (f", sending to {sends}" if sends else "")
+        )
+        self._failures[id(error)] = error
+        self._cancel_all(error)
+        if self._state == "open":
+            self._interrupt_parent()
+
+    def _stage_ended(self, stage: Stage) -> None:
+        self._live.pop(stage, None)
+        waited = [(channel, len(channel)) for channel in stage.wiring.channels("receive")]
+        watched = self._cause is None and not self._draining
+        if watched:
+            self._warn_stopped(stage)
+        for channel in stage.let_go():
+            self._note_cut(stage, channel)
+        if watched:
+            for channel, values in waited:
+                self._warn_left(stage, channel, values)
+        # One of many, for each connection say, is not kept for ever.
+        self._topology.ended(
+            stage.name, stage.started, stage.wiring.holds, forget=stage.ordinal > 1
+        )
+        self._told.discard(stage.name)
+        for channel in stage.wiring.channels("send"):
+            if channel in self._cut and not self._topology.feeding(channel):
+                del self._cut[channel]
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    def _note_cut(self, stage: Stage, channel: Channel[Any]) -> None:
+        """`stage` returned before its input had ended: to be told if that stops somebody."""
+        upstream = self._topology.feeding(channel)
+        if upstream and stage.name not in self._told:
+            self._cut[channel] = (stage.name, upstream)
+
+    def _warn_stopped(self, stage: Stage) -> None:
+        """Say so, once, when a stage ends because who received from it has returned."""
+        for channel in stage.wiring.channels("send"):
+            if channel is stage.closed_by and channel in self._cut:
+                returned, stopped = self._cut.pop(channel)
+                self._told |= stopped  # these return early for the same reason
+                _log.warning(
+                    "`%s` returned while its inbox `%s` was open; stopped %s",
+                    returned,
+                    self._topology.label(channel),
+                    ", ".join(f"`{name}`" for name in sorted(stopped)),
+                )
+
+    def _warn_left(self, stage: Stage, channel: Channel[Any], values: int) -> None:
+        """Say so when values are left in a channel that nobody receives from any more."""
+        if values and channel.closed and not channel._held["receive"]:
+            _log.warning(
+                "`%s` returned with %d values left in `%s`, which nobody else receives",
+                stage.name,
+                values,
+                self._topology.label(channel),
+            )
+
+    # The block.
+
+    async def __aenter__(self) -> Group:
+        if self._state != "new":
+            raise RuntimeError("a Group is entered once; make a new one")
+        self._loop = asyncio.get_running_loop()
+        self._parent = asyncio.current_task()
+        self._requests = self._parent.cancelling() if self._parent is not None else 0
+        self._state = "open"
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:  # a plain bool would make checkers expect it to swallow exceptions
+        self._state = "leaving"
+        cancelled = error if isinstance(error, asyncio.CancelledError) else None
+        if self._parent_cancelled:
+            cancelled = await self._absorb_interruption(error)
+        if error is not None:
+            self._cancel_all(error)
+        elif self._on_exit == "cancel":
+            self.cancel()
+        elif self._on_exit == "drain":
+            self.drain()
+        await self._join()
+        cancelled, self._outer_cancel = self._outer_cancel or cancelled, None
+        if isinstance(error, Exception):
+            self._failures = {id(error): error, **self._failures}
+        failures, self._failures = list(self._failures.values()), {}
+        self._end()
+        try:  # a traceback that ends here must not keep what it belongs to alive
+            if error is not None and not isinstance(error, (Exception, asyncio.CancelledError)):
+                return False  # KeyboardInterrupt and the like pass as they are
+            if failures:
+                self._raise(failures, cancelled)
+            if cancelled is None:
+                return True
+            if cancelled is error:
+                return False
+            raise cancelled
+        finally:
+            del error, traceback, cancelled, failures
+
+    def _end(self) -> None:
+        """Nothing runs any more: let go of everything that could form a reference cycle."""
+        self._state = "ended"
+        self._cause = None
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def _absorb_interruption(
+        self, error: BaseException | None
+    ) -> asyncio.CancelledError | None:
+        """Take back our own cancellation of the block; returns what others asked for, if any."""
+        parent = self._parent
+        assert parent is not None
+        if not isinstance(error, asyncio.CancelledError):
+            # The block ended before it arrived: have it arrive here, not in what follows.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        if parent.uncancel() <= self._requests:
+            return None
+        return error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError()
+
+    def _raise(
+        self, failures: list[BaseException], cancelled: asyncio.CancelledError | None
+    ) -> NoReturn:
+        if cancelled is not None:
+            # Failures come first, as in asyncio.TaskGroup, but whoever handles them must not
+            # thereby have swallowed the cancellation: it comes anew at a later await.
+            self._cancel_anew()
+        for error in failures:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise error  # as it is: the process is to end
+        raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures)
+
+    def _cancel_anew(self) -> None:
+        """Cancel the parent again, unless whoever did has taken it back, as a timeout does.
+
+        By the loop, not at once: on 3.11 and 3.12 that would leave a stray cancellation behind a
+        timeout that ends in this very step.
+        """
+        parent, requests = self._parent, self._requests
+
+        def cancel() -> None:
+            if parent is not None and not parent.done() and parent.cancelling() > requests:
+                parent.cancel()
+                parent.uncancel()
+
+        self.loop.call_soon(cancel)
+
+    async def _join(self) -> None:
+        """Wait until all actors have ended, noting a cancellation that comes meanwhile."""
+        while self._live:
+            if all(stage.background for stage in self._live):
+                for stage in list(self._live):
+                    stage.cancel(asyncio.CancelledError("all others have ended"))
+            self._changed = asyncio.get_running_loop().create_future()
+            try:
+                await self._changed
+            except asyncio.CancelledError as error:
+                self._outer_cancel = error
+                self._cancel_all(error)
+            finally:
+                self._changed = None
+
+    # Watching.
+
+    def actors(self) -> list[ActorState]:
+        """What every live actor is doing and for how long: the wait-for graph."""
+        now = self.loop.time()
+        before, self._seen = self._seen, {}
+        states: list[ActorState] = []
+        for stage in self._live:
+            for actor in stage.actors:
+                doing, since, receiving = actor.doing()
+                state = self._topology.relabel(doing, stage.wiring.holds)
+                parked = since is not None
+                if since is None:
+                    last, first_seen = before.get(actor.name, (None, now))
+                    since = first_seen if last == state else now
+                self._seen[actor.name] = (state, since)
+                states.append(
+                    ActorState(actor.name, stage.name, state, now - since, parked, receiving)
+                )
+        return states
+
+    async def idle(self) -> None:
+        """Return when every other actor is parked in a receive and their inboxes are empty.
+
+        How a feedback loop, such as a crawler, knows that it is done. Background actors do not
+        count, nor do those that wait here too. Cancelled: nothing has changed.
+        """
+        # The virtual-clock loop can say when there is something new to see; others are asked.
+        settled = getattr(self.loop, "wait_all_parked", None)
+        pause = 0.0
+        me = asyncio.current_task()
+        self._idlers.add(me)
+        try:
+            if settled is not None:
+                await settled()
+            while not self._is_idle():
+                if settled is not None:
+                    await settled(again=True)
+                else:
+                    await asyncio.sleep(pause)
+                    pause = min(0.05, pause + 0.001)
+        finally:
+            self._idlers.discard(me)
+
+    def _is_idle(self) -> bool:
+        for stage in self._live:
+            if stage.background:
+                continue
+            if any(not a.is_among(self._idlers) and not a.doing()[2] for a in stage.actors):
+                return False
+            # What waits in an outbox that no actor receives from is for somebody outside.
+            if any(map(len, stage.wiring.channels("receive"))):
+                return False
+        return True
+
+    def _look_for_stall(self) -> None:
+        assert self._stall_after is not None
+        states = self.actors()
+        if states and all(s.parked and s.seconds >= self._stall_after for s in states):
+            graph = "\n".join(f"  {state}" for state in states)
+            _log.warning("every actor waits for another:\n%s", graph)
+            return
+        self._watch = self.loop.call_later(self._stall_after / 4, self._look_for_stall)
+
+    def graph(self) -> Graph:
+        """The topology known from the annotations: stages, channels, and who feeds whom."""
+        return self._topology.graph({stage.name: stage.started for stage in self._live})

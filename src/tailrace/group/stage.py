@@ -1,0 +1,207 @@
+"""One stage of a group: the actors of one `go` call, and the ends of channels they share.
+
+A stage holds its ends from before its first actor starts until its last has ended, and lets go
+of them once. What it lets go of, and with which cause, is how end-of-stream and failure travel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from tailrace.channel import Channel
+from tailrace.errors import Closed
+from tailrace.group.actor import Actor, LoopActor, ThreadedActor
+from tailrace.group.wiring import Wiring
+
+_log = logging.getLogger("tailrace")
+
+
+class Stage:
+    """Starts actors, hears of their end, tells the group when the last has ended."""
+
+    def __init__(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        wiring: Wiring,
+        *,
+        ordinal: int,
+        source: bool | None,
+        background: bool,
+        failed: Callable[[Stage, Actor, BaseException], None],
+        ended: Callable[[Stage], None],
+    ) -> None:
+        self.name = name
+        self.wiring = wiring
+        self.ordinal = ordinal  # the how-manieth of its function in the group
+        self.background = background
+        if source is None:
+            source = not wiring.channels("receive") and not wiring.unclear
+        self.source = source
+        self.actors: dict[Actor, None] = {}
+        self.started = 0
+        self.stopping = False
+        self.closed_by: object = None  # the channel whose clean end has ended an actor last
+        self.cause: BaseException | None = None
+        self._cancelled = False
+        self._drainer: asyncio.Task[None] | None = None
+        self._fn = fn
+        self._args = args
+        self._failed = failed
+        self._ended = ended
+        self._on_loop = _is_async(fn)
+        self._works: list[Any] = []  # prepared, not started
+
+    def __repr__(self) -> str:
+        return f"<stage {self.name}: {len(self.actors)} of {self.started} actors live>"
+
+    def prepare(self, actors: int) -> None:
+        """Make ready that many actors and take hold of all ends, or do nothing at all.
+
+        Raises what calling the function raises; ValueError for an end closed by its owners.
+        """
+        try:
+            for _ in range(actors):
+                work = functools.partial(self._fn, *self._args)
+                self._works.append(work() if self._on_loop else work)
+            self._hold()
+        except BaseException:
+            for work in self._works:
+                if inspect.iscoroutine(work):
+                    work.close()
+            raise
+
+    def _hold(self) -> None:
+        # Those that refuse first: letting go again of one would close it.
+        for hold in sorted(
+            self.wiring.holds, key=lambda hold: hold.end not in hold.channel._let_go
+        ):
+            hold.channel._hold(hold.end)
+
+    def start(self) -> None:
+        """Start what was prepared."""
+        works, self._works = self._works, []
+        for work in works:
+            self.started += 1
+            alone = len(works) == 1 and self.started == 1
+            name = self.name if alone else f"{self.name}#{self.started}"
+            kind = LoopActor if self._on_loop else ThreadedActor
+            actor: Actor = kind(name, work, self._actor_ended)
+            self.actors[actor] = None
+            if self._cancelled:  # by the actor itself, where tasks start eagerly
+                actor.cancel()
+
+    def cancel(self, cause: BaseException) -> None:
+        """End all actors, once; `cause` is what the channels will be closed with."""
+        if self.cause is None:
+            self.cause = cause
+        if self._cancelled:
+            return  # a second cancellation would interrupt their cleaning up
+        self._cancelled = True
+        if self._drainer is not None:
+            self._drainer.cancel()
+        for actor in list(self.actors):
+            actor.cancel()
+
+    def stop(self) -> None:
+        """End a source so that nothing it has sent, or is sending, is lost."""
+        if self.stopping:
+            return
+        self.stopping = True
+        drain = getattr(_target(self._fn), "drain", None)
+        if drain is not None:
+            self._drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
+        else:
+            for actor in list(self.actors):
+                actor.stop()
+
+    async def _drain(self, drain: Callable[[], Any]) -> None:
+        try:
+            await drain()
+        except (Exception, asyncio.CancelledError) as error:
+            if not self._cancelled:  # else it was told to stop, by `cancel`
+                _log.error("%s: drain() failed; cancelling it", self.name, exc_info=error)
+                for actor in list(self.actors):
+                    actor.cancel()
+        finally:
+            self._drainer = None
+            self._check_ended()
+
+    def abandon_threads(self) -> list[ThreadedActor]:
+        """Take the actors that run in threads for ended; returns them."""
+        left = [actor for actor in self.actors if isinstance(actor, ThreadedActor)]
+        for actor in left:
+            actor.abandon()
+        return left
+
+    def _actor_ended(self, actor: Actor, error: BaseException | None) -> None:
+        del self.actors[actor]
+        if error is not None and not self._ended_well(error):
+            self._failed(self, actor, error)
+        elif isinstance(error, Closed):
+            self.closed_by = error.channel
+        self._check_ended()
+
+    def _check_ended(self) -> None:
+        if not self.actors and self._drainer is None:
+            self._ended(self)
+
+    def _ended_well(self, error: BaseException) -> bool:
+        """Cancellation is never a failure, nor is the clean end of a channel that it holds."""
+        if isinstance(error, asyncio.CancelledError):
+            return True
+        if not isinstance(error, Closed) or error.__cause__ is not None:
+            return False
+        return any(hold.channel is error.channel for hold in self.wiring.holds)
+
+    def let_go(self) -> list[Channel[Any]]:
+        """Release all ends; returns the inboxes that this closed while their senders went on.
+
+        What it was started with is let go of too: it may be large, and messages must not linger.
+        """
+        self._fn, self._args = _nothing, ()
+        cut: list[Channel[Any]] = []
+        for hold in self.wiring.holds:
+            closed = hold.channel._release(hold.end, self.cause)
+            if closed and hold.end == "receive":
+                cut.append(hold.channel)
+        return cut
+
+
+def stage_name(fn: Callable[..., Any]) -> str:
+    """What a stage is called by default: its function, or its object's own name."""
+    target = _target(fn)
+    for attribute in ("__name__", "name"):
+        name = getattr(target, attribute, None)
+        if isinstance(name, str) and name:
+            return "lambda" if name == "<lambda>" else name
+    return type(target).__name__
+
+
+def _target(fn: Callable[..., Any]) -> Any:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
+
+
+def _is_async(fn: Callable[..., Any]) -> bool:
+    """TypeError for a generator function, of which calling it would run nothing."""
+    target = _target(fn)
+    if not inspect.isroutine(target) and not inspect.iscoroutinefunction(target):
+        target = type(target).__call__
+    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+        raise TypeError(
+            f"{stage_name(fn)} is a generator function (it has a `yield`), which go cannot run: "
+            f"send its values to a channel, or use go(emit({stage_name(fn)}(...)), out)"
+        )
+    return inspect.iscoroutinefunction(target)
+
+
+def _nothing() -> None:
+    """What an ended stage runs."""

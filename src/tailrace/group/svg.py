@@ -1,0 +1,110 @@
+"""A graph as a picture: its layers are columns from left to right, stages boxes, channels pills.
+
+An edge that skips a column gets a row of its own there, so that it passes behind nothing; one that
+leads back runs below, dashed. Nothing from outside goes in but text, escaped.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from html import escape
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from tailrace.group.graph import Edge, Graph
+
+Slot: TypeAlias = "str | tuple[Edge, int]"  # a node, or where an edge passes through a column
+
+LETTER: Final = 8.0  # pixels, in the monospaced font below
+HEIGHT: Final = 32.0
+GAP: Final = 20.0
+STYLE: Final = (
+    "text{font:13px ui-monospace,Consolas,'DejaVu Sans Mono',monospace;text-anchor:middle;"
+    "dominant-baseline:central;fill:#1a2733}.stage{fill:#dcebf7;stroke:#3d6f94}"
+    ".channel{fill:#fff;stroke:#7a8a99}path{fill:none;stroke:#51606e;stroke-width:1.3}"
+    ".back{stroke-dasharray:5 4}#to path{fill:#51606e;stroke:none}"
+)
+ARROW: Final = (
+    '<defs><marker id="to" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" '
+    'orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>'
+)
+
+
+def draw(graph: Graph) -> str:
+    """The SVG document."""
+    texts = {s.name: s.name + (f" × {s.actors}" if s.actors > 1 else "") for s in graph.stages}
+    stages = set(texts)
+    texts |= {c.name: c.name + (f" ({c.bound})" if c.capacity else "") for c in graph.channels}
+    columns: list[list[Slot]] = [list(layer) for layer in graph.layers()]
+    place = {name: at for at, column in enumerate(columns) for name in column}
+    chains: list[list[Slot]] = []
+    for edge in graph.edges:
+        through = range(place[edge.source] + 1, place[edge.target])
+        chains.append([edge.source, *((edge, at) for at in through), edge.target])
+        for at in through:
+            columns[at].append((edge, at))
+    tallest = max(map(len, columns), default=0) * (HEIGHT + GAP)
+    boxes: dict[Slot, tuple[float, float, float]] = {}  # left, middle, right
+    x = GAP
+    for column in columns:
+        column.sort(key=lambda slot: _feeders_middle(slot, chains, boxes))
+        widths = {slot: _width(texts[slot]) if isinstance(slot, str) else 0.0 for slot in column}
+        widest = max(widths.values())
+        for row, slot in enumerate(column):
+            inset = (widest - widths[slot]) / 2 if widths[slot] else 0.0
+            middle = GAP / 2 + tallest * (row + 0.5) / len(column)
+            boxes[slot] = x + inset, middle, x + widest - inset
+        x += widest + 2 * GAP
+    paths = [_path([boxes[slot] for slot in chain], tallest) for chain in chains]
+    width, height = max(x - GAP, 2 * GAP), tallest + GAP
+    if any("back" in path for path in paths):
+        height += GAP
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="stages and channels">'
+        f"<style>{STYLE}</style>"
+    )
+    nodes = [_node(text, name in stages, *boxes[name]) for name, text in texts.items()]
+    return "\n".join([head, ARROW, *paths, *nodes, "</svg>"])
+
+
+def _feeders_middle(
+    slot: Slot, chains: list[list[Slot]], boxes: dict[Slot, tuple[float, float, float]]
+) -> float:
+    """How high those stand that lead here: in that order few lines cross."""
+    before = [chain[chain.index(slot) - 1] for chain in chains if slot in chain[1:]]
+    heights = [boxes[feeder][1] for feeder in before if feeder in boxes]
+    return sum(heights) / len(heights) if heights else 0.0
+
+
+def _path(points: list[tuple[float, float, float]], bottom: float) -> str:
+    """Through all points, each with its left edge, its middle and its right edge."""
+    (left, y, right), *rest = points
+    if rest[0][0] > right:
+        path = f"M{right:g} {y:g}"
+        for to_left, to_y, to_right in rest:
+            bend = (to_left - right) / 2
+            path += f"C{right + bend:g} {y:g} {to_left - bend:g} {to_y:g} {to_left:g} {to_y:g}"
+            y, right = to_y, to_right
+            if rest[-1] != (to_left, to_y, to_right):
+                path += f"H{to_right:g}"
+        return f'<path d="{path}" marker-end="url(#to)"/>'
+    to_left, to_y, to_right = rest[-1]
+    start, end, below = (left + right) / 2, (to_left + to_right) / 2, bottom + 2 * GAP
+    path = f"M{start:g} {y + HEIGHT / 2:g}C{start:g} {below:g} {end:g} {below:g} {end:g} "
+    return f'<path class="back" d="{path}{to_y + HEIGHT / 2:g}" marker-end="url(#to)"/>'
+
+
+def _node(text: str, stage: bool, left: float, middle: float, right: float) -> str:
+    kind, corner = ("stage", 4) if stage else ("channel", HEIGHT / 2)
+    return (
+        f'<rect class="{kind}" x="{left:g}" y="{middle - HEIGHT / 2:g}" width="{right - left:g}" '
+        f'height="{HEIGHT:g}" rx="{corner:g}"/>'
+        f'<text x="{(left + right) / 2:g}" y="{middle:g}">{escape(text)}</text>'
+    )
+
+
+def _width(text: str) -> float:
+    """Of a box for it; East Asian letters take two columns."""
+    letters = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    return letters * LETTER + 24

@@ -1,0 +1,279 @@
+"""Which ends of which channels a call holds, read from the annotations of what is called.
+
+Only the head of an annotation matters (``Receiver`` in ``Receiver[Message[Order]]``), so only the
+head is evaluated: an element type may be local to a function, or not exist at run time at all.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import sys
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import (
+    Annotated,
+    Any,
+    ForwardRef,
+    ParamSpecArgs,
+    ParamSpecKwargs,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
+
+from tailrace import _core
+from tailrace._core.common import End
+from tailrace.channel import Channel, Receiver, Sender, SyncReceiver, SyncSender
+
+_HEADS: dict[object, End] = {
+    Sender: "send",
+    SyncSender: "send",
+    _core.SendingEnd: "send",
+    _core.BlockingSender: "send",
+    Receiver: "receive",
+    SyncReceiver: "receive",
+    _core.ReceivingEnd: "receive",
+    _core.BlockingReceiver: "receive",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One end of one channel, held through one parameter."""
+
+    channel: Channel[Any]
+    end: End
+    parameter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a call holds. `unclear` says that a channel was passed to a bare parameter."""
+
+    holds: tuple[Hold, ...]
+    unclear: bool
+
+    def channels(self, end: End) -> list[Channel[Any]]:
+        """The channels of which this `end` is held."""
+        return [hold.channel for hold in self.holds if hold.end == end]
+
+
+def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
+    """Read the wiring of ``fn(*args)``; `name` is the stage's, for messages.
+
+    TypeError when the arguments do not fit, or when a channel is passed to a parameter whose
+    annotation cannot be resolved.
+    """
+    fn, args, keywords = _unbind(fn, args)
+    function, bound = _bind(name, fn, args, keywords)
+    holds: list[Hold] = []
+    unclear = False
+    for parameter, value in _values(bound):
+        resolved = _core.resolve(value)
+        if resolved is None:
+            continue
+        channel, end = resolved
+        if end is not None:
+            holds.append(Hold(channel, end, parameter.name))
+            continue
+        ends = _resolved_ends(name, parameter, function)
+        if ends is None:
+            unclear = True
+            _warn_bare(name, function, parameter.name)
+        else:
+            holds += [Hold(channel, end, parameter.name) for end in sorted(ends)]
+    return Wiring(tuple(dict.fromkeys(holds)), unclear)
+
+
+def _unbind(
+    fn: Callable[..., Any], args: tuple[Any, ...]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Take partials apart, so that what they have bound counts as passed."""
+    keywords: dict[str, Any] = {}
+    while isinstance(fn, functools.partial):
+        rest = iter(args)
+        bound = [next(rest, each) if each is _PLACEHOLDER else each for each in fn.args]
+        args = (*bound, *rest)
+        keywords = {**fn.keywords, **keywords}
+        fn = fn.func
+    return fn, args, keywords
+
+
+_PLACEHOLDER: object = getattr(functools, "Placeholder", object())  # 3.14: a hole in a partial
+
+
+def _bind(
+    name: str, fn: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[Any, inspect.BoundArguments]:
+    """The function whose parameters these arguments fill, and how, its defaults included.
+
+    That is what `fn` wraps, if it says so (`functools.wraps`); `fn` itself where only that
+    accepts the arguments: a decorator that adds some of its own.
+    """
+    refused: TypeError | None = None
+    for wrapped in (True, False):
+        signature = _signature(fn, wrapped)
+        try:
+            bound = signature.bind(*args, **keywords)
+        except TypeError as error:
+            refused = refused or TypeError(f"{name}{signature} cannot be called so: {error}")
+        else:
+            bound.apply_defaults()
+            return _function(fn, wrapped), bound
+    assert refused is not None
+    raise refused
+
+
+def _function(fn: Callable[..., Any], wrapped: bool) -> Any:
+    """The function whose namespace the annotations belong to."""
+    if not inspect.isroutine(fn) and not isinstance(fn, type):
+        fn = type(fn).__call__
+    fn = getattr(fn, "__func__", fn)
+    return inspect.unwrap(fn) if wrapped else fn
+
+
+_ANYTHING = inspect.Signature(
+    [
+        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+        inspect.Parameter("keywords", inspect.Parameter.VAR_KEYWORD),
+    ]
+)
+
+
+def _signature(fn: Callable[..., Any], wrapped: bool) -> inspect.Signature:
+    try:
+        if sys.version_info >= (3, 14):
+            import annotationlib
+
+            return inspect.signature(
+                fn, follow_wrapped=wrapped, annotation_format=annotationlib.Format.FORWARDREF
+            )
+        return inspect.signature(fn, follow_wrapped=wrapped)
+    except ValueError:  # a builtin that does not tell: it may take anything
+        return _ANYTHING
+
+
+def _values(bound: inspect.BoundArguments) -> Iterator[tuple[inspect.Parameter, Any]]:
+    """Each argument with its parameter; those of ``*args`` and ``**kwargs`` one by one."""
+    for name, value in bound.arguments.items():
+        parameter = bound.signature.parameters[name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            yield from ((parameter, each) for each in value)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            yield from ((parameter, each) for each in value.values())
+        else:
+            yield parameter, value
+
+
+def _resolved_ends(name: str, parameter: inspect.Parameter, function: Any) -> set[End] | None:
+    """The ends that a parameter takes; None if its annotation says nothing at all."""
+    if parameter.annotation is parameter.empty:
+        return None
+    try:
+        return _ends(parameter.annotation, _namespace(function))
+    except _SaysNothing:
+        return None
+    except Exception as error:
+        raise TypeError(
+            f"{name}: cannot tell which end of the channel parameter {parameter.name!r} takes: "
+            f"{error} in its annotation {parameter.annotation!r}. Define or import that name at "
+            f"module level (not under TYPE_CHECKING only), or pass channel.sender or "
+            f"channel.receiver"
+        ) from None
+
+
+class _SaysNothing(Exception):
+    """An annotation that any argument fits: `Any`, or what a ParamSpec stands for."""
+
+
+def _namespace(function: Any) -> dict[str, Any]:
+    """Names as the annotations of `function` see them: its globals, and its closure."""
+    names = dict(vars(typing))
+    names.update(getattr(function, "__globals__", {}))
+    code = getattr(function, "__code__", None)
+    for variable, cell in zip(
+        getattr(code, "co_freevars", ()), getattr(function, "__closure__", None) or (), strict=False
+    ):
+        try:
+            names[variable] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    return names
+
+
+def _ends(annotation: Any, namespace: dict[str, Any]) -> set[End]:
+    """The ends that an annotation, an object or a string, stands for."""
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        return _ends_of_node(ast.parse(annotation.strip(), mode="eval").body, namespace)
+    if annotation is Any or isinstance(annotation, (ParamSpecArgs, ParamSpecKwargs)):
+        raise _SaysNothing
+    if hasattr(annotation, "__value__"):  # a `type` statement's alias
+        return _ends(annotation.__value__, namespace)
+    if isinstance(annotation, TypeVar):
+        return _union(annotation.__constraints__ or (annotation.__bound__,), namespace)
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _ends(get_args(annotation)[0], namespace)
+    if origin in (Union, types.UnionType):
+        return _union(get_args(annotation), namespace)
+    head = annotation if origin is None else origin
+    if hasattr(head, "__value__"):  # a `type` statement's generic alias
+        return _ends(head, namespace)
+    if not isinstance(head, type):
+        return set()
+    return {_HEADS[base] for base in head.__mro__ if base in _HEADS}
+
+
+def _union(members: Any, namespace: dict[str, Any]) -> set[End]:
+    return {end for member in members for end in _ends(member, namespace)}
+
+
+def _ends_of_node(node: ast.expr, namespace: dict[str, Any]) -> set[End]:
+    """The same for the source of an annotation, of which only heads are evaluated."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):  # A | B
+        return _ends_of_node(node.left, namespace) | _ends_of_node(node.right, namespace)
+    if isinstance(node, ast.Constant):  # None, or a string within the string
+        return _ends(node.value, namespace) if isinstance(node.value, str) else set()
+    if not isinstance(node, ast.Subscript):
+        return _ends(_evaluate(node, namespace), namespace)
+    head = _evaluate(node.value, namespace)
+    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if head is Annotated:
+        return _ends_of_node(inner[0], namespace)
+    if head in (Union, typing.Optional):
+        return {end for member in inner for end in _ends_of_node(member, namespace)}
+    return _ends(head, namespace)
+
+
+def _evaluate(node: ast.expr, namespace: dict[str, Any]) -> Any:
+    return eval(compile(ast.Expression(node), "<annotation>", "eval"), namespace)
+
+
+_warned: set[tuple[str, str, str]] = set()
+
+
+def _warn_bare(name: str, function: Any, parameter: str) -> None:
+    """Once for each parameter of each function, however many stages it makes."""
+    key = (
+        getattr(function, "__module__", None) or "",
+        getattr(function, "__qualname__", name),
+        parameter,
+    )
+    if key in _warned:
+        return
+    _warned.add(key)
+    warnings.warn(
+        f"{name}: parameter {parameter!r} has no annotation, so nobody can tell which end of the "
+        f"channel this actor holds, and the channel will not close itself; annotate it "
+        f"Sender[...] or Receiver[...]",
+        RuntimeWarning,
+        stacklevel=4,
+    )

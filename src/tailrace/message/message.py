@@ -1,0 +1,268 @@
+"""A value on its way to being settled, once.
+
+Invariants:
+- The claim to settle is `list.pop` on a list of one: atomic under the GIL and, by the list's own
+  lock, on free-threaded builds. (`del self._slot` is not atomic on 3.13t, and a lock of ours could
+  be re-entered by a finaliser.) The order is: claim, outcome, waiters, callback.
+- To settle takes no lock, as a finaliser may do it at any point: it puts the outcome down and posts
+  to the waiters' loops. A waiter registers first and then looks for the outcome; a settler puts
+  the outcome down first and then looks for waiters. (On free-threaded builds these are stores to
+  slots of one object, which its own lock puts in order.) So they may both act, but never miss.
+- A derived message (`with_data`) keeps its origin alive and settles it; it has no fate of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, Generic, NoReturn, TypeVar, cast
+
+from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, short, worst
+from tailrace.message.settlement import Fate, Settlement
+
+__all__ = ["Message"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_log = logging.getLogger(__name__)
+
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+# For what a message makes on demand: its id, its fate. Never taken to settle. Nothing is allocated
+# under it, so no finaliser comes in between; re-entrant all the same.
+_making = threading.RLock()
+
+
+class Message(Generic[T]):
+    """A value on its way to being settled, once: by `ack`, `abort`, `reject` or `fail`.
+
+    The first settle wins; later ones change nothing and return False. A message that is collected
+    unsettled (dropped by a bug, or in an actor that crashed) is settled as "lost", so nobody waits
+    forever for it. All methods may be called from any thread.
+
+    `data` may be changed in place; `with_data` is the typed way to go on with other data.
+    `id` names the message in logs and makes repeats recognisable in stores; it is made up (32 hex
+    digits) when first asked for, if not given. `headers` is a read-only copy.
+
+    `on_settle(outcome)` is called once, in the thread that settles, after waiters have been
+    woken. For "lost" that is a finaliser: it must be quick, must not block, and must not use a
+    channel (post to a loop instead). What it raises is logged.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_claim",
+        "_fate",
+        "_headers",
+        "_id",
+        "_on_settle",
+        "_origin",
+        "_outcome",
+        "data",
+    )
+
+    data: T
+
+    def __init__(
+        self,
+        data: T,
+        *,
+        id: str | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        on_settle: Callable[[Outcome], object] | None = None,
+    ) -> None:
+        self.data = data
+        self._origin: Message[Any] | None = None
+        self._outcome: Outcome | None = None
+        self._claim: list[None] = [None]
+        self._fate: Fate | None = None
+        self._id = id
+        self._headers = headers if headers is _NO_HEADERS else MappingProxyType(dict(headers))
+        self._on_settle = on_settle
+
+    # --- settling ---------------------------------------------------------------------------
+
+    def ack(self, result: object = None) -> bool:
+        """Stored: the message did what it was sent for. True if this call settled it."""
+        return self._settle(STORED if result is None else ended("stored", "", None, result))
+
+    def abort(self, reason: str) -> bool:
+        """Dropped on purpose, which is nobody's fault. True if this call settled it."""
+        return self._settle(ended("aborted", reason, None, None))
+
+    def reject(self, reason: str) -> bool:
+        """Invalid, which is the sender's fault. True if this call settled it."""
+        return self._settle(ended("rejected", reason, None, None))
+
+    def fail(self, error: BaseException | str) -> bool:
+        """Something went wrong with it: an exception, or a text. True if this call settled it."""
+        return self._settle(failure(error))
+
+    def _settle(self, outcome: Outcome) -> bool:
+        root = self if self._origin is None else self._origin
+        try:
+            root._claim.pop()
+        except IndexError:
+            return False
+        root._outcome = outcome
+        fate = root._fate
+        if fate is not None:
+            fate.settle(outcome, self.data)
+        on_settle = root._on_settle
+        if on_settle is not None:
+            root._on_settle = None  # it may hold other messages
+            try:
+                on_settle(outcome)
+            except Exception:
+                _log.exception("on_settle of %r raised; the outcome stands", root)
+        return True
+
+    def __discarded__(self, reason: str) -> None:
+        """Called by a channel whose overflow policy discards this message: it failed."""
+        self.fail(reason)
+
+    def __del__(self) -> None:
+        try:
+            dropped = self._outcome is None and self._origin is None
+        except AttributeError:
+            return  # __init__ was called wrongly, and there is nothing to settle
+        if dropped:
+            self._settle(LOST)
+
+    # --- looking ----------------------------------------------------------------------------
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None until then."""
+        return self._outcome if self._origin is None else self._origin._outcome
+
+    @property
+    def id(self) -> str:
+        """Names this message; a derived one has its origin's."""
+        root = self if self._origin is None else self._origin
+        if root._id is None:
+            # Milliseconds first (as in UUID version 7): rows of one time lie together in an index.
+            fresh = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+            with _making:
+                if root._id is None:
+                    root._id = fresh
+        return root._id
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the source knows about it besides the data; read-only."""
+        return self._headers
+
+    def settled(self, timeout: float | None = None) -> Settlement:
+        """Await the result to wait for the outcome, for at most `timeout` seconds.
+
+        The result does not keep the message alive, but a variable that still holds the message
+        does, and then "lost" never comes. To hear of a loss, begin to wait, then let go (which is
+        what `submit` does):
+
+            ending = message.settled()
+            await channel.send(message)
+            del message
+            outcome = await ending
+        """
+        root = self if self._origin is None else self._origin
+        fate = root._fate
+        if fate is None:
+            fresh = Fate()
+            with _making:
+                if root._fate is None:
+                    root._fate = fresh
+            fate = root._fate
+        outcome = root._outcome
+        if outcome is not None and fate.outcome is None:
+            fate.settle(outcome, self.data)
+        return Settlement(fate, timeout)
+
+    def __repr__(self) -> str:
+        outcome = self.outcome
+        status = "open" if outcome is None else outcome.status
+        name = self.id if len(self.id) <= 20 else f"{self.id[:8]}…{self.id[-4:]}"
+        return f"<Message {name} {short.repr(self.data)} {status}>"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        # A copy would be settled, or lost, on behalf of the original.
+        raise TypeError("a Message cannot be copied or pickled; with_data() makes a derived one")
+
+    # --- deriving ---------------------------------------------------------------------------
+
+    def with_data(self, data: U) -> Message[U]:
+        """The same message with other data: to settle either is to settle both.
+
+        Id and headers stay. The message counts as dropped when neither is left.
+        """
+        derived = cast("Message[U]", object.__new__(Message))
+        derived.data = data
+        derived._origin = self if self._origin is None else self._origin
+        derived._outcome = None
+        derived._headers = self._headers
+        return derived
+
+    def split(self, n: int) -> list[Message[T]]:
+        """`n` messages with this one's data and headers; it is settled when all of them are.
+
+        The worst outcome wins: lost, failed, rejected, aborted, stored. If all are stored and one
+        has a result, the result is the list of the parts' results. The parts' ids are this
+        message's with ``.0``, ``.1``, … appended, so that a repeat splits into repeats.
+        ValueError if `n` is not positive.
+        """
+        if n < 1:
+            raise ValueError(
+                f"split({n}): a message is split into at least one part; "
+                f"settle it instead where there are none"
+            )
+        whole = _Whole(self, n)
+        return [
+            Message(
+                self.data,
+                id=f"{self.id}.{i}",
+                headers=self._headers,
+                on_settle=partial(whole.part_settled, i),
+            )
+            for i in range(n)
+        ]
+
+    @staticmethod
+    def join(messages: Iterable[Message[U]]) -> Message[list[U]]:
+        """One message for many, with the list of their data; its outcome goes to all of them.
+
+        It has an id of its own and no headers. ValueError if there are no messages.
+        """
+        members = list(messages)
+        if not members:
+            raise ValueError("join: there are no messages to join")
+        return Message([m.data for m in members], on_settle=partial(_settle_all, members))
+
+
+class _Whole:
+    """Settles a message that was split when the last of its parts is settled."""
+
+    __slots__ = ("_message", "_n", "_outcomes")
+
+    def __init__(self, message: Message[Any], n: int) -> None:
+        self._message = message
+        self._n = n
+        self._outcomes: dict[int, Outcome] = {}
+
+    def part_settled(self, index: int, outcome: Outcome) -> None:
+        # No lock: two parts settled at once may both find the last place taken, and both settle.
+        outcomes = self._outcomes
+        outcomes[index] = outcome
+        if len(outcomes) == self._n:
+            ordered = [outcomes[i] for i in range(self._n)]
+            self._message._settle(worst(ordered))
+
+
+def _settle_all(messages: list[Message[Any]], outcome: Outcome) -> None:
+    for message in messages:
+        message._settle(outcome)

@@ -1,0 +1,92 @@
+"""How a message ended: five outcomes, of which the worst wins where several become one."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
+
+__all__ = ["LOST", "STORED", "Outcome", "Status", "ended", "failure", "short", "worst"]
+
+Status: TypeAlias = Literal["stored", "aborted", "rejected", "failed", "lost"]
+
+short = reprlib.Repr()
+short.maxstring = short.maxother = 60
+
+
+class Outcome(NamedTuple):
+    """How a message ended. Immutable, compared by its fields.
+
+    `status` is "stored", "aborted" (dropped on purpose: not the sender's fault), "rejected"
+    (invalid: the sender's fault), "failed", or "lost" (dropped unsettled: somebody's bug).
+    `reason` is a text for all but "stored"; `error` is the exception given to `Message.fail`, if
+    one was; `result` is what was given to `Message.ack`.
+    """
+
+    status: Status
+    reason: str = ""
+    error: BaseException | None = None
+    result: Any = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the message was stored."""
+        return self.status == "stored"
+
+    def __repr__(self) -> str:
+        parts: list[str] = [self.status]
+        if self.reason:
+            parts.append(f"reason={self.reason!r}")
+        if self.error is not None:
+            parts.append(f"error={self.error!r}")
+        if self.result is not None:
+            parts.append(f"result={short.repr(self.result)}")
+        return f"Outcome({', '.join(parts)})"
+
+
+# Three times as fast as the constructor that NamedTuple writes; each settle pays for it.
+_new_outcome: Callable[[type[Outcome], tuple[object, ...]], Outcome] = cast(Any, tuple).__new__
+
+
+def ended(status: Status, reason: str, error: BaseException | None, result: object) -> Outcome:
+    """An Outcome, made fast."""
+    return _new_outcome(Outcome, (status, reason, error, result))
+
+
+STORED: Final = Outcome("stored")
+LOST: Final = Outcome("lost", "dropped before it was settled")
+
+# The worst wins where several outcomes become one.
+_BADNESS: Final[Mapping[Status, int]] = {
+    "stored": 0,
+    "aborted": 1,
+    "rejected": 2,
+    "failed": 3,
+    "lost": 4,
+}
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """The one outcome of several: the first of the worst kind. If all are stored and one has a
+    result, the result is the list of their results.
+    """
+    found = max(outcomes, key=lambda outcome: _BADNESS[outcome.status])
+    if found.status == "stored" and any(o.result is not None for o in outcomes):
+        return ended("stored", "", None, [o.result for o in outcomes])
+    return found
+
+
+def failure(error: BaseException | str) -> Outcome:
+    """A "failed" one, for an exception or a text."""
+    if isinstance(error, BaseException):
+        return ended("failed", _describe(error), error, None)
+    return ended("failed", error, None, None)
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # the error of a message must not end who reports it
+        text = ""
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name

@@ -1,0 +1,51 @@
+"""Send a message from anywhere, and wait for its end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+from tailrace.channel import Sender
+from tailrace.message.message import Message
+from tailrace.message.outcome import Outcome
+
+__all__ = ["submit"]
+
+T = TypeVar("T")
+
+
+async def submit(ch: Sender[Message[T]], data: T, timeout: float | None = None) -> Outcome:
+    """Send a message with `data` on `ch` and wait until it is settled.
+
+    `timeout` seconds are for both; TimeoutError says which of the two they ran out in: a message
+    that was not sent never will be, one that was sent may still be stored. What the send raises
+    (`Closed`) passes through. Cancelled: as after a timeout.
+    """
+    # Neither the message nor the operation that carries it may stay in a variable: see `settled`.
+    message = Message(data)
+    settlement = message.settled()
+    sending = ch.send(message)
+    del message
+    if timeout is None:
+        await sending
+        del sending
+        return await settlement
+    sent = False
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            await sending
+            sent = True
+            del sending
+            return await settlement
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        if sent and settlement.outcome is not None:
+            return settlement.outcome  # settled in the instant that time ran out
+        raise TimeoutError(
+            f"{ch!r} took the message, but it was not settled within {timeout:g} s; "
+            f"it may still be stored"
+            if sent
+            else f"{ch!r} did not take the message within {timeout:g} s; it was not sent"
+        ) from error

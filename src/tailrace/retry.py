@@ -1,0 +1,88 @@
+"""Layer 1: `Retry`, which says what is tried again, how often, and after which delays.
+
+The delays are exponential with *full jitter*: each is drawn uniformly between 0 and the bound
+that doubles. (Marc Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015: of the
+schemes compared there it ends contention with the least work.) A policy has no state: who uses it
+asks it for a fresh run of delays, and sleeps.
+"""
+
+from __future__ import annotations
+
+import math
+import random as _random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+__all__ = ["Retry"]
+
+_On: TypeAlias = (
+    "type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When and how often to try again.
+
+    `attempts` counts all tries, the first one included; None means for ever. The n-th delay is
+    random between 0 and ``backoff * 2**(n-1)`` seconds, at most `cap`. `on` says which errors are
+    worth another try: an exception type, a tuple of them, or a predicate; None leaves that to who
+    uses the policy (by default `OSError`, which includes `ConnectionError` and `TimeoutError`).
+
+    TypeError or ValueError for what makes no sense.
+    """
+
+    attempts: int | None = 10
+    backoff: float = 0.05
+    cap: float = 5.0
+    on: _On | None = None
+
+    def __post_init__(self) -> None:
+        _check_attempts(self.attempts)
+        _check_seconds("backoff", self.backoff)
+        _check_seconds("cap", self.cap)
+        _check_on(self.on)
+
+    def applies(self, error: BaseException) -> bool:
+        """Whether `error` is worth another try (how many are left is not asked here)."""
+        on = OSError if self.on is None else self.on
+        if isinstance(on, (type, tuple)):
+            return isinstance(error, on)
+        return bool(on(error))
+
+    def delays(self, random: Callable[[], float] = _random.random) -> Iterator[float]:
+        """The seconds to wait before each further try; ends when the attempts are used up.
+
+        `random` gives numbers from 0 to below 1, for tests that want to know them.
+        """
+        bound = min(self.backoff, self.cap)
+        tries = 1
+        while self.attempts is None or tries < self.attempts:
+            yield random() * bound
+            bound = min(bound * 2, self.cap)
+            tries += 1
+
+
+def _check_seconds(name: str, seconds: object) -> None:
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"{name} must be seconds, not {seconds!r}")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{name} must be seconds of 0 or more, not {seconds!r}")
+
+
+def _check_attempts(attempts: object) -> None:
+    if attempts is None:
+        return
+    if not isinstance(attempts, int) or isinstance(attempts, bool):
+        raise TypeError(f"attempts must be a whole number or None, not {attempts!r}")
+    if attempts < 1:
+        raise ValueError(f"attempts counts the first try too, so it is never {attempts!r}")
+
+
+def _check_on(on: object) -> None:
+    kinds = cast("tuple[object, ...]", on) if isinstance(on, tuple) else (on,)
+    are_types = all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)
+    is_predicate = not isinstance(on, (type, tuple)) and callable(on)
+    if on is not None and not are_types and not is_predicate:
+        raise TypeError(f"on must be exception types, a predicate, or None, not {on!r}")

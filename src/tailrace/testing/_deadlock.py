@@ -1,0 +1,96 @@
+"""The wait-for graph as text: what a deadlock says of itself.
+
+One line per task, and per thread that is parked: name, what it is doing, for how long, and the
+line of the program at which it stands. Only reads; the loop must not be running a step meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tailrace import _core
+
+_MACHINERY = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib"), "asyncio"))
+)
+
+
+def wait_for_graph(loop: asyncio.AbstractEventLoop) -> str:
+    """The text of a `Deadlock` of `loop`, now."""
+    tasks = sorted(asyncio.all_tasks(loop), key=_by_name)
+    threads = sorted(_core.parked_threads.items())
+    rows = [_task_row(task, loop.time()) for task in tasks]
+    rows += [_thread_row(thread, operation) for thread, operation in threads]
+    if not rows:
+        return "the loop was run with neither a task nor a timer"
+    kind = f"{len(rows)} tasks" + (" and threads" if threads else "")
+    who = f"all {kind} are" if len(rows) > 1 else "the only task is"
+    title = f"{who} asleep, and nothing is left that could wake one, at {_seconds(loop.time())}"
+    return "\n".join([title, *_aligned(rows)])
+
+
+def _task_row(task: asyncio.Task[Any], now: float) -> list[str]:
+    operation = _core.parked_on(task)
+    place = ""
+    awaited: object = task.get_coro()
+    while awaited is not None:
+        frame, awaited = _step(awaited)
+        place = _place(frame) or place
+    if operation is None:
+        return [_name(task), "waiting", "", place]
+    return [_name(task), operation.describe(), f"for {_seconds(now - operation.since)}", place]
+
+
+def _thread_row(thread: int, operation: _core.Operation[Any]) -> list[str]:
+    names = {each.ident: each.name for each in threading.enumerate()}
+    frame = sys._current_frames().get(thread)
+    while frame is not None and not _place(frame):
+        frame = frame.f_back
+    return [names.get(thread, "thread"), operation.describe(), "in a thread", _place(frame)]
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    """The task's name; for one that nobody named, that of its coroutine, which says more."""
+    name = task.get_name()
+    if re.fullmatch(r"Task-\d+", name):
+        name = getattr(task.get_coro(), "__name__", name)
+    return name
+
+
+def _place(frame: FrameType | None) -> str:
+    """Where a frame stands, if that is neither in our code nor in asyncio's."""
+    if frame is None or frame.f_code.co_filename.startswith(_MACHINERY):
+        return ""
+    return f"at {Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def _step(awaited: object) -> tuple[FrameType | None, object]:
+    """The frame of one link of an await chain, and the link after it."""
+    for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+        if hasattr(awaited, inner):
+            return getattr(awaited, f"{kind}_frame", None), getattr(awaited, inner)
+    return None, None
+
+
+def _by_name(task: asyncio.Task[Any]) -> list[str | int]:
+    """Sort key that puts Task-10 after Task-9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", task.get_name())]
+
+
+def _seconds(duration: float) -> str:
+    return f"{duration:.6g} s"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return ["  " + "  ".join(row).rstrip() for row in padded]

@@ -1,0 +1,149 @@
+"""Group rule 8, further: names in the graph are never merged, and text never becomes markup."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from tailrace import Channel, Graph, Group, Receiver, Sender, collect, emit
+from tailrace.group import ChannelNode, Edge, StageNode
+
+pytestmark = pytest.mark.virtual_time
+
+
+async def forward(inbox: Receiver[int], out: Sender[int]) -> None:
+    async for value in inbox:
+        await out.send(value)
+
+
+async def test_two_channels_of_one_name_stay_two_in_the_graph_and_in_the_states() -> None:
+    channels = [Channel[int](name="x"), Channel[int](name="x"), Channel[int](), Channel[int]()]
+    async with Group() as go:
+        for number, channel in enumerate(channels):
+            go(collect, channel, name=f"c{number}")  # type: ignore[arg-type]  # it gives a list
+        await asyncio.sleep(1)
+        names = ["x", "x (2)", "Channel[int]", "Channel[int] (2)"]
+        assert [channel.name for channel in go.graph().channels] == names
+        assert [actor.state for actor in go.actors()] == [f"receiving from {n}" for n in names]
+        go.cancel()
+
+
+async def test_the_warning_of_a_stop_names_those_that_feed_this_channel_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def one(inbox: Receiver[int]) -> None:
+        await inbox.recv()
+
+    mine, theirs = Channel[int](name="x"), Channel[int](name="x")
+    with caplog.at_level(logging.WARNING, "tailrace"):
+        async with Group() as go:
+            go(emit(range(9)), mine, name="mine")
+            go(emit(range(9)), theirs, name="theirs")
+            go(one, mine)
+            await asyncio.sleep(1)
+            assert [record.getMessage() for record in caplog.records] == [
+                "`one` returned while its inbox `x` was open; stopped `mine`"
+            ]
+            assert len(await collect(theirs)) == 9
+
+
+async def test_a_channel_called_as_a_stage_is_makes_no_cycle() -> None:
+    a = Channel[int](1, name="emit")
+    async with Group() as go:
+        go(emit([1]), a)
+        graph = go.graph()
+        assert not graph.cycles
+        assert graph.edges == (Edge("emit", "emit (channel)"),)
+
+
+async def test_a_stage_stays_in_the_graph_after_it_has_ended_with_its_number_of_actors() -> None:
+    a, b = Channel[int](1, name="a"), Channel[int](1, name="b")
+    async with Group() as go:
+        go(emit([1]), a)
+        go(forward, a, b, actors=3)
+        before = go.graph()
+        assert await collect(b) == [1]
+        assert go.graph() == before
+    assert go.graph() == before
+
+
+async def test_numbered_stages_and_the_channels_only_they_had_are_forgotten() -> None:
+    async with Group() as go:
+        for _ in range(5):
+            go(emit([1]), Channel[int](1, name="a"))
+            await asyncio.sleep(1)
+        assert [stage.name for stage in go.graph().stages] == ["emit"]
+        assert [channel.name for channel in go.graph().channels] == ["a"]
+
+
+NASTY = '<b>"&`#35;\n]) --> ☆'
+
+
+def nasty_graph() -> Graph:
+    return Graph(
+        (StageNode(NASTY, 2), StageNode("end", 1)),
+        (ChannelNode("c" + NASTY, math.inf),),
+        (Edge(NASTY, "c" + NASTY), Edge("c" + NASTY, "end")),
+    )
+
+
+def test_mermaid_keeps_any_name_inside_its_quotes() -> None:
+    lines = nasty_graph().mermaid().splitlines()
+    assert lines[1] == '    n0["#lt;b#gt;#quot;#amp;#96;#35;35; ]) --#gt; ☆ × 2"]'
+    assert lines[3] == '    n2(["c#lt;b#gt;#quot;#amp;#96;#35;35; ]) --#gt; ☆ (∞)"])'
+    assert lines[4:] == ["    n0 --> n2", "    n2 --> n1"]
+
+
+def elements(graph: Graph, kind: str) -> list[ET.Element]:
+    return ET.fromstring(graph.svg()).findall(f"{{http://www.w3.org/2000/svg}}{kind}")
+
+
+def test_svg_has_a_box_and_a_text_for_each_node_and_a_path_for_each_edge() -> None:
+    graph = nasty_graph()
+    assert [text.text for text in elements(graph, "text")] == [
+        f"{NASTY} × 2", "end", f"c{NASTY} (∞)"
+    ]  # fmt: skip
+    assert [box.get("class") for box in elements(graph, "rect")] == ["stage", "stage", "channel"]
+    assert len(elements(graph, "path")) == 2
+    assert len(elements(Graph((), (), ()), "rect")) == 0
+
+
+def test_svg_draws_what_flows_on_to_the_right_and_what_flows_back_dashed() -> None:
+    graph = Graph(
+        (StageNode("crawl", 1), StageNode("store", 1)),
+        (ChannelNode("todo", 0), ChannelNode("done", 0)),
+        (
+            Edge("todo", "crawl"),
+            Edge("crawl", "todo"),
+            Edge("crawl", "done"),
+            Edge("done", "store"),
+        ),
+    )
+    left = {
+        text.text: float(box.get("x", ""))
+        for text, box in zip(elements(graph, "text"), elements(graph, "rect"), strict=True)
+    }
+    assert left["crawl"] < left["done"] < left["store"]
+    back = [path.get("class") == "back" for path in elements(graph, "path")]
+    assert back == [left[edge.target] <= left[edge.source] for edge in graph.edges]
+    assert sum(back) == 1
+
+
+def test_svg_gives_an_edge_that_skips_a_column_a_way_of_its_own() -> None:
+    chain = ["a", "x", "b", "y", "c"]
+    edges = [Edge(*pair) for pair in itertools.pairwise(chain)]
+    graph = Graph(
+        tuple(StageNode(name, 1) for name in "abc"),
+        tuple(ChannelNode(name, 0) for name in "xy"),
+        (*edges, Edge("x", "c")),
+    )
+    b_box = elements(graph, "rect")[1]
+    top = float(b_box.get("y", ""))
+    *_, skipping = (path.get("d", "") for path in elements(graph, "path"))
+    passes_at = float(skipping.split("H")[0].split()[-1])
+    assert not top <= passes_at <= top + float(b_box.get("height", ""))

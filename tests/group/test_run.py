@@ -1,0 +1,318 @@
+"""`run`: signals, grace and exit codes, in processes of their own; and its arguments, here."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tailrace import Channel, Group, collect, emit, run
+
+PROGRAM = """
+import asyncio, logging, sys, threading
+from tailrace import Channel, Group, Receiver, Sender, SyncSender, run
+
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+
+async def count(out: Sender[int]) -> None:
+    n = 0
+    while True:
+        await out.send(n)
+        n += 1
+        await asyncio.sleep(0.001)
+
+async def show(inbox: Receiver[int]) -> None:
+    async for n in inbox:
+        if n == 5:
+            print("ready", flush=True)
+    print("drained", flush=True)
+
+async def stubborn(inbox: Receiver[int]) -> None:
+    print("ready", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("cancelled", flush=True)
+
+def deaf(out: SyncSender[int]) -> None:
+    print("ready", flush=True)
+    threading.Event().wait()
+
+"""
+
+
+@contextmanager
+def program(main: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs PROGRAM with this end, once it has printed "ready"."""
+    source = PROGRAM + textwrap.dedent(main)
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", source], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def rest(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    """Its exit code and what it still printed."""
+    out, _ = process.communicate(timeout=20)
+    return process.returncode, out.splitlines()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_the_first_signal_drains_and_exits_0(number: signal.Signals) -> None:
+    main = """
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(count, a)
+            go(show, a)
+        run(main)
+        print("returned")
+    """
+    with program(main) as process:
+        process.send_signal(number)
+        code, printed = rest(process)
+    assert code == 0
+    assert printed == [
+        f"INFO {number.name}: draining, for at most 30 s; once more to stop at once",
+        "drained",
+        "returned",
+    ]
+
+
+def test_run_the_second_signal_cancels_and_the_exit_code_names_it() -> None:
+    main = """
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(count, a)
+            go(stubborn, a)
+        run(main)
+    """
+    with program(main) as process:
+        assert process.stdout is not None
+        process.send_signal(signal.SIGTERM)
+        assert "SIGTERM: draining" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        code, printed = rest(process)
+    assert code == 128 + signal.SIGINT
+    assert printed[-1] == "cancelled"
+    assert any(line.startswith("WARNING cut short: stubborn: waiting") for line in printed)
+
+
+def test_run_the_end_of_the_grace_cancels_with_exit_code_124() -> None:
+    main = """
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(count, a)
+            go(stubborn, a)
+        run(main, grace=0.1)
+    """
+    with program(main) as process:
+        process.send_signal(signal.SIGTERM)
+        code, printed = rest(process)
+    assert code == 124
+    assert printed[-1] == "cancelled"
+
+
+def test_run_leaves_a_thread_that_cannot_be_cancelled_behind_and_says_so() -> None:
+    main = """
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(deaf, a.sync)
+            go(show, a)
+        run(main, grace=0.1)
+    """
+    with program(main) as process:
+        process.send_signal(signal.SIGTERM)
+        code, printed = rest(process)
+    assert code == 124
+    assert (
+        "WARNING deaf is still running in its thread, which cannot be cancelled; not waiting "
+        "for it any longer"
+    ) in printed
+
+
+def test_run_a_failure_ends_with_a_traceback_and_exit_code_1() -> None:
+    main = """
+        async def fails() -> None:
+            print("ready", flush=True)
+            raise ValueError("boom")
+        def main(go: Group) -> None:
+            go(fails)
+        run(main)
+    """
+    with program(main) as process:
+        code, printed = rest(process)
+    assert code == 1
+    assert printed == []
+
+
+def test_run_takes_plain_and_async_mains_with_arguments() -> None:
+    got: list[list[int]] = []
+
+    async def sums(go: Group, n: int) -> None:
+        a = Channel[int]()
+        go(emit(range(n)), a)
+        got.append(await collect(a))
+
+    def starts(go: Group, n: int) -> None:
+        go(sums, go, n)
+
+    run(sums, 3)
+    run(starts, 4)
+    assert got == [[0, 1, 2], [0, 1, 2, 3]]
+
+
+def test_run_refuses_a_bad_grace() -> None:
+    with pytest.raises(ValueError, match="grace must be seconds"):
+        run(lambda go: None, grace=-1)
+
+
+async def test_run_inside_a_running_loop_is_an_error_that_says_what_to_use() -> None:
+    with pytest.raises(RuntimeError, match="async with Group"):
+        run(lambda go: None)
+
+
+# Signals further on, and other ways for a program to end.
+
+
+def outcome_of(source: str) -> tuple[int, list[str], list[str]]:
+    """Run a whole program: its exit code, and the lines of its output and of its errors."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM + textwrap.dedent(source)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    return ended.returncode, ended.stdout.splitlines(), ended.stderr.splitlines()
+
+
+def test_run_the_third_signal_ends_a_process_whose_clean_up_hangs() -> None:
+    main = """
+        async def hangs(out: Sender[int]) -> None:
+            print("ready", flush=True)
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    print("no", flush=True)
+        def main(go: Group) -> None:
+            go(hangs, Channel[int]())
+        run(main)
+    """
+    with program(main) as process:
+        assert process.stdout is not None
+        for line in ("SIGTERM: draining", "no", "cut short: hangs", "no"):
+            if line != "no" or process.poll() is None:
+                if line in ("SIGTERM: draining", "cut short: hangs"):
+                    process.send_signal(signal.SIGTERM)
+                assert line in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        code, printed = rest(process)
+    assert code == -signal.SIGTERM
+    assert printed == ["WARNING SIGTERM: ending at once"]
+
+
+def test_run_a_signal_while_main_still_starts_stages_stops_the_sources_to_come() -> None:
+    main = """
+        async def main(go: Group) -> None:
+            print("ready", flush=True)
+            while not go._draining:
+                await asyncio.sleep(0.01)
+            a = Channel[int](name="a")
+            go(count, a)
+            go(show, a)
+        run(main)
+    """
+    with program(main) as process:
+        process.send_signal(signal.SIGTERM)
+        code, printed = rest(process)
+    assert code == 0
+    assert printed[1:] == ["drained"]
+
+
+@pytest.mark.parametrize("who", ["an actor", "a thread", "main"])
+def test_run_sys_exit_anywhere_ends_the_program_with_that_code_and_nothing_else(who: str) -> None:
+    start = {"an actor": "go(leaves)", "a thread": "go(sys.exit, 3)", "main": "sys.exit(3)"}[who]
+    code, printed, errors = outcome_of(f"""
+        async def leaves() -> None:
+            sys.exit(3)
+        async def cleans_up() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                print("cleaned up")
+        async def main(go: Group) -> None:
+            go(cleans_up)
+            await asyncio.sleep(0)
+            {start}
+        run(main)
+    """)
+    assert (code, printed, errors) == (3, ["cleaned up"], [])
+
+
+def test_run_works_on_loops_without_signal_handlers_and_puts_the_old_ones_back() -> None:
+    code, printed, errors = outcome_of("""
+        import os, signal
+        import tailrace.group.runner as runner
+        class Loop(asyncio.SelectorEventLoop):  # as on Windows
+            def add_signal_handler(self, *args: object) -> None:
+                raise NotImplementedError
+            def remove_signal_handler(self, sig: int) -> bool:
+                raise NotImplementedError
+        runner._loop_factory = lambda: Loop
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(count, a)
+            go(show, a)
+            go.loop.call_later(0.05, os.kill, os.getpid(), signal.SIGINT)
+        run(main)
+        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+    """)
+    assert (code, printed[-2:], errors) == (0, ["drained", "True"], [])
+
+
+def test_run_works_in_a_thread_that_is_not_the_main_one() -> None:
+    code, printed, errors = outcome_of("""
+        def main(go: Group) -> None:
+            go(asyncio.sleep, 0)
+        thread = threading.Thread(target=run, args=(main,))
+        thread.start()
+        thread.join()
+        print("done")
+    """)
+    assert (code, printed, errors) == (0, ["done"], [])
+
+
+def test_run_a_thread_that_wakes_after_the_loop_has_gone_says_nothing() -> None:
+    code, printed, errors = outcome_of("""
+        import os, signal
+        go_on = threading.Event()
+        def late(out: SyncSender[int]) -> None:
+            go_on.wait()
+            try:
+                out.send(1)
+            except BaseException as error:
+                print(type(error).__name__)
+                raise
+        def main(go: Group) -> None:
+            go(late, Channel[int](name="a").sync)
+            go.loop.call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        try:
+            run(main, grace=0.05)
+        finally:
+            thread = next(t for t in threading.enumerate() if t.name == "late")
+            go_on.set()
+            thread.join()
+    """)
+    assert (code, errors) == (124, [])
+    assert printed[-1] == "CancelledError"
