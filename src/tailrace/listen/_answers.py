@@ -1,0 +1,175 @@
+"""What a client hears: from outcomes and refusals to status, body and headers.
+
+Texts are the talk's (``OK: foo``, ``aborted: bar``); with ``Accept: application/json`` the same is
+said as JSON. What an exception says stays inside: a client hears only the reasons that a program
+wrote for it (`abort`, `reject`, ``fail("a text")``).
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import msgspec
+
+from tailrace.listen._decode import NDJSON
+from tailrace.listen._request import Refused
+from tailrace.message import Outcome
+
+__all__ = ["Answer", "NotTakenError", "of_outcome", "refusal", "report"]
+
+TEXT: Final = b"text/plain; charset=utf-8"
+JSON: Final = b"application/json"
+LINES: Final = NDJSON.encode()
+RETRY: Final = ((b"retry-after", b"1"),)
+
+_WORDS: Final = {
+    400: "malformed",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not found",
+    405: "method not allowed",
+    408: "too slow",
+    413: "too large",
+    414: "too large",
+    415: "unsupported",
+    417: "unsupported",
+    422: "rejected",
+    431: "too large",
+    500: "failed",
+    503: "unavailable",
+    504: "timed out",
+}
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class NotTakenError(Exception):
+    """What messages are failed with that no channel took: their clients may try again."""
+
+
+class Answer:
+    """An answer: `status`, `body`, its content type `kind`, `headers` besides, and whether it is
+    the `last` on its connection (where what follows cannot be read)."""
+
+    __slots__ = ("body", "headers", "kind", "last", "status")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes,
+        kind: bytes = TEXT,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        last: bool = False,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.kind = kind
+        self.headers = headers
+        self.last = last
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status}, {len(self.body)} bytes>"
+
+
+def refusal(refused: Refused, json: bool, last: bool = False) -> Answer:
+    """The answer to a request that makes no message."""
+    status, reason = refused.status, refused.reason
+    headers = RETRY if status == 503 and not refused.headers else refused.headers
+    word = _WORDS.get(status, "refused")
+    if json:
+        return Answer(status, _json({"status": word, "reason": reason}), JSON, headers, last)
+    return Answer(status, _text(f"{word}: {reason}"), TEXT, headers, last)
+
+
+def of_outcome(outcome: Outcome, data: object, id: str, json: bool) -> Answer:
+    """The answer to a request whose one message ended so, with this data."""
+    if outcome.status == "stored" and not json:
+        value = data if outcome.result is None else outcome.result
+        return Answer(200, b"OK: " + _body(value))
+    if outcome.status == "aborted" and not json:
+        return Answer(200, b"aborted: " + _body(data))
+    status, report = _said(outcome)
+    headers = RETRY if status == 503 else ()
+    if not json:
+        return Answer(status, _text(f"{report['status']}: {report['reason']}"), TEXT, headers)
+    report["id"] = id
+    if status == 200:
+        report.setdefault("result", data)
+    return Answer(status, _json(report), JSON, headers)
+
+
+def line_report(number: int, outcome: Outcome, id: str) -> tuple[int, bytes]:
+    """Status and report of one message among many."""
+    status, said = _said(outcome)
+    return status, _json({"line": number, "code": status, "id": id, **said})
+
+
+def line_refusal(number: int, refused: Refused) -> tuple[int, bytes]:
+    """Status and report of one line that made no message, or none that ended in time."""
+    status = refused.status
+    said = {"status": _WORDS.get(status, "refused"), "reason": refused.reason}
+    return status, _json({"line": number, "code": status, **said})
+
+
+def report(lines: list[tuple[int, bytes]]) -> Answer:
+    """The answer to many messages: the status they share, or 207, and a line for each."""
+    statuses = {status for status, _ in lines}
+    status = statuses.pop() if len(statuses) == 1 else 207
+    headers = RETRY if status == 503 else ()
+    return Answer(status, b"\n".join([*(line for _, line in lines), b""]), LINES, headers)
+
+
+def phrase(status: int) -> str:
+    """What HTTP calls a status."""
+    return HTTPStatus(status).phrase
+
+
+def _said(outcome: Outcome) -> tuple[int, dict[str, Any]]:
+    """Status code, and what is said about an outcome."""
+    match outcome.status:
+        case "stored":
+            said: dict[str, Any] = {"status": "stored"}
+            if outcome.result is not None:
+                said["result"] = outcome.result
+            return 200, said
+        case "aborted":
+            return 200, {"status": "aborted", "reason": outcome.reason}
+        case "rejected":
+            return 422, {"status": "rejected", "reason": outcome.reason}
+        case "lost":
+            return 500, {"status": "lost", "reason": "the program dropped the message"}
+        case "failed":
+            pass
+    if isinstance(outcome.error, NotTakenError):
+        return 503, {"status": "unavailable", "reason": str(outcome.error)}
+    if outcome.error is None and outcome.reason == "overflow":  # a channel that sheds load
+        return 503, {"status": "unavailable", "reason": "overflow"}
+    reason = outcome.reason if outcome.error is None else "an internal error"
+    return 500, {"status": "failed", "reason": reason}
+
+
+def _body(value: object) -> bytes:
+    return _text(value) if isinstance(value, str) else _json(value)
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _json(value: object) -> bytes:
+    """JSON at any price: a client must be answered, whatever a store gave as its result."""
+    try:
+        return _encode(value)
+    except Exception:
+        if isinstance(value, dict):
+            items = cast(dict[object, object], value).items()
+            return _encode({_safe(key): _safe(item) for key, item in items})
+        return _encode(_safe(value))
+
+
+def _safe(value: object) -> str:
+    try:
+        return _text(str(value)).decode()
+    except Exception:
+        return f"<{type(value).__name__}>"

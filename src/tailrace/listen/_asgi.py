@@ -1,0 +1,122 @@
+"""The listeners as an ASGI application: the same exchanges, carried by another server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from tailrace.listen import _answers
+from tailrace.listen._answers import Answer
+from tailrace.listen._exchange import Exchange, Gate
+from tailrace.listen._intake import Intake
+from tailrace.listen._request import Refused, Request
+
+__all__ = ["App"]
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+
+
+class App:
+    """An ASGI 3 application. `HttpServer.app` has it."""
+
+    def __init__(self, routes: Mapping[str, Intake], gate: Gate, receive_timeout: float) -> None:
+        self._routes = routes
+        self._gate = gate
+        self._receive_timeout = receive_timeout
+
+    def __repr__(self) -> str:
+        return f"<ASGI app of {', '.join(self._routes) or 'no paths'}>"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Cancelled: a request that was complete is done still."""
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(scope, receive, send)
+        elif kind == "lifespan":
+            await _lifespan(receive, send)
+        elif kind == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            raise ValueError(f"{self!r} does not serve {kind!r}")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = _request(scope)
+        answer = await self._exchange(request, receive)
+        if answer is None:
+            return  # nobody is there to hear it
+        headers = [
+            (b"content-type", answer.kind),
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"content-length", b"%d" % len(answer.body)),
+            *answer.headers,
+        ]
+        body = b"" if request.method == "HEAD" else answer.body
+        try:
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+        except OSError:
+            pass  # the client is gone
+
+    async def _exchange(self, request: Request, receive: Receive) -> Answer | None:
+        intake = self._routes.get(request.path)
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        try:
+            if intake is None:
+                raise Refused(404, "nobody listens on this path")
+            intake.check_loop()
+            opened = intake.open(request, answered.set_result)
+        except Refused as refused:
+            self._gate.count(refused.status)
+            return _answers.refusal(refused, request.wants_json)
+        try:
+            if not await self._receive(opened, receive):
+                return None
+            return await answered
+        finally:
+            if not answered.done() or answered.cancelled():
+                opened.gone()
+
+    async def _receive(self, exchange: Exchange, receive: Receive) -> bool:
+        """Feed the body to the exchange; False if the client went away before its end."""
+        try:
+            async with asyncio.timeout(self._receive_timeout):
+                while not exchange.answered:
+                    event = await receive()
+                    if event["type"] == "http.disconnect":
+                        return False
+                    body = event.get("body", b"")
+                    if body:
+                        exchange.feed(body)
+                    if not event.get("more_body", False):
+                        exchange.end()
+                        break
+        except TimeoutError:
+            exchange.refuse(Refused(408, f"no body within {self._receive_timeout:g} s"))
+        return True
+
+
+def _request(scope: Scope) -> Request:
+    fields: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        name = name.lower()
+        fields[name] = fields[name] + b", " + value if name in fields else value
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) :].startswith("/"):
+        path = path[len(root) :]  # mounted
+    return Request(scope["method"], path, scope.get("query_string", b""), fields)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        event = await receive()
+        if event["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif event["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -1,0 +1,122 @@
+"""Where a server listens: reading the address, opening the socket, making the TLS context.
+
+The host is the loopback unless one is given: to be reachable from elsewhere is written out
+(``0.0.0.0:8080``). Every error names the address or the file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import socket
+import ssl
+import struct
+import sys
+from dataclasses import dataclass
+from typing import cast
+
+__all__ = ["Address", "TlsFiles", "let_nobody_in", "open_socket", "parse_bind", "tls_context"]
+
+LOOPBACK = "127.0.0.1"
+BACKLOG = 1024
+_SO_ATTACH_FILTER = 26  # Linux's; the socket module does not name it
+
+TlsFiles = tuple[str | os.PathLike[str], str | os.PathLike[str]]
+"""The paths of a certificate chain and of its key, in PEM."""
+
+_BIND = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]/\s]*)):(?P<port>\d+)")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port, written as in a URL."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_bind(bind: object) -> Address:
+    """``"host:port"``, ``"[::1]:port"``, or ``":port"`` for the loopback."""
+    if not isinstance(bind, str):
+        raise TypeError(f"bind must be a text like '127.0.0.1:8080', not {bind!r}")
+    match = _BIND.fullmatch(bind)
+    if match is None:
+        raise ValueError(f"bind must be like '127.0.0.1:8080', ':8080' or '[::1]:8080': {bind!r}")
+    port = int(match["port"])
+    if port > 65535:
+        raise ValueError(f"bind {bind!r}: there is no port {port}")
+    return Address(match["six"] or match["host"] or LOOPBACK, port)
+
+
+def open_socket(address: Address) -> socket.socket:
+    """A listening socket. OSError, which names the address, if it cannot be had."""
+    try:
+        family, kind, proto, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        opened = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise _cannot_listen(address, error) from error
+    try:
+        if os.name == "posix":  # elsewhere it would share the port with another server
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setblocking(False)
+        opened.bind(where)
+        opened.listen(BACKLOG)
+    except OSError as error:
+        opened.close()
+        raise _cannot_listen(address, error) from error
+    return opened
+
+
+def _cannot_listen(address: Address, error: OSError) -> OSError:
+    why = error.strerror or str(error)
+    return OSError(error.errno, f"cannot listen on {address}: {why}")
+
+
+def let_nobody_in(listening: socket.socket) -> None:
+    """Let no new client begin to connect, while those who have can still be accepted.
+
+    To close a listening socket resets the connections that the system has made and nobody has
+    accepted yet, and their requests with them. So first a filter drops what begins a connection
+    (the packets with SYN set); who sends one tries again, and then is refused. Linux only:
+    elsewhere those few connections are lost.
+    """
+    if sys.platform != "linux":
+        return
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, 13),  # load the byte with the flags of the TCP header
+            (0x45, 0, 1, 0x02),  # if SYN is set go on, else skip one
+            (0x06, 0, 0, 0),  # drop
+            (0x06, 0, 0, 0xFFFF),  # accept
+        )
+    )
+    code = ctypes.create_string_buffer(program, len(program))
+    filtering = struct.pack("HP", len(program) // 8, ctypes.addressof(code))
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filtering)
+    except OSError:
+        pass  # a system that forbids filters: as elsewhere
+
+
+def tls_context(tls: object) -> ssl.SSLContext | None:
+    """The context for `tls`: as given, or made of a certificate file and a key file."""
+    if tls is None or isinstance(tls, ssl.SSLContext):
+        return tls
+    if not isinstance(tls, tuple) or len(cast(tuple[object, ...], tls)) != 2:
+        raise TypeError(f"tls must be an SSLContext or (certificate file, key file), not {tls!r}")
+    certificate, key = (os.fspath(path) for path in cast(TlsFiles, tls))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        why = error.strerror or str(error)
+        raise OSError(error.errno, f"tls: cannot load {certificate!r}, {key!r}: {why}") from error
+    return context

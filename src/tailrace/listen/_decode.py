@@ -1,0 +1,303 @@
+"""From a request to the data of its messages: query, form, JSON and NDJSON, validated.
+
+Everything that is wrong with a request's content is said here, as `Refused`: 400 where it cannot
+be read, 415 where it is of a kind not read at all, 422 where it reads well but is not of the
+listener's type. Nothing is guessed: a field given twice, a broken escape or a byte that is not
+UTF-8 is refused, since what was repaired silently would be stored wrongly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import msgspec.inspect
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from tailrace.listen._request import Refused, Request
+
+__all__ = ["Decoder", "Media"]
+
+T = TypeVar("T")
+
+Media = str
+"""How a request carries its data: one of the four below, or "" for in the query."""
+
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data"
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+_MEDIA = {
+    FORM: FORM,
+    MULTIPART: MULTIPART,
+    JSON: JSON,
+    NDJSON: NDJSON,
+    "application/ndjson": NDJSON,
+    "application/jsonl": NDJSON,
+}
+_MEDIA_BYTES = {kind.encode(): media for kind, media in _MEDIA.items()}
+
+_MAX_FIELDS = 1000
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+# Types whose values are written as JSON, in a form field too; all others are written plainly.
+_WRITTEN_AS_JSON = (
+    msgspec.inspect.StructType,
+    msgspec.inspect.DataclassType,
+    msgspec.inspect.TypedDictType,
+    msgspec.inspect.NamedTupleType,
+    msgspec.inspect.DictType,
+    msgspec.inspect.ListType,
+    msgspec.inspect.SetType,
+    msgspec.inspect.FrozenSetType,
+    msgspec.inspect.VarTupleType,
+    msgspec.inspect.TupleType,
+)
+
+
+class Decoder(Generic[T]):
+    """Reads the data of requests as `kind`, from the field `param` or from a JSON body."""
+
+    __slots__ = ("_from_json", "_from_text", "_kind", "_param", "_prefix")
+
+    def __init__(self, kind: Any, param: str) -> None:
+        self._kind = kind
+        self._param = param.encode()
+        self._prefix = self._param + b"="
+        self._from_text: Callable[[str], Any] | None
+        decode, structured = _json_decoder(kind)
+        if kind is str:
+            self._from_text = None  # it is text already
+        elif structured:
+            self._from_text = decode
+        else:
+            self._from_text = self._convert
+        whole = structured or kind is Any or kind is object
+        self._from_json = decode if whole else _unwrapping(kind, param, decode)
+
+    def __repr__(self) -> str:
+        return f"<Decoder of {self._kind!r} from {self._param.decode()!r}>"
+
+    def _convert(self, text: str) -> Any:
+        return msgspec.convert(text, self._kind, strict=False)
+
+    def media(self, request: Request) -> Media:
+        """How `request` says it carries its data; Refused(415) if in no way read here."""
+        fields = request.fields
+        if b"content-encoding" in fields:
+            encoding = fields[b"content-encoding"]
+            if encoding.strip().lower() not in (b"", b"identity"):
+                raise Refused(415, f"Content-Encoding {_shown(encoding)} is not supported")
+        if request.method == "GET" or b"content-type" not in fields:
+            return ""
+        content_type = fields[b"content-type"]
+        known = _MEDIA_BYTES.get(content_type)
+        if known is not None:
+            return known
+        kind, options = parse_options_header(content_type.decode("latin-1"))
+        media = _MEDIA.get(kind.decode("latin-1"))
+        if media is None:
+            raise Refused(415, f"Content-Type {_shown(content_type)} is not supported")
+        charset = options.get(b"charset", b"utf-8").lower()
+        if charset not in (b"utf-8", b"utf8"):
+            raise Refused(415, f"charset {_shown(charset)} is not supported, only UTF-8")
+        return media
+
+    def one(self, media: Media, request: Request) -> T:
+        """The data of a request that carries one message."""
+        query = request.raw_query
+        if not media and not request.body and query.startswith(self._prefix):
+            # What nearly all queries are: this field alone, and nothing escaped.
+            raw = query[len(self._prefix) :]
+            if b"&" not in raw and b"%" not in raw and b"+" not in raw:
+                return self._typed(_text(raw))
+        if media == JSON:
+            return self.json(request.body)
+        found: list[str] = []
+        if media == FORM:
+            found = _form_values(request.body, self._param)
+        elif media == MULTIPART:
+            found = _multipart_values(request, self._param)
+        elif request.body:
+            raise Refused(415, "the body has no Content-Type")
+        if not found:
+            found = _form_values(request.raw_query, self._param)
+        if len(found) != 1:
+            name = self._param.decode()
+            many = f"the field {name!r} is given {len(found)} times"
+            raise Refused(400, many if found else f"the field {name!r} is missing")
+        return self._typed(found[0])
+
+    def _typed(self, text: str) -> T:
+        value: Any = text if self._from_text is None else _decoded(self._from_text, text)
+        typed: T = value
+        return typed
+
+    def json(self, body: bytes) -> T:
+        """One JSON value."""
+        value: T = _decoded(self._from_json, body)
+        return value
+
+    def lines(self, body: bytes) -> Iterator[tuple[int, T | Refused]]:
+        """Number and data of each line that is not blank, or why it has none; read lazily."""
+        start, number = 0, 0
+        while start < len(body):
+            end = body.find(b"\n", start)
+            if end < 0:
+                end = len(body)
+            line = body[start:end].strip()
+            start, number = end + 1, number + 1
+            if not line:
+                continue
+            try:
+                value: T | Refused = self.json(line)
+            except Refused as refused:
+                value = refused
+            yield number, value
+
+
+def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:
+    """How to decode `kind` from JSON, and whether its values are JSON objects or arrays."""
+    try:
+        decode = msgspec.json.Decoder(kind).decode
+        info = msgspec.inspect.type_info(kind)
+    except (TypeError, NameError, RuntimeError) as error:
+        raise TypeError(f"type={kind!r} cannot be decoded from a request: {error}") from error
+    if isinstance(info, msgspec.inspect.CustomType) and kind is not object:
+        raise TypeError(
+            f"type={kind!r} cannot be decoded from a request: use a dataclass, a TypedDict, a "
+            f"msgspec.Struct, dict, or a plain type like str or int"
+        )
+    members = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    return decode, any(isinstance(member, _WRITTEN_AS_JSON) for member in members)
+
+
+def _unwrapping(kind: Any, param: str, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """For plain types: ``"foo"``, or as a form would be written in JSON, ``{"data": "foo"}``."""
+    form = msgspec.defstruct("Form", [("value", kind)], rename={"value": param})
+    decode_form = msgspec.json.Decoder(form).decode
+
+    def unwrap(body: Any) -> Any:
+        if body.lstrip()[:1] == b"{":
+            wrapped: Any = decode_form(body)
+            return wrapped.value
+        return decode(body)
+
+    return unwrap
+
+
+def _decoded(decode: Callable[[Any], Any], written: Any) -> Any:
+    try:
+        return decode(written)
+    except msgspec.ValidationError as error:
+        raise Refused(422, str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"the JSON cannot be read: {error}") from error
+
+
+def _form_values(form: bytes, name: bytes) -> list[str]:
+    """All values of the field `name` in an urlencoded form or query."""
+    if not form:
+        return []
+    if form.count(b"&") >= _MAX_FIELDS:
+        raise Refused(400, f"there are more than {_MAX_FIELDS} fields")
+    return [
+        _text(_plain(value))
+        for key, _, value in [pair.partition(b"=") for pair in form.split(b"&")]
+        if key == name or _plain(key) == name
+    ]
+
+
+def _plain(escaped: bytes) -> bytes:
+    if b"+" in escaped:
+        escaped = escaped.replace(b"+", b" ")
+    if b"%" not in escaped:
+        return escaped
+    if _BAD_ESCAPE.search(escaped):
+        raise Refused(400, f"broken %-escape in {_shown(escaped)}")
+    return unquote_to_bytes(escaped)
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"the data is not UTF-8: {error}") from None
+
+
+def _shown(raw: bytes) -> str:
+    """Bytes of a client, for a message: short and printable."""
+    return repr(raw[:60].decode("latin-1"))
+
+
+def _multipart_values(request: Request, name: bytes) -> list[str]:
+    """All values of the field `name` in a multipart form."""
+    _, options = parse_options_header(request.fields[b"content-type"].decode("latin-1"))
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise Refused(400, "the multipart form has no boundary")
+    form = _Multipart(name)
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        parser.write(request.body)
+        parser.finalize()
+    except FormParserError as error:
+        raise Refused(400, f"the multipart form cannot be read: {error}") from error
+    if not form.ended:
+        raise Refused(400, "the multipart form is incomplete")
+    return [_text(bytes(value)) for value in form.values]
+
+
+class _Multipart:
+    """Collects one field from the parser's callbacks; other parts are skipped, files included."""
+
+    def __init__(self, name: bytes) -> None:
+        self.values: list[bytearray] = []
+        self.ended = False
+        self._name = name
+        self._wanted = False
+        self._parts = 0
+        self._header = b""
+        self._value = b""
+
+    def callbacks(self) -> Any:
+        """What the parser calls, by the names it knows them by."""
+        return {
+            "on_part_begin": self._part,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+
+    def _part(self) -> None:
+        self._parts += 1
+        self._wanted = False
+        if self._parts > _MAX_FIELDS:
+            raise Refused(400, f"there are more than {_MAX_FIELDS} fields")
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value.decode("latin-1"))
+            if options.get(b"name") == self._name:
+                self._wanted = True
+                self.values.append(bytearray())
+        self._header = self._value = b""
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._wanted:
+            self.values[-1] += data[start:end]
+
+    def _end(self) -> None:
+        self.ended = True

@@ -1,0 +1,236 @@
+"""Intake: what is let in for one path, and the line in which it waits for the channel.
+
+Requests stand in a line, in order of arrival; one task (the actor, in `forward`) is the only one
+who sends, so requests cost no task each, and a slow channel makes the line, and then the gate,
+full: clients hear 503 rather than pile up.
+
+All of it happens on one loop, but for `post`, which is called from anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tailrace.channel import Sender
+from tailrace.listen._answers import NotTakenError
+from tailrace.listen._decode import NDJSON, Decoder
+from tailrace.listen._exchange import Exchange, Gate, ManyExchange, Respond, too_large
+from tailrace.listen._request import Refused, Request
+from tailrace.message import Message, Outcome
+
+__all__ = ["Intake"]
+
+_METHODS = ("GET", "POST")
+_TICK = 0.01  # seconds: timeouts are looked at no more often than that
+
+Source = Message[Any] | ManyExchange
+"""What stands in line: a message, or a request that makes many."""
+
+
+class Intake:
+    """The requests for one path, between the moment they are let in and their answers."""
+
+    def __init__(
+        self,
+        path: str,
+        decoder: Decoder[Any],
+        gate: Gate,
+        *,
+        timeout: float,
+        max_body: int,
+        authorize: Callable[[Request], Any] | None,
+        token: str | None,
+    ) -> None:
+        self.path = path
+        self.decoder = decoder
+        self.gate = gate
+        self.timeout = timeout
+        self.max_body = max_body
+        self.authorize = authorize
+        self.draining = False
+        self.inside = 0  # requests let in and not answered, whether their bodies are complete
+        self._token = None if token is None else token.encode()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.thread = 0
+        self._accepting = False  # requests are let in
+        self._sending = False  # what stands in line will be sent, or refused by `refuse_line`
+        self._line: deque[Source] = deque()
+        self._unanswered: dict[Exchange, float] = {}  # with their deadlines, oldest first
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Intake {self.path}: {len(self._line)} in line, {self.inside} not answered>"
+
+    # --- what the actor does ----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let requests in, from now on, on this loop."""
+        self._loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self._sending = True
+        self._accepting = not self.draining
+
+    async def forward(self, out: Sender[Any]) -> None:
+        """Send what is let in, until drained. Raises what a send raises."""
+        line = self._line
+        while True:
+            while line:
+                message = self._next(line)
+                if message is None:
+                    continue
+                try:
+                    await out.send(message)
+                except BaseException:
+                    message.fail(NotTakenError("no channel took the message"))
+                    raise
+                del message  # or a message that was dropped downstream would not be lost
+            if self.draining and not self.inside:
+                return
+            await self._roused()
+
+    def _next(self, line: deque[Source]) -> Message[Any] | None:
+        first = line.popleft()
+        if isinstance(first, Message):
+            return first
+        message = first.take()
+        if message is not None:
+            line.append(first)  # its next line comes after those who came meanwhile
+        return message
+
+    def drain(self) -> None:
+        """Let nobody in any more; `forward` returns when all who are have been answered."""
+        self.draining = True
+        self._accepting = False
+        self._rouse()
+
+    def refuse_line(self, reason: str) -> None:
+        """Let nobody in any more, and send nothing of what stands in line."""
+        self._accepting = self._sending = False
+        while self._line:
+            first = self._line.popleft()
+            if isinstance(first, Message):
+                first.fail(NotTakenError(reason))
+            else:
+                first.not_taken(reason)
+
+    def abandon(self) -> None:
+        """Answer at once all who wait."""
+        for exchange in list(self._unanswered):
+            exchange.abandon()
+
+    async def all_answered(self) -> None:
+        """Wait until every request has been answered, at the latest by its timeout."""
+        while self.inside:
+            await self._roused()
+
+    def stop(self) -> None:
+        """The actor has ended."""
+        self._accepting = self._sending = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for task in self._tasks:
+            task.cancel()
+
+    async def _roused(self) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        await self._wake
+
+    def _rouse(self) -> None:
+        wake = self._wake
+        if wake is not None:
+            self._wake = None
+            if not wake.done():
+                wake.set_result(None)
+
+    # --- what carriers of requests ask ------------------------------------------------------
+
+    def open(self, request: Request, respond: Respond) -> Exchange:
+        """Let a request in, at its head. Refused if it is not: answer that, and count it."""
+        fields = request.fields
+        if request.method not in _METHODS:
+            raise Refused(405, "use GET or POST", ((b"allow", b"GET, POST"),))
+        if self._token is not None:
+            self._check_token(fields.get(b"authorization", b""), self._token)
+        if not self._accepting:
+            raise Refused(503, "the server is stopping" if self.draining else "not running")
+        media = self.decoder.media(request)
+        if b"content-length" in fields and request.content_length > self.max_body:
+            raise too_large(self.max_body)
+        if self.gate.in_flight >= self.gate.limit:
+            raise Refused(503, "too many requests in flight")
+        self.inside += 1
+        return (ManyExchange if media == NDJSON else Exchange)(self, request, media, respond)
+
+    def _check_token(self, authorization: bytes, token: bytes) -> None:
+        scheme, _, given = authorization.partition(b" ")
+        right = hmac.compare_digest(given.strip(), token)
+        if not right or scheme.lower() != b"bearer":
+            raise Refused(401, "a token is needed", ((b"www-authenticate", b"Bearer"),))
+
+    def check_loop(self) -> None:
+        """RuntimeError if the running loop is not the actor's (before it started there is none)."""
+        if self._accepting and asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(f"the actor of {self.path} runs on another loop than this request")
+
+    # --- what exchanges say -----------------------------------------------------------------
+
+    def put(self, source: Source) -> None:
+        """Stand in line to be sent."""
+        if self._sending:
+            self._line.append(source)
+            if self._wake is not None:
+                self._rouse()
+        elif isinstance(source, Message):
+            source.fail(NotTakenError("the server is stopping"))
+        else:
+            source.not_taken("the server is stopping")
+
+    def began(self, exchange: Exchange) -> None:
+        """The time for `exchange` starts to run."""
+        assert self._loop is not None
+        self._unanswered[exchange] = self._loop.time() + self.timeout
+        if self._timer is None:
+            self._timer = self._loop.call_later(self.timeout, self._expire)
+
+    def ended(self, exchange: Exchange) -> None:
+        """`exchange` is answered, or its client is gone before it was complete."""
+        self._unanswered.pop(exchange, None)
+        self.inside -= 1
+        if not self.inside and not self._accepting:
+            self._rouse()
+
+    def _expire(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        due: list[Exchange] = []
+        self._timer = None
+        for exchange, deadline in self._unanswered.items():
+            if deadline > now:
+                self._timer = self._loop.call_later(max(deadline - now, _TICK), self._expire)
+                break
+            due.append(exchange)
+        for exchange in due:
+            exchange.expire()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something in the background, at most as long as the actor."""
+        assert self._loop is not None
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def post(self, tell: Callable[[Outcome], None], outcome: Outcome) -> None:
+        """Tell an exchange of `outcome` on the loop, from another thread or a finaliser."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(tell, outcome)
+        except RuntimeError:
+            pass  # the loop is closed, and its connections with it

@@ -1,0 +1,319 @@
+"""HTTP as a source: each request is a message, and its answer is how the message ended.
+
+Built of parts with one job each: `_request` (what was asked), `_decode` (to data), `_exchange`
+(one request, to its answer), `_answers` (what is said), `_intake` (who is let in, and waits),
+`_listener` (the actor), `_host` (what listeners share), `_bind` (address and TLS), `_engine` and
+`_http1` (connections of our own), `_asgi` (the same behind another server). Only the last two
+know what carries a request.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
+
+from tailrace.listen._bind import TlsFiles, parse_bind, tls_context
+
+
+def _needs(package: str | None) -> ModuleNotFoundError:
+    text = f"listening for HTTP needs {package}: pip install 'tailrace[http]'"
+    return ModuleNotFoundError(text, name=package)
+
+
+try:
+    from tailrace.listen._asgi import App
+    from tailrace.listen._decode import Decoder
+    from tailrace.listen._exchange import Gate, Limits
+    from tailrace.listen._host import Host
+    from tailrace.listen._intake import Intake
+    from tailrace.listen._listener import ListenHttp
+    from tailrace.listen._request import Request
+except ModuleNotFoundError as missing:
+    if missing.name and missing.name.partition(".")[0] == "tailrace":
+        raise
+    raise _needs(missing.name) from missing
+
+__all__ = ["HttpServer", "HttpStatistics", "ListenHttp", "Request", "listen_http"]
+
+T = TypeVar("T")
+
+Authorize = Callable[[Request], bool | Awaitable[bool]]
+MiB = 1024 * 1024
+
+_PATH = re.compile(r"/[^?#%\s\x00-\x1f]*")
+
+
+@dataclass(frozen=True)
+class HttpStatistics:
+    """What a server has to do, and has done. `in_flight` counts requests whose messages are not
+    settled, `body_bytes` what their bodies took; `answers` counts by status."""
+
+    connections: int
+    in_flight: int
+    body_bytes: int
+    answers: Mapping[int, int]
+
+
+class HttpServer:
+    """An HTTP/1.1 server for one or more listeners, which `listen` makes.
+
+    It begins to listen when the first of them is started and stops when the last has ended.
+
+    - `bind`: ``"127.0.0.1:8080"``, ``":8080"`` (the loopback), ``"0.0.0.0:80"`` (everybody),
+      port 0 for a free one; None to open no socket and be mounted (`app`) only.
+    - `tls`: an SSLContext, or the files of certificate and key.
+    - `in_flight`: how many requests may be at work at once; more hear 503.
+    - `body_memory`: how many bytes the bodies of those may take together; more hear 503.
+    - `connections`: how many there may be; more hear 503.
+    - `max_head`: bytes of request line and headers; more hear 431.
+    - `receive_timeout`: seconds that a client may take to send one request, or to take in an
+      answer; `keep_alive`: seconds that a connection may be idle.
+
+    ValueError, TypeError or OSError, which name the argument, for what cannot work.
+    """
+
+    def __init__(
+        self,
+        bind: str | None,
+        *,
+        tls: ssl.SSLContext | TlsFiles | None = None,
+        in_flight: int = 1024,
+        body_memory: int = 256 * MiB,
+        connections: int = 4096,
+        max_head: int = 16 * 1024,
+        receive_timeout: float = 30.0,
+        keep_alive: float = 75.0,
+    ) -> None:
+        limits = Limits(
+            connections=_count("connections", connections),
+            max_head=_count("max_head", max_head),
+            receive_timeout=_seconds("receive_timeout", receive_timeout),
+            keep_alive=_seconds("keep_alive", keep_alive),
+        )
+        gate = Gate(_count("in_flight", in_flight), _count("body_memory", body_memory))
+        asked = None if bind is None else parse_bind(bind)
+        if asked is not None and find_spec("httptools") is None:
+            raise _needs("httptools")
+        self._host = Host(asked, tls_context(tls), limits, gate)
+        self._app = App(self._host.routes, gate, limits.receive_timeout)
+
+    def __repr__(self) -> str:
+        host = self._host
+        paths = ", ".join(host.routes) or "no paths"
+        return f"<HttpServer {host.bind}: {paths}, {host.gate.in_flight} in flight>"
+
+    @property
+    def address(self) -> str:
+        """``"127.0.0.1:8080"``: where it listens, with the port it got where 0 was asked for.
+
+        RuntimeError while that is not known (`ready` waits for it), or if there is no socket.
+        """
+        asked, address = self._host.asked, self._host.address
+        if asked is None:
+            raise RuntimeError("this server has no address: it is mounted only (bind=None)")
+        if address is None and not asked.port:
+            raise RuntimeError("this server does not listen yet: await server.ready()")
+        return str(address or asked)
+
+    @property
+    def url(self) -> str:
+        """`address` as a URL, without a path."""
+        return f"{'http' if self._host.tls is None else 'https'}://{self.address}"
+
+    @property
+    def app(self) -> App:
+        """The listeners as an ASGI application, to be mounted in another, or served by another
+        server. Their actors must run on the loop that calls it."""
+        return self._app
+
+    def statistics(self) -> HttpStatistics:
+        """A frozen snapshot of the counters."""
+        gate = self._host.gate
+        return HttpStatistics(
+            connections=self._host.connections,
+            in_flight=gate.in_flight,
+            body_bytes=gate.bytes,
+            answers=MappingProxyType(dict(sorted(gate.answers.items()))),
+        )
+
+    @overload
+    def listen(
+        self,
+        path: str,
+        *,
+        type: builtins.type[str] = ...,
+        param: str = ...,
+        timeout: float = ...,
+        max_body: int = ...,
+        authorize: Authorize | None = ...,
+        token: str | None = ...,
+    ) -> ListenHttp[str]: ...
+
+    @overload
+    def listen(
+        self,
+        path: str,
+        *,
+        type: builtins.type[T],
+        param: str = ...,
+        timeout: float = ...,
+        max_body: int = ...,
+        authorize: Authorize | None = ...,
+        token: str | None = ...,
+    ) -> ListenHttp[T]: ...
+
+    def listen(
+        self,
+        path: str,
+        *,
+        type: Any = str,
+        param: str = "data",
+        timeout: float = 30.0,
+        max_body: int = MiB,
+        authorize: Authorize | None = None,
+        token: str | None = None,
+    ) -> ListenHttp[Any]:
+        """An actor that sends a `Message` for each request for `path`.
+
+        The data is the query's or form's field `param`, or a JSON body, as a `type`: str, a
+        number, a dict, a dataclass, a TypedDict, a msgspec.Struct (in a field, structured data is
+        written as JSON). An NDJSON body makes a message a line.
+
+        - `timeout`: seconds until a request whose message is not settled is answered 504.
+        - `max_body`: bytes of a body; more are answered 413 as soon as they come.
+        - `authorize(request)`: True lets it in, False is answered 403; it may be async.
+        - `token`: what clients must send as ``Authorization: Bearer …``, else 401.
+
+        An ``Idempotency-Key`` becomes the message's id, so a store keeps a repeat once.
+        ValueError or TypeError, which name the argument, for what cannot work.
+        """
+        if _path(path) in self._host.routes:
+            raise ValueError(f"path {path!r} is listened on already")
+        if authorize is not None and not callable(authorize):
+            raise TypeError(f"authorize must be a function of a Request, not {authorize!r}")
+        memory = self._host.gate.memory
+        if _count("max_body", max_body) > memory:
+            raise ValueError(f"max_body {max_body} is more than the server's body_memory, {memory}")
+        intake = Intake(
+            path,
+            Decoder(type, _param(param)),
+            self._host.gate,
+            timeout=_seconds("timeout", timeout),
+            max_body=max_body,
+            authorize=authorize,
+            token=_token(token),
+        )
+        self._host.routes[path] = intake
+        return ListenHttp(self, self._host, intake)
+
+    async def ready(self) -> str:
+        """Wait until the first listener is started and the server listens; returns its `url`.
+
+        Raises what starting it raised. Cancelled: it starts all the same.
+        """
+        if self._host.asked is not None:
+            await self._host.ready()
+        return self.url
+
+
+@overload
+def listen_http(
+    bind: str,
+    path: str,
+    *,
+    tls: ssl.SSLContext | TlsFiles | None = ...,
+    in_flight: int = ...,
+    type: builtins.type[str] = ...,
+    param: str = ...,
+    timeout: float = ...,
+    max_body: int = ...,
+    authorize: Authorize | None = ...,
+    token: str | None = ...,
+) -> ListenHttp[str]: ...
+
+
+@overload
+def listen_http(
+    bind: str,
+    path: str,
+    *,
+    tls: ssl.SSLContext | TlsFiles | None = ...,
+    in_flight: int = ...,
+    type: builtins.type[T],
+    param: str = ...,
+    timeout: float = ...,
+    max_body: int = ...,
+    authorize: Authorize | None = ...,
+    token: str | None = ...,
+) -> ListenHttp[T]: ...
+
+
+def listen_http(
+    bind: str,
+    path: str,
+    *,
+    tls: ssl.SSLContext | TlsFiles | None = None,
+    in_flight: int = 1024,
+    type: Any = str,
+    param: str = "data",
+    timeout: float = 30.0,
+    max_body: int = MiB,
+    authorize: Authorize | None = None,
+    token: str | None = None,
+) -> ListenHttp[Any]:
+    """An HTTP server for one path, as an actor: ``go(listen_http(":8080", "/incoming"), ch)``.
+
+    `bind`, `tls` and `in_flight` are as for `HttpServer`, the rest as for `HttpServer.listen`;
+    the server is the actor's `server`.
+    """
+    server = HttpServer(bind, tls=tls, in_flight=in_flight)
+    return server.listen(
+        path,
+        type=type,
+        param=param,
+        timeout=timeout,
+        max_body=max_body,
+        authorize=authorize,
+        token=token,
+    )
+
+
+def _count(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return value
+
+
+def _seconds(name: str, value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must end: {value!r} does not")
+    return float(value)
+
+
+def _path(path: object) -> str:
+    if not isinstance(path, str) or not _PATH.fullmatch(path):
+        raise ValueError(f"path must begin with '/' and have no query, not {path!r}")
+    return path
+
+
+def _param(param: object) -> str:
+    if not isinstance(param, str) or not param:
+        raise ValueError(f"param must be the name of a field, not {param!r}")
+    return param
+
+
+def _token(token: object) -> str | None:
+    if token is None or (isinstance(token, str) and token.isascii() and token.isprintable()):
+        if token == "" or (token is not None and " " in token):
+            raise ValueError("token must not be empty, nor have spaces")
+        return token
+    raise ValueError("token must be printable ASCII text")

@@ -1,0 +1,299 @@
+"""Group commit without a timer: what comes in during one transaction goes into the next.
+
+One `GroupCommit` is one running actor of a store. While it has nothing in hand it waits for its
+inbox. With the first row it has a task beside it: the *intake* goes on receiving, and so keeps
+senders going, while the actor takes all that has come in, stores it as one transaction, acks it,
+and so on until nothing is left.
+
+Nothing ever waits for a batch to fill: alone, a row is committed at once; under load the batches
+are as large as the disk is slow. (The idea is old: group commit in IMS Fast Path, 1985.)
+
+Invariants
+- A message is acked after its transaction is durable, and before the next one begins. Batches are
+  committed in the order of arrival, and so are the parts of one that had to be divided.
+- The intake is at most one batch ahead.
+- Every message received is settled before the actor ends, whichever way it ends.
+- The actor itself is parked in a receive while nothing is in hand, and only then: so `Group.idle`
+  and the wait-for graph see a store as they see any other actor.
+- An error is either an *outage* (the retry policy applies to it): the database is out of order,
+  and the same rows are tried again. Or it is *poison*: something is wrong with a row. Then the
+  batch is halved until the row is alone and fails alone: of n rows, k bad ones cost O(k log n)
+  transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from dataclasses import dataclass, fields
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from tailrace.channel import Receiver
+from tailrace.errors import Closed
+from tailrace.message import Message
+from tailrace.retry import Retry
+from tailrace.store._errors import StoreError
+from tailrace.store._target import Messages, Target
+
+T = TypeVar("T")
+
+_log = logging.getLogger("tailrace")
+
+LINGER: Final = 10.0
+"""Seconds for which a cancelled store waits for the transaction that is being committed."""
+
+STOPPED: Final = "the store was stopped before this was stored"
+CUT_OFF: Final = "the store was stopped while this was being committed; it may be stored"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """What a store has done so far, all its actors together.
+
+    `rows` were stored, in so many `transactions`, the largest of `largest` rows; `repeats` of
+    them were there already and are not counted in `rows` (all were acked). `failures` are
+    messages that failed; `skipped` ones were settled before they came here; `retries` are
+    transactions tried again in an outage.
+    """
+
+    rows: int = 0
+    transactions: int = 0
+    largest: int = 0
+    repeats: int = 0
+    failures: int = 0
+    skipped: int = 0
+    retries: int = 0
+
+
+class Tally:
+    """The counters, shared by the actors of a store, which may be on several loops."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys((field.name for field in fields(StoreStatistics)), 0)
+
+    def __repr__(self) -> str:
+        return f"<{self.snapshot()}>"
+
+    def snapshot(self) -> StoreStatistics:
+        """The counters at this instant."""
+        with self._lock:
+            return StoreStatistics(**self._counts)
+
+    def committed(self, messages: int, repeats: int) -> None:
+        """A transaction is done."""
+        with self._lock:
+            counts = self._counts
+            counts["rows"] += messages - repeats
+            counts["transactions"] += 1
+            counts["repeats"] += repeats
+            counts["largest"] = max(counts["largest"], messages)
+
+    def add(self, what: Literal["failures", "skipped", "retries"], count: int) -> None:
+        """Something else happened, so many times."""
+        with self._lock:
+            self._counts[what] += count
+
+
+class GroupCommit(Generic[T]):
+    """One actor of a store, from its first receive to its end."""
+
+    def __init__(
+        self,
+        name: str,
+        inbox: Receiver[Message[T]],
+        target: Target[T],
+        *,
+        max_batch: int,
+        retry: Retry,
+        tally: Tally,
+    ) -> None:
+        self.name = name
+        self._inbox = inbox
+        self._target = target
+        self._max_batch = max_batch
+        self._retry = retry
+        self._tally = tally
+        self._received: list[Message[T]] = []  # not yet in a transaction
+        self._room = asyncio.Event()
+        self._intake: asyncio.Task[None] | None = None
+        self._cancelled: asyncio.CancelledError | None = None  # put off during a transaction
+
+    def __repr__(self) -> str:
+        return f"<GroupCommit of {self.name}: {len(self._received)} received>"
+
+    async def run(self) -> None:
+        """Store what comes until the inbox closes.
+
+        Raises `Closed` if that was with a cause, `StoreError` if the target cannot go on; what
+        was received by then is settled. Cancelled: no further transaction is begun; one that is
+        being committed is waited for, for at most `LINGER` seconds, and acked; the rest fails.
+        """
+        while True:
+            if not self._received:
+                try:
+                    self._received = list(await self._inbox.recv_many(self._max_batch))
+                except Closed as closed:
+                    if closed.__cause__ is not None:
+                        raise
+                    return
+            await self._busy()
+
+    async def _busy(self) -> None:
+        """Commit what is in hand, and what comes in meanwhile, until nothing is left."""
+        self._intake = intake = asyncio.create_task(self._take_in(), name=f"{self.name}.intake")
+        try:
+            while self._received:
+                batch, self._received = self._received, []
+                self._room.set()
+                await self._commit(batch)
+                if self._cancelled is not None:
+                    raise self._cancelled
+            intake.cancel()  # exact: what it was not given yet stays in the channel
+            await _end_of(intake)
+            if not intake.cancelled():
+                intake.result()
+        except BaseException as error:
+            intake.cancel()
+            try:
+                await _end_of(intake)
+            finally:
+                cancelled = isinstance(error, asyncio.CancelledError)
+                self._fail(self._received, STOPPED if cancelled else error)
+            raise
+
+    async def _take_in(self) -> None:
+        while True:
+            room = self._max_batch - len(self._received)
+            if room:
+                try:
+                    received = await self._inbox.recv_many(room)
+                except Closed:
+                    return  # the actor hears the same when it is idle
+                self._received += received
+            else:
+                self._room.clear()
+                await self._room.wait()
+
+    # One batch.
+
+    async def _commit(self, batch: list[Message[T]]) -> None:
+        """Settle every message of `batch`: as one transaction, or as few as may be."""
+        fresh = [message for message in batch if message.outcome is None]
+        if len(fresh) < len(batch):
+            self._tally.add("skipped", len(batch) - len(fresh))
+        parts = [fresh] if fresh else []  # the next one last
+        try:
+            while parts:
+                part = parts.pop()
+                error = await self._store(part)
+                if error is None:
+                    for message in part:
+                        message.ack()
+                elif len(part) == 1 or isinstance(error, str) or self._retry.applies(error):
+                    self._fail(part, error)
+                else:
+                    half = len(part) // 2
+                    parts += part[half:], part[:half]
+        except BaseException as error:
+            self._fail(fresh, STOPPED if isinstance(error, asyncio.CancelledError) else error)
+            raise
+
+    async def _store(self, rows: Messages[T]) -> Exception | str | None:
+        """Try until it is done, or is not to be done: then say why."""
+        delays = self._retry.delays()
+        tries = 0
+        while self._cancelled is None:
+            tries += 1
+            error = await self._try(rows)
+            outage = error is not None and self._retry.applies(error)
+            delay = next(delays, None) if outage else None
+            if delay is None:
+                if tries > 1:
+                    self._say_how_it_went(tries, error)
+                return error
+            if tries == 1:
+                _log.warning("%s: outage, trying again: %s", self.name, error)
+            self._tally.add("retries", 1)
+            if self._cancelled is None:
+                await asyncio.sleep(delay)
+        return STOPPED
+
+    async def _try(self, rows: Messages[T]) -> Exception | None:
+        """One transaction. Only `StoreError` and what is no `Exception` is raised."""
+        writing = asyncio.ensure_future(self._target.write(rows))
+        try:
+            await _end_of(writing)
+        except asyncio.CancelledError as cancelled:
+            self._cancelled = cancelled
+            if self._intake is not None:
+                self._intake.cancel()  # nothing more comes in while that lasts
+            await self._linger(writing, rows)
+        error = asyncio.CancelledError() if writing.cancelled() else writing.exception()
+        if error is None:
+            self._tally.committed(len(rows), writing.result())
+            return None
+        if isinstance(error, asyncio.CancelledError):
+            return RuntimeError("the write was cancelled, but not by the store")
+        if isinstance(error, StoreError) or not isinstance(error, Exception):
+            raise error
+        return error
+
+    async def _linger(self, writing: asyncio.Future[int], rows: Messages[T]) -> None:
+        """Cancelled amid a transaction: wait for its end, so that no ack is lost, but not for
+        ever, and no longer if cancelled once more."""
+        try:
+            done, _ = await asyncio.wait([writing], timeout=LINGER)
+            if done:
+                return
+            _log.warning(
+                "%s: cancelled, but its transaction has not ended for %g s; not waiting for it "
+                "any longer",
+                self.name,
+                LINGER,
+            )
+            writing.cancel()
+            await _end_of(writing)
+        except asyncio.CancelledError:
+            writing.cancel()
+        self._fail(rows, CUT_OFF)
+        assert self._cancelled is not None
+        raise self._cancelled
+
+    def _say_how_it_went(self, tries: int, error: Exception | None) -> None:
+        if error is None:
+            _log.info("%s: the outage is over, after %d tries", self.name, tries)
+        else:
+            _log.error("%s: gave up after %d tries: %s", self.name, tries, error)
+
+    def _fail(self, messages: Messages[T], error: BaseException | str) -> None:
+        failed = sum(message.fail(error) for message in messages)
+        if failed:
+            self._tally.add("failures", failed)
+
+
+async def _end_of(work: asyncio.Future[Any]) -> None:
+    """Return when `work` has ended, however it did. Cancelled: it goes on.
+
+    `asyncio.wait` does the same for several at three times the cost, which every commit would pay.
+    """
+    if work.done():
+        return
+    ended = work.get_loop().create_future()
+
+    def tell(_: object) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    work.add_done_callback(tell)
+    try:
+        await ended
+    finally:
+        work.remove_done_callback(tell)
+
+
+def shown(statistics: StoreStatistics) -> str:
+    """The counters that are not zero, in words."""
+    counts = [(f.name, getattr(statistics, f.name)) for f in fields(statistics)]
+    return ", ".join(f"{count} {name}" for name, count in counts if count) or "nothing stored yet"

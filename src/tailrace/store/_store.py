@@ -1,0 +1,181 @@
+"""Store: the actor at a pipeline's end, and `store`, which makes one of a function."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin
+
+from tailrace.channel import Receiver
+from tailrace.message import Message
+from tailrace.retry import Retry
+from tailrace.store._commit import GroupCommit, StoreStatistics, Tally, shown
+from tailrace.store._errors import StoreError
+from tailrace.store._target import AsyncFunction, InThread, PlainFunction, Target, is_async, name_of
+
+T = TypeVar("T")
+
+
+class Store(Generic[T]):
+    """An actor that stores what it receives, many rows to a transaction, and acks each message
+    once it is durable; `store` and `store_sqlite` make it.
+
+    Start it with ``go(store, channel)``. With ``actors=n``, or in several groups, the actors
+    share one connection and one thread, and their transactions take turns; that gains nothing but
+    a longer intake, as one actor already stores all that is waiting at once.
+    """
+
+    def __init__(
+        self,
+        make_target: Callable[[], Target[T]],
+        *,
+        name: str,
+        what: str,
+        max_batch: int,
+        retry: Retry,
+    ) -> None:
+        check_max_batch(max_batch)
+        self.name = name
+        """What graphs and test kits call this actor."""
+        self._make_target = make_target
+        self._what = what
+        self._max_batch = max_batch
+        self._retry = retry
+        self._tally = Tally()
+        self._lock = threading.Lock()  # actors may be on several loops
+        self._actors = 0
+        self._target: Target[T] | None = None
+
+    def __repr__(self) -> str:
+        running = f", {self._actors} running" if self._actors else ""
+        return f"<{self.name} {self._what}: {shown(self.statistics())}{running}>"
+
+    def statistics(self) -> StoreStatistics:
+        """A frozen snapshot of the counters of all actors of this store."""
+        return self._tally.snapshot()
+
+    async def __call__(self, inbox: Receiver[Message[T]]) -> None:
+        """Store what comes from `inbox` until it closes.
+
+        Raises `StoreError` when the database cannot be used, before it receives anything if that
+        can be known then; `Closed` if the inbox was closed with a cause. Whatever it received is
+        settled by then. Cancelled: a transaction that is being committed is waited for, for at
+        most ten seconds, and acked; messages that are not in it fail.
+        """
+        target = self._enter()
+        try:
+            await self._open(target, _row_type(inbox))
+            await GroupCommit(
+                self.name,
+                inbox,
+                target,
+                max_batch=self._max_batch,
+                retry=self._retry,
+                tally=self._tally,
+            ).run()
+        finally:
+            await self._leave(target)
+
+    def _enter(self) -> Target[T]:
+        with self._lock:
+            if self._target is None:
+                self._target = self._make_target()
+            self._actors += 1
+            return self._target
+
+    async def _leave(self, target: Target[T]) -> None:
+        with self._lock:
+            self._actors -= 1
+            last = not self._actors
+            if last:
+                self._target = None
+        if last:
+            await target.close()
+
+    async def _open(self, target: Target[T], element: Any) -> None:
+        delays = self._retry.delays()
+        while True:
+            try:
+                return await target.open(element)
+            except StoreError:
+                raise
+            except Exception as error:
+                delay = next(delays, None) if self._retry.applies(error) else None
+                if delay is None:
+                    raise StoreError(f"{self.name} cannot use {self._what}: {error}") from error
+            await asyncio.sleep(delay)
+
+
+def store(
+    write: Callable[[Sequence[T]], Awaitable[None] | None],
+    *,
+    max_batch: int = 1000,
+    key: Callable[[T], Hashable] | None = None,
+    retry: Retry | None = None,
+) -> Store[T]:
+    """An actor that stores with ``write(rows)``, which is one transaction of any database.
+
+    `write` gets the data of 1 to `max_batch` messages, in the order of their arrival, and returns
+    once they are durable; if it raises, nothing was stored. A coroutine function is awaited on
+    the loop; a plain function is called in a thread, one and the same for all its calls. While it
+    runs, the next batch comes in.
+
+    An error to which `retry` applies is an *outage*: the same rows are tried again, with
+    exponential backoff, while the channel makes senders wait; when the attempts are used up they
+    fail. By default that is `OSError` (with `ConnectionError` and `TimeoutError`), ten times over
+    about ten seconds; say what your driver raises, as in ``Retry(on=psycopg.OperationalError)``.
+    Any other error is *poison*: the batch is halved until the row that it is about fails alone.
+
+    A write may come twice: when an outage hid that it was done, or when a sender repeats itself.
+    So let the table have a key, and ignore what is there (``ON CONFLICT DO NOTHING``). With
+    `key`, the rows of one transaction whose ``key(data)`` is the same are written once (the
+    first of them) and all acked.
+
+    TypeError or ValueError for arguments that make no sense.
+    """
+    if not callable(write):
+        raise TypeError(f"store takes a function that writes rows, not {write!r}")
+    if key is not None and not callable(key):
+        raise TypeError(f"key must be a function of a message's data, not {key!r}")
+    name = name_of(write)
+
+    def make_target() -> Target[T]:
+        if is_async(write):
+            return AsyncFunction(cast("Callable[[Sequence[T]], Awaitable[None]]", write), key)
+        plain = PlainFunction(cast("Callable[[Sequence[T]], None]", write), key)
+        return InThread(plain, f"store {name}")
+
+    return Store(
+        make_target,
+        name="store",
+        what=f"with {name}",
+        max_batch=max_batch,
+        retry=check_retry(retry),
+    )
+
+
+def check_max_batch(max_batch: object) -> None:
+    """TypeError or ValueError unless it is a number of rows."""
+    if not isinstance(max_batch, int) or isinstance(max_batch, bool):
+        raise TypeError(f"max_batch must be a whole number, not {max_batch!r}")
+    if max_batch < 1:
+        raise ValueError(f"max_batch must be at least 1, not {max_batch!r}")
+
+
+def check_retry(retry: object) -> Retry:
+    """The policy to use; TypeError for what is none."""
+    if retry is None:
+        return Retry()
+    if not isinstance(retry, Retry):
+        raise TypeError(f"retry must be a Retry, not {retry!r}")
+    return retry
+
+
+def _row_type(inbox: object) -> Any:
+    """T of a channel of Message[T]; None if it was not written."""
+    element = getattr(inbox, "element", None)
+    if get_origin(element) is not Message:
+        return None
+    (row,) = get_args(element)
+    return None if row is Any or isinstance(row, TypeVar) else row

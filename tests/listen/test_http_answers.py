@@ -1,0 +1,397 @@
+"""Each way in which a request can end, and what its client hears then."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tailrace import Channel, Group, Message, Receiver
+from tailrace.listen import HttpServer, ListenHttp, Request, listen_http
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+ANY = "127.0.0.1:0"
+
+
+def settle(how: Callable[[Message[Any]], object]) -> Callable[..., Any]:
+    async def work(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            how(message)
+            del message
+
+    return work
+
+
+async def test_the_talks_requests_hear_the_talks_answers(serve: Any, any_loop: Loops) -> None:
+    async with serve(listen_http(ANY, "/incoming")) as service:
+        ok = await service.get("/incoming?data=foo")
+        aborted = await service.get("/incoming?data=bar")
+
+    assert (ok.status, ok.text) == (200, "OK: ☆ foo ☆")
+    assert (aborted.status, aborted.text) == (200, "aborted: bar")
+    assert ok.headers["content-type"] == "text/plain; charset=utf-8"
+    assert ok.headers["cache-control"] == "no-store"
+    assert ok.headers["x-content-type-options"] == "nosniff"
+    assert "date" in ok.headers
+
+
+async def test_a_posted_form_is_heard_as_a_query_is(serve: Any) -> None:
+    async with serve(listen_http(ANY, "/incoming")) as service:
+        form = "application/x-www-form-urlencoded"
+        ok = await service.post("/incoming", b"data=a+%26+b", content_type=form)
+
+    assert ok.text == "OK: ☆ a & b ☆"
+
+
+async def test_the_result_of_ack_is_the_answer(serve: Any) -> None:
+    work = settle(lambda m: m.ack({"row": 7}))
+    async with serve(listen_http(ANY, "/incoming"), work) as service:
+        text = await service.get("/incoming?data=foo")
+        told = await service.get("/incoming?data=foo", accept="application/json")
+
+    assert (text.status, text.text) == (200, 'OK: {"row":7}')
+    assert json.loads(told.body)["result"] == {"row": 7}
+    assert told.headers["content-type"] == "application/json"
+
+
+async def test_a_result_that_is_no_json_is_answered_all_the_same(serve: Any) -> None:
+    class Odd:
+        def __str__(self) -> str:
+            return "odd \ud800"
+
+    work = settle(lambda m: m.ack(Odd()))
+    async with serve(listen_http(ANY, "/incoming"), work) as service:
+        answers = [
+            await service.get("/incoming?data=foo", accept=accept)
+            for accept in (None, "application/json")
+        ]
+
+    assert [answer.status for answer in answers] == [200, 200]
+    assert "odd" in answers[0].text
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "text"),
+    [
+        (lambda m: m.ack(), 200, "OK: foo"),
+        (lambda m: m.abort("no need"), 200, "aborted: foo"),
+        (lambda m: m.reject("too short"), 422, "rejected: too short"),
+        (lambda m: m.fail("disk full"), 500, "failed: disk full"),
+        (lambda m: m.fail(ValueError("secret")), 500, "failed: an internal error"),
+        (lambda m: m.fail("overflow"), 503, "unavailable: overflow"),
+        (lambda m: None, 500, "lost: the program dropped the message"),
+    ],
+    ids=["stored", "aborted", "rejected", "failed", "error", "overflow", "lost"],
+)
+async def test_each_outcome_has_its_answer(
+    serve: Any, how: Callable[[Message[str]], object], status: int, text: str
+) -> None:
+    async with serve(listen_http(ANY, "/incoming"), settle(how)) as service:
+        answer = await service.get("/incoming?data=foo")
+        told = await service.get("/incoming?data=foo", accept="application/json")
+
+    assert (answer.status, answer.text) == (status, text)
+    assert told.status == status
+    said = json.loads(told.body)
+    assert said["status"] == text.partition(":")[0].replace("OK", "stored")
+    assert ("retry-after" in answer.headers) == (status == 503)
+
+
+async def test_a_message_of_other_data_answers_with_that(serve: Any) -> None:
+    work = settle(lambda m: m.with_data({"n": 1}).ack())
+    async with serve(listen_http(ANY, "/incoming"), work) as service:
+        assert (await service.get("/incoming?data=foo")).text == 'OK: {"n":1}'
+
+
+async def test_a_message_settled_in_a_thread_is_answered(serve: Any, any_loop: Loops) -> None:
+    async def work(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            thread = threading.Thread(target=message.ack, args=("from a thread",))
+            thread.start()
+            await asyncio.to_thread(thread.join)
+
+    async with serve(listen_http(ANY, "/incoming"), work) as service:
+        assert (await service.get("/incoming?data=foo")).text == "OK: from a thread"
+
+
+async def test_a_message_lost_in_a_cycle_is_answered_when_it_is_collected(serve: Any) -> None:
+    async def work(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            cycle: list[Any] = [message]
+            cycle.append(cycle)
+            del message, cycle
+            gc.collect()
+
+    async with serve(listen_http(ANY, "/incoming"), work) as service:
+        assert (await service.get("/incoming?data=foo")).status == 500
+
+
+async def test_after_its_timeout_a_request_is_answered_504_and_its_message_goes_on(
+    serve: Any, hold: Any, any_loop: Loops
+) -> None:
+    held = hold()
+    listener = listen_http(ANY, "/incoming", timeout=0.05)
+    async with serve(listener, held) as service:
+        late = await service.get("/incoming?data=foo")
+        (message,) = await held.reached(1)
+        still_at_work = service.server.statistics().in_flight
+        assert message.outcome is None
+        message.ack()
+
+    assert late.status == 504
+    assert late.text == "timed out: not settled within 0.05 s; it may still be stored"
+    assert still_at_work == 1
+    assert service.server.statistics().in_flight == 0
+
+
+async def test_timeouts_run_from_each_request_of_its_own(serve: Any, hold: Any) -> None:
+    held = hold()
+    async with serve(listen_http(ANY, "/incoming", timeout=0.1), held) as service:
+        first, second = await service.connect(), await service.connect()
+        first.ask("GET", "/incoming?data=1")
+        await held.reached(1)
+        await asyncio.sleep(0.05)
+        second.ask("GET", "/incoming?data=2")
+        await held.reached(2)
+        assert (await first.hear()).status == 504
+        held.messages[1].ack()
+        assert (await second.hear()).status == 200
+        held.messages[0].ack()
+        first.close()
+        second.close()
+
+
+async def test_too_many_in_flight_hear_503_and_later_ones_are_served(
+    serve: Any, hold: Any, any_loop: Loops
+) -> None:
+    held = hold()
+    async with serve(listen_http(ANY, "/incoming", in_flight=2), held) as service:
+        inside = [await service.connect() for _ in range(2)]
+        for client in inside:
+            client.ask("GET", "/incoming?data=foo")
+        await held.reached(2)
+        refused = await service.get("/incoming?data=foo")
+        for message in held.messages:
+            message.ack()
+        answered = [(await client.hear()).status for client in inside]
+        inside[0].ask("GET", "/incoming?data=foo")
+        (await held.reached(3))[2].ack()
+        again = await inside[0].hear()
+        for client in inside:
+            client.close()
+
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    assert refused.text == "unavailable: too many requests in flight"
+    assert (answered, again.status) == ([200, 200], 200)
+    assert dict(service.server.statistics().answers) == {200: 3, 503: 1}
+
+
+async def test_idle_connections_take_no_place(serve: Any) -> None:
+    async with serve(listen_http(ANY, "/incoming", in_flight=1)) as service:
+        clients = [await service.connect() for _ in range(5)]
+        statuses = [(await client.get("/incoming?data=foo")).status for client in clients]
+        for client in clients:
+            client.close()
+
+    assert statuses == [200] * 5
+
+
+async def test_unknown_paths_and_methods_are_said_to_be(serve: Any) -> None:
+    async with serve(listen_http(ANY, "/incoming")) as service:
+        unknown = await service.get("/elsewhere?data=foo")
+        async with await service.connect() as client:
+            client.ask("DELETE", "/incoming?data=foo")
+            deleted = await client.hear()
+            client.ask("OPTIONS", "*")
+            anything = await client.hear()
+
+    assert (unknown.status, unknown.text) == (404, "not found: nobody listens on this path")
+    assert (deleted.status, deleted.headers["allow"]) == (405, "GET, POST")
+    assert anything.status == 404
+
+
+async def test_a_token_is_asked_for(serve: Any) -> None:
+    async with serve(listen_http(ANY, "/incoming", token="s3cret")) as service:
+        answers = [
+            await service.get("/incoming?data=foo", authorization=header)
+            for header in (None, "Bearer wrong", "Basic s3cret", "Bearer s3cret", "bearer  s3cret")
+        ]
+
+    assert [answer.status for answer in answers] == [401, 401, 401, 200, 200]
+    assert answers[0].headers["www-authenticate"] == "Bearer"
+
+
+async def test_authorize_sees_the_request_and_decides(serve: Any) -> None:
+    seen: list[Request] = []
+
+    def authorize(request: Request) -> bool:
+        seen.append(request)
+        return request.headers.get("x-signature") == "right" and request.body == b"data=foo"
+
+    async with serve(listen_http(ANY, "/incoming", authorize=authorize)) as service:
+        form = "application/x-www-form-urlencoded"
+        wrong = await service.post("/incoming?a=1", b"data=foo", content_type=form)
+        right = await service.post("/incoming", b"data=foo", content_type=form, x_signature="right")
+
+    assert (wrong.status, wrong.text) == (403, "forbidden: not allowed")
+    assert right.status == 200
+    assert (seen[0].method, seen[0].path, seen[0].query) == ("POST", "/incoming", "a=1")
+    assert repr(seen[0]) == "<Request POST /incoming, 8 bytes>"
+
+
+async def test_authorize_may_be_async(serve: Any) -> None:
+    async def authorize(request: Request) -> bool:
+        await asyncio.sleep(0)
+        return request.query == "data=foo"
+
+    async with serve(listen_http(ANY, "/incoming", authorize=authorize)) as service:
+        right = await service.get("/incoming?data=foo")
+        wrong = await service.get("/incoming?data=bar")
+
+    assert (right.status, wrong.status) == (200, 403)
+    assert service.server.statistics().in_flight == 0
+
+
+async def test_an_authorize_that_fails_lets_nobody_in(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(request: Request) -> bool:
+        raise KeyError("secret")
+
+    async def broken_later(request: Request) -> bool:
+        raise KeyError("secret")
+
+    def undecided(request: Request) -> Any:
+        return None
+
+    with caplog.at_level(logging.CRITICAL, logger="tailrace.listen"):
+        for authorize in (broken, broken_later, undecided):
+            async with serve(listen_http(ANY, "/incoming", authorize=authorize)) as service:
+                answer = await service.get("/incoming?data=foo")
+            assert (answer.status, answer.text) == (500, "failed: an internal error")
+            assert service.server.statistics().in_flight == 0
+
+
+async def test_an_authorize_that_takes_too_long_is_answered_504(serve: Any, hold: Any) -> None:
+    held = hold()
+
+    async def never(request: Request) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async with serve(listen_http(ANY, "/incoming", authorize=never, timeout=0.05), held) as service:
+        assert (await service.get("/incoming?data=foo")).status == 504
+
+    assert held.messages == []
+    assert service.server.statistics().in_flight == 0
+
+
+async def test_the_idempotency_key_is_the_messages_id(serve: Any, hold: Any) -> None:
+    held = hold()
+    async with serve(listen_http(ANY, "/incoming"), held) as service:
+        async with await service.connect() as client:
+            client.ask("GET", "/incoming?data=foo", idempotency_key="order-7")
+            (message,) = await held.reached(1)
+            message.ack()
+            assert (await client.hear()).status == 200
+        for bad in ("x" * 256, "two words", "ü"):
+            assert (await service.get("/incoming?data=foo", idempotency_key=bad)).status == 400
+
+    assert message.id == "order-7"
+
+
+async def test_each_line_of_ndjson_is_a_message_with_a_report(serve: Any) -> None:
+    lines = b'"foo"\n\n"bar"\nnot json\n{"data": "wrapped"}\n7'
+    async with serve(listen_http(ANY, "/incoming")) as service:
+        answer = await service.post(
+            "/incoming", lines, content_type="application/x-ndjson", idempotency_key="k"
+        )
+        none = await service.post("/incoming", b"\n\n", content_type="application/x-ndjson")
+        fine = await service.post("/incoming", b'"a"\n"b"\n', content_type="application/x-ndjson")
+
+    reports = [json.loads(line) for line in answer.text.splitlines()]
+    assert answer.status == 207
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert [(r["line"], r["code"], r["status"]) for r in reports] == [
+        (1, 200, "stored"),
+        (3, 200, "aborted"),
+        (4, 400, "malformed"),
+        (5, 200, "stored"),
+        (6, 422, "rejected"),
+    ]
+    assert [r.get("id") for r in reports] == ["k:1", "k:3", None, "k:5", None]
+    assert none.status == 400
+    assert fine.status == 200
+
+
+async def test_ndjson_lines_that_no_channel_takes_are_reported_503(serve: Any, hold: Any) -> None:
+    held = hold()
+
+    async def one_only(inbox: Receiver[Message[Any]]) -> None:
+        held.messages.append(await inbox.recv())
+        await asyncio.sleep(0.3)
+        held.messages[0].ack()
+        async for message in inbox:
+            message.ack()
+
+    async with serve(listen_http(ANY, "/incoming", timeout=0.1), one_only) as service:
+        answer = await service.post(
+            "/incoming", b'"1"\n"2"\n"3"\n"4"\n', content_type="application/x-ndjson"
+        )
+
+    reports = [json.loads(line) for line in answer.text.splitlines()]
+    assert answer.status == 207
+    # the second was made and waits for the channel, so it may still be stored
+    assert [r["code"] for r in reports] == [504, 504, 503, 503]
+
+
+async def test_long_ndjson_is_not_many_messages_in_memory(serve: Any) -> None:
+    alive: list[int] = []
+
+    async def work(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            message.ack()
+            alive.append(sum(isinstance(o, Message) for o in gc.get_objects()))
+
+    lines = b"".join(b'{"n":%d}\n' % n for n in range(200))
+    listener = listen_http(ANY, "/incoming", type=dict)
+    async with serve(listener, work) as service:
+        answer = await service.post("/incoming", lines, content_type="application/x-ndjson")
+
+    assert answer.status == 200
+    assert max(alive) < 10
+
+
+async def test_several_paths_share_a_server(any_loop: Loops) -> None:
+    server = HttpServer(ANY)
+    texts: ListenHttp[str] = server.listen("/texts")
+    numbers: ListenHttp[int] = server.listen("/numbers", type=int)
+    got: list[object] = []
+
+    async def work(words: Receiver[Message[str]], counts: Receiver[Message[int]]) -> None:
+        for inbox in (words, counts):
+            message: Message[Any] = await inbox.recv()
+            got.append(message.data)
+            message.ack()
+
+    to_words, to_counts = Channel[Message[str]](), Channel[Message[int]]()
+    async with Group() as go:
+        go(texts, to_words)
+        go(numbers, to_counts)
+        go(work, to_words, to_counts)
+        url = await server.ready()
+        host, _, port = url.removeprefix("http://").partition(":")
+        for path, answer in (("/texts?data=1", b"OK: 1"), ("/numbers?data=2", b"OK: 2")):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            assert (await reader.read()).endswith(answer)
+            writer.close()
+        go.drain()
+
+    assert got == ["1", 2]

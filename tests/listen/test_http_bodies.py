@@ -1,0 +1,245 @@
+"""What requests carry, in every form that is read, and each way in which that can be wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict
+from urllib.parse import quote, quote_plus
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailrace import Message, Receiver
+from tailrace.listen import HttpServer, listen_http
+from tailrace.listen._decode import Decoder
+from tailrace.listen._request import Refused, Request
+
+ANY = "127.0.0.1:0"
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+class Event(msgspec.Struct):
+    name: str
+    n: int = 1
+
+
+class Row(TypedDict):
+    name: str
+
+
+async def echo(inbox: Receiver[Message[Any]]) -> None:
+    async for message in inbox:
+        message.ack(repr(message.data))
+
+
+def request(
+    query: bytes = b"", body: bytes = b"", content_type: str | None = None, **fields: str
+) -> Request:
+    raw = {name.replace("_", "-").encode(): value.encode() for name, value in fields.items()}
+    if content_type is not None:
+        raw[b"content-type"] = content_type.encode()
+    made = Request("POST" if body else "GET", "/incoming", query, raw)
+    made.body = body
+    return made
+
+
+def decoded(kind: Any, made: Request, param: str = "data") -> Any:
+    decoder: Decoder[Any] = Decoder(kind, param)
+    return decoder.one(decoder.media(made), made)
+
+
+def refused(kind: Any, made: Request) -> tuple[int, str]:
+    with pytest.raises(Refused) as caught:
+        decoded(kind, made)
+    return caught.value.status, caught.value.reason
+
+
+@given(st.text())
+def test_any_text_comes_through_query_and_form_as_it_was(text: str) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    for quoted in (quote(text, safe=""), quote_plus(text)):
+        pair = f"x=1&data={quoted}&y=data".encode()
+        assert decoded(str, request(query=pair)) == text
+        assert decoded(str, request(body=pair or b"&", content_type=FORM)) == text
+
+
+@given(st.text())
+def test_any_text_comes_through_json_as_it_was(text: str) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    plain, wrapped = json.dumps(text).encode(), json.dumps({"data": text}).encode()
+    assert decoded(str, request(body=plain, content_type=JSON)) == text
+    assert decoded(str, request(body=wrapped, content_type=JSON)) == text
+
+
+@given(
+    st.binary(min_size=1, max_size=200),
+    st.sampled_from([FORM, JSON, "multipart/form-data; boundary=b", "multipart/form-data", NDJSON]),
+    st.sampled_from([str, int, dict, Event, Any]),
+)
+def test_bytes_of_any_kind_are_decoded_or_refused(body: bytes, kind: str, into: Any) -> None:
+    decoder: Decoder[Any] = Decoder(into, "data")
+    statuses: list[int] = []
+    for made in (request(body=body, content_type=kind), request(query=body)):
+        media = decoder.media(made)
+        try:
+            if media == NDJSON:
+                list(decoder.lines(made.body))
+            else:
+                decoder.one(media, made)
+        except Refused as no:
+            statuses.append(no.status)
+    assert set(statuses) <= {400, 415, 422}
+
+
+@pytest.mark.parametrize(
+    ("kind", "query", "expected"),
+    [
+        (int, b"data=7", 7),
+        (float, b"data=0.5", 0.5),
+        (bool, b"data=true", True),
+        (int | None, b"data=3", 3),
+        (dict, b"data=%7B%22a%22%3A1%7D", {"a": 1}),
+        (list[int], b"data=[1,2]", [1, 2]),
+        (Point, b'data={"x":1}', Point(1)),
+        (Event, b'data={"name":"a","n":2}', Event("a", 2)),
+        (Row, b'data={"name":"a"}', {"name": "a"}),
+        (Any, b"data=1", "1"),
+    ],
+)
+def test_a_field_is_read_as_the_listeners_type(kind: Any, query: bytes, expected: object) -> None:
+    assert decoded(kind, request(query=query)) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "expected"),
+    [
+        (str, b'"foo"', "foo"),
+        (str, b' {"data": "foo", "more": 1}', "foo"),
+        (int, b"7", 7),
+        (int, b'{"data": 7}', 7),
+        (dict, b'{"data": 7}', {"data": 7}),
+        (dict[str, int], b'{"a": 7}', {"a": 7}),
+        (Point, b'{"x": 1, "y": 2}', Point(1, 2)),
+        (Event, b'{"name": "a"}', Event("a")),
+        (Row, b'{"name": "a"}', {"name": "a"}),
+        (Any, b'{"data": [1]}', {"data": [1]}),
+        (object, b"null", None),
+    ],
+)
+def test_json_is_read_as_the_listeners_type(kind: Any, body: bytes, expected: object) -> None:
+    assert decoded(kind, request(body=body, content_type=JSON)) == expected
+    assert decoded(kind, request(body=body, content_type=f"{JSON}; charset=UTF-8")) == expected
+
+
+@pytest.mark.parametrize(
+    ("made", "status", "reason"),
+    [
+        (request(), 400, "the field 'data' is missing"),
+        (request(query=b"date=foo"), 400, "the field 'data' is missing"),
+        (request(query=b"data=1&data=2"), 400, "the field 'data' is given 2 times"),
+        (request(query=b"data=%zz"), 400, "broken %-escape in '%zz'"),
+        (request(query=b"data=%f"), 400, "broken %-escape in '%f'"),
+        (request(query=b"data=%ff"), 400, "the data is not UTF-8"),
+        (request(query=b"data=\xff"), 400, "the data is not UTF-8"),
+        (request(query=b"&" * 1000), 400, "there are more than 1000 fields"),
+        (request(body=b"foo"), 415, "the body has no Content-Type"),
+        (request(body=b"foo", content_type="text/plain"), 415, "Content-Type 'text/plain' is not"),
+        (request(body=b"foo", content_type=""), 415, "Content-Type '' is not"),
+        (
+            request(body=b"data=x", content_type=f"{FORM}; charset=latin-1"),
+            415,
+            "charset 'latin-1'",
+        ),
+        (request(body=b"x", content_type=JSON, content_encoding="gzip"), 415, "Content-Encoding"),
+        (request(body=b'{"a"', content_type=JSON), 400, "the JSON cannot be read"),
+        (request(body=b'"\xff"', content_type=JSON), 400, "the JSON cannot be read"),
+        (request(body=b'"\\ud800"', content_type=JSON), 400, "the JSON cannot be read"),
+        (request(body=b" ", content_type=JSON), 400, "the JSON cannot be read"),
+        (request(body=b"7", content_type=JSON), 422, "Expected `str`, got `int`"),
+        (request(body=b"{}", content_type=JSON), 422, "Object missing required field `data`"),
+        (request(body=b"x", content_type="multipart/form-data"), 400, "has no boundary"),
+        (
+            request(body=b"--b\r\n", content_type="multipart/form-data; boundary=b"),
+            400,
+            "the multipart form is incomplete",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_reason(
+    made: Request, status: int, reason: str
+) -> None:
+    found, said = refused(str, made)
+    assert (found, reason in said) == (status, True), said
+
+
+@pytest.mark.parametrize(
+    ("kind", "query", "status"),
+    [(int, b"data=x", 422), (dict, b"data=foo", 400), (Event, b'data={"n":1}', 422)],
+)
+def test_a_field_of_the_wrong_type_is_refused(kind: Any, query: bytes, status: int) -> None:
+    assert refused(kind, request(query=query))[0] == status
+
+
+def test_deeply_nested_json_is_refused() -> None:
+    body = b"[" * 100_000
+    assert refused(Any, request(body=body, content_type=JSON))[0] == 400
+
+
+def multipart(*parts: str, end: str = "--b--\r\n") -> Request:
+    body = "".join(f"--b\r\n{part}\r\n" for part in parts) + end
+    return request(body=body.encode(), content_type='multipart/form-data; boundary="b"')
+
+
+def test_a_multipart_field_is_read_and_files_are_not_taken_for_it() -> None:
+    disposition = 'Content-Disposition: form-data; name="{}"'
+    made = multipart(
+        f"{disposition.format('other')}; filename=a.txt\r\nContent-Type: text/plain\r\n\r\nno",
+        f"{disposition.format('data')}\r\n\r\n☆ foo ☆",
+    )
+    assert decoded(str, made) == "☆ foo ☆"
+    twice = multipart(*[f"{disposition.format('data')}\r\n\r\nfoo"] * 2)
+    assert refused(str, twice) == (400, "the field 'data' is given 2 times")
+
+
+def test_the_field_in_the_body_counts_before_the_one_in_the_query() -> None:
+    assert decoded(str, request(b"data=query", b"data=body", FORM)) == "body"
+    assert decoded(str, request(b"data=query", b"other=body", FORM)) == "query"
+
+
+def test_another_field_may_carry_the_data() -> None:
+    assert decoded(str, request(query=b"q=foo&data=bar"), param="q") == "foo"
+    assert decoded(str, request(query=b"%71=foo"), param="q") == "foo"
+
+
+def test_lines_are_numbered_as_an_editor_would() -> None:
+    decoder: Decoder[int] = Decoder(int, "data")
+    lines = list(decoder.lines(b"1\r\n\n 2 \nx\n3"))
+    assert [number for number, _ in lines] == [1, 3, 4, 5]
+    assert [value for _, value in lines if not isinstance(value, Refused)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [Message, HttpServer, complex, "no such type"], ids=repr)
+def test_a_type_that_cannot_be_decoded_is_said_so_at_once(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"type=.* cannot be decoded"):
+        listen_http(ANY, "/incoming", type=kind)
+
+
+async def test_a_struct_arrives_as_one(serve: Callable[..., Any]) -> None:
+    async with serve(listen_http(ANY, "/events", type=Event), echo) as service:
+        right = await service.post("/events", b'{"name": "a"}', content_type=JSON)
+        wrong = await service.post("/events", b'{"name": 7}', content_type=JSON)
+
+    assert right.text == "OK: Event(name='a', n=1)"
+    assert (wrong.status, wrong.text) == (422, "rejected: Expected `str`, got `int` - at `$.name`")

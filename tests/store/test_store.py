@@ -1,0 +1,632 @@
+"""store(write): group commit, poison, outage, cancellation, of any function that writes rows."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from tailrace import Channel, Group, Message, Outcome, Receiver, Sender, emit
+from tailrace.retry import Retry
+from tailrace.store import Store, StoreError, StoreStatistics, store
+
+pytestmark = pytest.mark.virtual_time
+
+NOW = Retry(3, backoff=0)
+"""Tries again without a pause."""
+
+
+class Database:
+    """A table in memory. A transaction waits while `gate` is closed; `fails` may raise."""
+
+    def __init__(self, fails: Callable[[Sequence[Any]], object] = lambda rows: None) -> None:
+        self.transactions: list[list[Any]] = []
+        self.tries = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.began = asyncio.Event()
+        self.fails = fails
+
+    @property
+    def rows(self) -> list[Any]:
+        return [row for transaction in self.transactions for row in transaction]
+
+    async def write(self, rows: Sequence[Any]) -> None:
+        self.tries += 1
+        self.began.set()
+        await self.gate.wait()
+        self.fails(rows)
+        self.transactions.append(list(rows))
+
+
+def messages(*data: Any) -> tuple[list[Message[Any]], list[Awaitable[Outcome]]]:
+    made = [Message[Any](each) for each in data]
+    return made, [message.settled() for message in made]
+
+
+async def stored(actor: Store[Any], data: Iterable[Any]) -> list[Outcome]:
+    """Run `actor` until it has dealt with `data`, all of which waits when it starts."""
+    channel = Channel[Message[Any]](math.inf, name="to_store")
+    sent, endings = messages(*data)
+    await channel.send_many(sent)
+    channel.close()
+    await actor(channel)
+    return [await ending for ending in endings]
+
+
+# Group commit.
+
+
+async def test_rows_that_wait_while_a_transaction_is_committed_go_into_the_next() -> None:
+    database = Database()
+    database.gate.clear()
+    actor = store(database.write)
+    channel = Channel[Message[int]](name="to_store")
+    sent, endings = messages(*range(100))
+    async with Group() as go:
+        go(actor, channel)
+        await channel.send(sent[0])
+        await database.began.wait()
+        go(emit(sent[1:]), channel)
+        await all_at_rest()
+        assert database.transactions == []
+        database.gate.set()
+    assert database.transactions == [[0], list(range(1, 100))]
+    assert all([(await ending).ok for ending in endings])
+    assert actor.statistics() == StoreStatistics(rows=100, transactions=2, largest=99)
+
+
+async def all_at_rest() -> None:
+    """Let everything happen that can without the clock."""
+    await asyncio.sleep(1)
+
+
+async def send_all(out: Sender[Message[Any]], sent: list[Message[Any]]) -> None:
+    await out.send_many(sent)
+
+
+async def test_what_is_waiting_is_one_transaction_without_any_delay() -> None:
+    database = Database()
+    loop = asyncio.get_running_loop()
+    outcomes = await stored(store(database.write), "abc")
+    assert database.transactions == [["a", "b", "c"]]
+    assert all(outcome == Outcome("stored") for outcome in outcomes)
+    assert loop.time() == 0
+
+
+async def test_a_message_is_acked_only_once_its_transaction_is_done() -> None:
+    database = Database()
+    database.gate.clear()
+    channel = Channel[Message[int]](1)
+    message = Message(1)
+    task = asyncio.create_task(store(database.write)(channel))
+    await channel.send(message)
+    await database.began.wait()
+    await all_at_rest()
+    assert message.outcome is None
+    database.gate.set()
+    assert (await message.settled()).ok
+    channel.close()
+    await task
+
+
+async def test_no_transaction_is_larger_than_max_batch_and_no_more_than_one_waits() -> None:
+    database = Database()
+    database.gate.clear()
+    channel = Channel[Message[int]](name="to_store")
+    sent, _ = messages(*range(30))
+    async with Group() as go:
+        go(store(database.write, max_batch=4), channel)
+        await channel.send(sent[0])
+        await database.began.wait()
+        go(emit(sent[1:]), channel)
+        await all_at_rest()
+        # One row is being committed, four wait for that, and the rest is kept from coming.
+        assert channel.statistics().received == 5
+        database.gate.set()
+    assert database.rows == list(range(30))
+    assert max(map(len, database.transactions)) == 4
+
+
+async def test_order_is_kept() -> None:
+    database = Database(lambda rows: 1 / 0 if any(row % 7 == 0 for row in rows) else None)
+    channel = Channel[Message[int]](5)
+    sent, _ = messages(*range(200))
+    async with Group() as go:
+        go(emit(sent), channel)
+        go(store(database.write, max_batch=16), channel)
+    assert database.rows == [row for row in range(200) if row % 7]
+
+
+async def test_when_its_inbox_closes_it_commits_the_rest_and_returns() -> None:
+    database = Database()
+    database.gate.clear()
+    channel = Channel[Message[int]](math.inf)
+    sent, endings = messages(*range(10))
+    actor = asyncio.create_task(store(database.write, max_batch=3)(channel))
+    await channel.send_many(sent)
+    await database.began.wait()
+    channel.close()
+    database.gate.set()
+    await actor
+    assert database.rows == list(range(10))
+    assert all([(await ending).ok for ending in endings])
+
+
+async def test_a_cause_comes_through_after_the_rest_was_committed() -> None:
+    database = Database()
+    sent, endings = messages(*range(3))
+
+    async def source(out: Sender[Message[int]]) -> None:
+        await out.send_many(sent)
+        raise OSError("source died")
+
+    channel = Channel[Message[int]](math.inf)
+    with channel.receiving() as inbox:
+        with pytest.raises(OSError, match="source died"), channel.sending() as out:
+            await source(out)
+        with pytest.raises(Exception, match="closed") as raised:
+            await store(database.write)(inbox)
+    assert isinstance(raised.value.__cause__, OSError)
+    assert all([(await ending).ok for ending in endings])
+
+
+async def test_a_group_is_not_idle_while_a_transaction_is_committed() -> None:
+    database = Database()
+    database.gate.clear()
+    channel = Channel[Message[int]](name="to_store")
+    message = Message(1)
+    async with Group(on_exit="cancel") as go:
+        go(store(database.write), channel)
+        await channel.send(message)
+        await database.began.wait()
+        idle = asyncio.ensure_future(go.idle())
+        await all_at_rest()
+        assert not idle.done()
+        database.gate.set()
+        await idle
+        assert message.outcome == Outcome("stored")
+
+
+async def test_several_actors_of_one_store_lose_and_double_nothing() -> None:
+    database = Database()
+    actor = store(database.write, max_batch=8)
+    channel = Channel[Message[int]](name="to_store")
+    sent, endings = messages(*range(500))
+    async with Group() as go:
+        go(actor, channel, actors=4)
+        go(emit(sent), channel)
+    assert sorted(database.rows) == list(range(500))
+    assert all([(await ending).ok for ending in endings])
+    assert actor.statistics().rows == 500
+
+
+async def test_a_store_may_be_run_again() -> None:
+    database = Database()
+    actor = store(database.write)
+    await stored(actor, "ab")
+    await stored(actor, "c")
+    assert database.rows == ["a", "b", "c"]
+    assert actor.statistics().rows == 3
+
+
+async def test_messages_that_are_settled_already_are_skipped_and_counted() -> None:
+    database = Database()
+    actor = store(database.write)
+    channel = Channel[Message[str]](math.inf)
+    given_up, wanted = Message("given up"), Message("wanted")
+    given_up.abort("the caller has gone")
+    await channel.send_many([given_up, wanted])
+    channel.close()
+    await actor(channel)
+    assert database.transactions == [["wanted"]]
+    assert given_up.outcome == Outcome("aborted", "the caller has gone")
+    assert actor.statistics() == StoreStatistics(rows=1, transactions=1, largest=1, skipped=1)
+
+
+# Keys.
+
+
+async def test_rows_with_one_key_are_written_once_and_all_acked() -> None:
+    database = Database()
+    actor = store(database.write, key=str.lower)
+    outcomes = await stored(actor, ["a", "b", "A", "c", "B"])
+    assert database.transactions == [["a", "b", "c"]]
+    assert [outcome.status for outcome in outcomes] == ["stored"] * 5
+    assert actor.statistics() == StoreStatistics(rows=3, transactions=1, largest=5, repeats=2)
+
+
+async def test_a_row_whose_key_cannot_be_told_fails_alone() -> None:
+    database = Database()
+    outcomes = await stored(store(database.write, key=str.lower), ["a", 1, "b"])
+    assert [outcome.status for outcome in outcomes] == ["stored", "failed", "stored"]
+    assert database.rows == ["a", "b"]
+
+
+# Poison.
+
+
+@pytest.mark.parametrize("bad", [{0}, {999}, {500}, {3, 4, 700}, set(range(0, 1000, 100))])
+async def test_a_poison_row_fails_alone_in_few_transactions(bad: set[int]) -> None:
+    def fails(rows: Sequence[int]) -> None:
+        if found := bad & set(rows):
+            raise ValueError(f"no {min(found)}")
+
+    database = Database(fails)
+    actor = store(database.write)
+    outcomes = await stored(actor, range(1000))
+    assert database.rows == [row for row in range(1000) if row not in bad]
+    for row, outcome in enumerate(outcomes):
+        if row in bad:
+            assert outcome.status == "failed"
+            assert outcome.reason == f"ValueError: no {row}"
+            assert isinstance(outcome.error, ValueError)
+        else:
+            assert outcome.ok
+    assert database.tries <= 1 + 2 * len(bad) * math.ceil(math.log2(1000))
+    assert actor.statistics().failures == len(bad)
+    assert actor.statistics().retries == 0
+
+
+async def test_when_every_row_is_poison_every_row_fails_and_the_store_lives_on() -> None:
+    database = Database(lambda rows: 1 / 0 if "good" not in rows else None)
+    actor = store(database.write)
+    outcomes = await stored(actor, range(10))
+    assert {outcome.status for outcome in outcomes} == {"failed"}
+    assert [outcome.ok for outcome in await stored(actor, ["good"])] == [True]
+
+
+# Outage.
+
+
+async def test_an_outage_is_retried_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tailrace")
+    outages = iter([ConnectionError("gone"), TimeoutError("slow")])
+
+    def fails(rows: Sequence[Any]) -> None:
+        if error := next(outages, None):
+            raise error
+
+    database = Database(fails)
+    actor = store(database.write)
+    outcomes = await stored(actor, range(5))
+    assert database.transactions == [[0, 1, 2, 3, 4]]
+    assert all(outcome.ok for outcome in outcomes)
+    assert actor.statistics() == StoreStatistics(rows=5, transactions=1, largest=5, retries=2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "store: outage, trying again: gone",
+        "store: the outage is over, after 3 tries",
+    ]
+
+
+async def test_an_outage_that_lasts_fails_all_rows_and_not_one_by_one() -> None:
+    database = Database(fails=raises(ConnectionError("gone")))
+    actor = store(database.write, retry=Retry(4, backoff=1))
+    outcomes = await stored(actor, range(100))
+    assert {outcome.reason for outcome in outcomes} == {"ConnectionError: gone"}
+    assert database.tries == 4
+    assert 0 < asyncio.get_running_loop().time() <= 1 + 2 + 4
+    assert actor.statistics() == StoreStatistics(failures=100, retries=3)
+
+
+def raises(error: Exception) -> Callable[[object], None]:
+    def fails(rows: object) -> None:
+        raise error
+
+    return fails
+
+
+async def test_an_outage_holds_back_the_senders_and_then_everything_is_stored() -> None:
+    out_of_order = True
+
+    def fails(rows: Sequence[Any]) -> None:
+        if out_of_order:
+            raise ConnectionError("gone")
+
+    database = Database(fails)
+    channel = Channel[Message[int]](name="to_store")
+    sent, endings = messages(*range(50))
+    async with Group() as go:
+        go(store(database.write, max_batch=10, retry=Retry(None)), channel)
+        await channel.send(sent[0])
+        await database.began.wait()
+        go(emit(sent[1:]), channel)
+        await asyncio.sleep(3600)
+        assert channel.statistics().received == 11
+        assert database.tries > 100
+        out_of_order = False
+    assert database.rows == list(range(50))
+    assert all([(await ending).ok for ending in endings])
+
+
+async def test_what_is_an_outage_is_for_the_caller_to_say() -> None:
+    class DriverError(Exception):
+        pass
+
+    def fails(rows: Sequence[Any]) -> None:
+        if database.tries < 3:
+            raise DriverError("terminating connection")
+
+    database = Database(fails)
+    policy = Retry(5, backoff=0, on=DriverError)
+    outcomes = await stored(store(database.write, retry=policy), range(5))
+    assert all(outcome.ok for outcome in outcomes)
+    assert database.tries == 3
+
+    database = Database(fails=raises(OSError("not retried now")))
+    outcomes = await stored(store(database.write, retry=policy), range(2))
+    assert database.tries == 3  # both, then each alone
+    assert {outcome.status for outcome in outcomes} == {"failed"}
+
+
+async def test_poison_is_found_after_an_outage_too() -> None:
+    def fails(rows: Sequence[int]) -> None:
+        if database.tries == 1:
+            raise ConnectionError("gone")
+        if 3 in rows:
+            raise ValueError("three")
+
+    database = Database(fails)
+    outcomes = await stored(store(database.write, retry=NOW), range(5))
+    assert [outcome.ok for outcome in outcomes] == [True, True, True, False, True]
+
+
+# Cancellation.
+
+
+async def test_a_cancelled_store_acks_what_is_being_committed_and_nothing_else() -> None:
+    database = Database()
+    database.gate.clear()
+    channel = Channel[Message[int]](name="to_store")
+    sent, endings = messages(*range(10))
+    actor = asyncio.create_task(store(database.write, max_batch=4)(channel))
+    await channel.send(sent[0])
+    await database.began.wait()
+    sender = asyncio.create_task(send_all(channel, sent[1:]))
+    await all_at_rest()
+    actor.cancel()
+    await all_at_rest()
+    assert not actor.done()
+    database.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await actor
+    sender.cancel()
+    assert database.rows == [0]
+    assert (await endings[0]).ok
+    for ending in endings[1:5]:  # had been received
+        assert await ending == Outcome("failed", "the store was stopped before this was stored")
+    assert [message.outcome for message in sent[5:]] == [None] * 5
+    assert channel.statistics().received == 5
+
+
+async def test_a_cancelled_store_receives_nothing_more_while_it_waits() -> None:
+    database = Database()
+    database.gate.clear()
+    channel = Channel[Message[int]](math.inf)
+    actor = asyncio.create_task(store(database.write)(channel))
+    await channel.send(Message(0))
+    await database.began.wait()
+    await all_at_rest()
+    actor.cancel()
+    await all_at_rest()
+    await channel.send(Message(1))
+    await all_at_rest()
+    database.gate.set()
+    await asyncio.wait([actor])
+    assert database.rows == [0]
+    assert len(channel) == 1
+
+
+async def test_a_cancelled_store_waits_only_so_long(caplog: pytest.LogCaptureFixture) -> None:
+    database = Database()
+    database.gate.clear()
+    channel = Channel[Message[int]](1)
+    message = Message(1)
+    actor = asyncio.create_task(store(database.write)(channel))
+    await channel.send(message)
+    await database.began.wait()
+    began = asyncio.get_running_loop().time()
+    actor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await actor
+    assert asyncio.get_running_loop().time() - began == 10
+    assert database.rows == []
+    assert message.outcome is not None
+    assert "may be stored" in message.outcome.reason
+    assert "not waiting" in caplog.text
+
+
+async def test_a_store_that_is_cancelled_twice_ends_at_once() -> None:
+    database = Database()
+    database.gate.clear()
+    channel = Channel[Message[int]](1)
+    message = Message(1)
+    actor = asyncio.create_task(store(database.write)(channel))
+    await channel.send(message)
+    await database.began.wait()
+    actor.cancel()
+    await asyncio.sleep(1)
+    actor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await actor
+    await asyncio.sleep(0)
+    assert asyncio.get_running_loop().time() == 1
+    assert message.outcome is not None
+    assert message.outcome.status == "failed"
+
+
+async def test_a_cancelled_store_does_not_try_again() -> None:
+    database = Database(fails=raises(ConnectionError("gone")))
+    channel = Channel[Message[int]](1)
+    message = Message(1)
+    actor = asyncio.create_task(store(database.write, retry=Retry(None, backoff=5))(channel))
+    await channel.send(message)
+    await all_at_rest()
+    tries = database.tries
+    actor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await actor
+    assert database.tries == tries
+    assert message.outcome == Outcome("failed", "the store was stopped before this was stored")
+
+
+async def test_an_idle_store_is_cancelled_at_once() -> None:
+    channel = Channel[Message[int]]()
+    actor = asyncio.create_task(store(Database().write)(channel))
+    await all_at_rest()
+    actor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await actor
+    assert channel.statistics().waiting_receivers == 0
+
+
+async def test_a_write_that_is_cancelled_by_another_is_a_failure_of_its_rows() -> None:
+    def fails(rows: Sequence[Any]) -> None:
+        raise asyncio.CancelledError
+
+    outcomes = await stored(store(Database(fails).write), [1])
+    assert outcomes[0].status == "failed"
+    assert "cancelled" in outcomes[0].reason
+
+
+# Plain functions.
+
+
+async def test_a_plain_function_is_called_in_one_thread_other_than_the_loops() -> None:
+    threads: list[threading.Thread] = []
+    rows: list[Any] = []
+
+    def write(batch: Sequence[Any]) -> None:
+        threads.append(threading.current_thread())
+        rows.extend(batch)
+
+    actor = store(write, max_batch=2)
+    channel = Channel[Message[int]](name="to_store")
+    sent, endings = messages(*range(10))
+    async with Group() as go:
+        go(actor, channel, actors=3)
+        go(emit(sent), channel)
+    assert sorted(rows) == list(range(10))
+    assert all([(await ending).ok for ending in endings])
+    assert len(set(threads)) == 1
+    assert threads[0] is not threading.current_thread()
+    threads[0].join(5)
+    assert not threads[0].is_alive()  # it ends with the last actor
+
+
+@pytest.mark.parametrize("error", [StopIteration("x"), KeyError("x"), asyncio.CancelledError("x")])
+async def test_whatever_a_plain_function_raises_fails_the_row(error: BaseException) -> None:
+    def write(rows: Sequence[Any]) -> None:
+        raise error
+
+    (outcome,) = await stored(store(write), [1])
+    assert outcome.status == "failed"
+
+
+async def test_a_plain_function_that_is_being_called_is_waited_for_when_cancelled() -> None:
+    began, gate = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    written: list[int] = []
+
+    def write(rows: Sequence[int]) -> None:
+        loop.call_soon_threadsafe(began.set)
+        assert gate.wait(10)
+        written.extend(rows)
+
+    channel = Channel[Message[int]](1)
+    message = Message(1)
+    actor = asyncio.create_task(store(write)(channel))
+    await channel.send(message)
+    await began.wait()
+    actor.cancel()
+    loop.call_soon(gate.set)
+    with pytest.raises(asyncio.CancelledError):
+        await actor
+    assert written == [1]
+    assert message.outcome == Outcome("stored")
+
+
+async def test_a_plain_function_that_returns_an_awaitable_ends_the_store() -> None:
+    async def really(rows: Sequence[Any]) -> None:
+        raise AssertionError("never awaited")
+
+    def write(rows: Sequence[Any]) -> Any:
+        return really(rows)
+
+    channel = Channel[Message[int]](math.inf)
+    message = Message(1)
+    await channel.send(message)
+    with pytest.raises(StoreError, match=r"write.*returned an awaitable.*async def"):
+        await store(write)(channel)
+    assert message.outcome is not None
+    assert message.outcome.status == "failed"
+
+
+async def test_coroutine_functions_are_known_in_every_form() -> None:
+    rows: list[Any] = []
+
+    async def write(table: str, batch: Sequence[Any]) -> None:
+        rows.append((table, threading.current_thread() is threading.main_thread(), *batch))
+
+    class Writer:
+        async def __call__(self, batch: Sequence[Any]) -> None:
+            await write("object", batch)
+
+    await stored(store(functools.partial(write, "partial")), [1])
+    await stored(store(Writer()), [2])
+    assert rows == [("partial", True, 1), ("object", True, 2)]
+
+
+# What it says.
+
+
+def test_its_repr_shows_what_it_did_and_no_secrets() -> None:
+    async def write(dsn: str, rows: Sequence[Any]) -> None: ...
+
+    actor = store(functools.partial(write, "postgres://user:secret@host"))
+    assert "user:" not in repr(actor)
+    assert repr(actor).startswith("<store with test_its_repr")
+    assert repr(actor).endswith("write: nothing stored yet>")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        ({"write": None}, TypeError, "takes a function that writes rows, not None"),
+        ({"max_batch": 0}, ValueError, "max_batch must be at least 1, not 0"),
+        ({"max_batch": 1.5}, TypeError, "max_batch must be a whole number, not 1.5"),
+        ({"key": "id"}, TypeError, "key must be a function of a message's data, not 'id'"),
+        ({"retry": 3}, TypeError, "retry must be a Retry, not 3"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(
+    wrong: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        store(**{"write": Database.write, **wrong})
+
+
+async def test_a_receiver_that_fails_ends_the_store_after_what_was_received() -> None:
+    database = Database()
+    sent, endings = messages(1, 2)
+
+    class Failing(Channel[Message[int]]):
+        def recv_many(self, n: int, /) -> Any:
+            return super().recv_many(n) if len(self) else self.fail()
+
+        async def fail(self) -> list[Message[int]]:
+            raise ConnectionError("the subject is gone")
+
+    channel = Failing(math.inf)
+    await channel.send_many(sent)
+    inbox: Receiver[Message[int]] = channel
+    with pytest.raises(ConnectionError, match="the subject is gone"):
+        await store(database.write)(inbox)
+    assert database.rows == [1, 2]
+    assert all([(await ending).ok for ending in endings])

@@ -1,0 +1,279 @@
+"""Which columns a type has, and what its values become on their way there."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import math
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    NewType,
+    NotRequired,
+    Required,
+    TypedDict,
+    TypeVar,
+)
+
+import msgspec
+import pytest
+
+from tailrace.store._columns import layout_of
+
+Celsius = NewType("Celsius", float)
+T = TypeVar("T")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Level(enum.IntEnum):
+    HIGH = 2
+
+
+class Mixed(enum.Enum):
+    ONE = 1
+    WORD = "word"
+
+
+@dataclass
+class Inner:
+    when: datetime.date
+    tags: set[str] = field(default_factory=set)
+
+
+class Point(msgspec.Struct, tag="point"):
+    x: int
+    y: int
+
+
+UTC = datetime.timezone.utc  # noqa: UP017  # datetime.UTC means nothing to get_type_hints on 3.11
+MOMENT = datetime.datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
+SOME_ID = uuid.UUID(int=7)
+
+
+@pytest.mark.parametrize(
+    ("hint", "sql_type", "value", "stored"),
+    [
+        (str, "TEXT", "☆", "☆"),
+        (int, "INTEGER", -5, -5),
+        (bool, "INTEGER", True, True),
+        (float, "REAL", 1.5, 1.5),
+        (float, "REAL", 2, 2.0),
+        (float, "REAL", math.inf, math.inf),
+        (bytes, "BLOB", b"\0\xff", b"\0\xff"),
+        (datetime.datetime, "TEXT", MOMENT, "2026-11-23T12:30:00+00:00"),
+        (datetime.date, "TEXT", MOMENT.date(), "2026-11-23"),
+        (datetime.time, "TEXT", MOMENT.time(), "12:30:00"),
+        (datetime.timedelta, "REAL", datetime.timedelta(minutes=1), 60.0),
+        (decimal.Decimal, "TEXT", decimal.Decimal("1.10"), "1.10"),
+        (uuid.UUID, "TEXT", SOME_ID, str(SOME_ID)),
+        (Colour, "TEXT", Colour.RED, "red"),
+        (Level, "INTEGER", Level.HIGH, 2),
+        (Mixed, "TEXT", Mixed.ONE, "1"),
+        (Mixed, "TEXT", Mixed.WORD, '"word"'),
+        (Literal["a", "b"], "TEXT", "a", "a"),
+        (Literal[1, 2], "INTEGER", 1, 1),
+        (Literal[1, "b"], "TEXT", "b", '"b"'),
+        (Celsius, "REAL", 20.5, 20.5),
+        (Annotated[int, "meta"], "INTEGER", 1, 1),
+        (dict[str, int], "TEXT", {"a": 1}, '{"a":1}'),
+        (list[str], "TEXT", ["☆"], '["☆"]'),
+        (tuple[int, ...], "TEXT", (1, 2), "[1,2]"),
+        (int | str, "TEXT", "a", '"a"'),
+        (Mapping[str, Any], "TEXT", {"a": None}, '{"a":null}'),
+    ],
+)
+def test_a_single_value_is_the_column_data(
+    hint: Any, sql_type: str, value: object, stored: object
+) -> None:
+    layout = layout_of(hint)
+    (column,) = layout.columns
+    assert (column.name, column.sql_type, column.nullable) == ("data", sql_type, False)
+    (found,) = layout.values(value)
+    assert found == stored
+    assert type(found) in (type(stored), bool, Level)
+
+
+@dataclass
+class Order:
+    number: int
+    customer: str
+    price: float | None
+    note: Annotated[str | None, "free text"]
+    inner: Inner
+    point: Point | None
+    anything: Any
+
+
+def test_a_dataclass_has_a_column_for_each_field() -> None:
+    layout = layout_of(Order)
+    assert layout.row_type == "Order"
+    assert [(c.name, c.sql_type, c.nullable) for c in layout.columns] == [
+        ("number", "INTEGER", False),
+        ("customer", "TEXT", False),
+        ("price", "REAL", True),
+        ("note", "TEXT", True),
+        ("inner", "TEXT", False),
+        ("point", "TEXT", True),
+        ("anything", "TEXT", True),
+    ]
+    inner = Inner(MOMENT.date(), {"a"})
+    values = layout.values(Order(1, "Jónsi", None, "n", inner, Point(1, 2), [MOMENT, SOME_ID]))
+    assert list(values) == [
+        1,
+        "Jónsi",
+        None,
+        "n",
+        '{"when":"2026-11-23","tags":["a"]}',
+        '{"type":"point","x":1,"y":2}',
+        f'["2026-11-23T12:30:00+00:00","{SOME_ID}"]',
+    ]
+    assert list(layout.values(Order(1, "a", 2, None, inner, None, None)))[2:] == [
+        2.0,
+        None,
+        '{"when":"2026-11-23","tags":["a"]}',
+        None,
+        None,
+    ]
+
+
+class Pair(NamedTuple):
+    left: str
+    right: int
+
+
+class Event(msgspec.Struct, rename="camel"):
+    event_name: str
+    count: int = 0
+
+
+class Base(TypedDict):
+    name: str
+
+
+class Reading(Base, total=False):
+    value: Required[float]
+    unit: str
+
+
+class Late(TypedDict):
+    name: str
+    unit: NotRequired[str]
+
+
+@dataclass
+class Box(Generic[T]):
+    content: T
+    label: Final[str] = ""  # type: ignore[misc]  # Final in a dataclass is a field all the same
+
+
+@pytest.mark.parametrize(
+    ("row_type", "row", "names", "values"),
+    [
+        (Pair, Pair("a", 1), ["left", "right"], ["a", 1]),
+        (Event, Event("a", 1), ["event_name", "count"], ["a", 1]),
+        (Reading, {"name": "a", "value": 1.0}, ["name", "value", "unit"], ["a", 1.0, None]),
+        (Reading, {"name": "a", "value": 1, "unit": "K"}, ["name", "value", "unit"], ["a", 1, "K"]),
+        (Late, {"name": "a"}, ["name", "unit"], ["a", None]),
+        (Box[int], Box(5, "b"), ["content", "label"], ["5", "b"]),
+    ],
+)
+def test_each_kind_of_class_with_fields(
+    row_type: Any, row: object, names: list[str], values: list[object]
+) -> None:
+    layout = layout_of(row_type)
+    assert [column.name for column in layout.columns] == names
+    assert list(layout.values(row)) == values
+
+
+def test_only_what_may_be_left_out_may_be_null() -> None:
+    assert {c.name: c.nullable for c in layout_of(Reading).columns} == {
+        "name": False,
+        "value": False,
+        "unit": True,
+    }
+    assert [c.nullable for c in layout_of(Late).columns] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "error", "says"),
+    [
+        (str, 5, TypeError, "str: expected str, not int"),
+        (str, None, TypeError, "expected str, not NoneType"),
+        (int, "5", TypeError, "expected int, not str"),
+        (int, 5.0, TypeError, "expected int, not float"),
+        (float, "5", TypeError, "expected float, not str"),
+        (float, math.nan, ValueError, "SQL has no NaN"),
+        (bytes, "5", TypeError, "expected bytes, not str"),
+        (Colour, "red", TypeError, "expected Colour, not str"),
+        (dict[str, Any], [1], TypeError, "expected dict, not list"),
+        (dict[str, Any], {"a": object()}, TypeError, "object has no JSON form"),
+        (dict[str, Any], {"a": math.nan}, ValueError, "not JSON compliant"),
+        (Order, {"number": 1}, TypeError, "expected Order, not dict"),
+        (Pair, Pair("a", "b"), TypeError, "Pair.right: expected int, not str"),  # type: ignore[arg-type]  # wrong on purpose
+        (Reading, {"name": "a"}, TypeError, "Reading: value missing"),
+        (Late, {"name": "a", "units": "K"}, TypeError, "Late has no units"),
+        (Late, ["name"], TypeError, "expected Late, not list"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_and_not_shown(
+    hint: Any, value: object, error: type[Exception], says: str
+) -> None:
+    layout = layout_of(hint)
+    with pytest.raises(error, match=says):
+        layout.values(value)
+
+
+class Plain:
+    pass
+
+
+@dataclass
+class Empty:
+    pass
+
+
+@dataclass
+class WithPlain:
+    name: str
+    thing: Plain
+
+
+@dataclass
+class Unknown:
+    thing: NotThere  # type: ignore[name-defined]  # noqa: F821  # wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("row_type", "says"),
+    [
+        (Plain, "Plain: no column for Plain; there is one for str, int"),
+        (WithPlain, "WithPlain.thing: no column for Plain"),
+        (Empty, "Empty has no fields"),
+        (Unknown, "cannot read the field types of Unknown: name 'NotThere' is not defined"),
+        (str | None, "rows of str | None cannot be stored"),
+    ],
+)
+def test_a_type_that_has_no_columns_says_why(row_type: Any, says: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        layout_of(row_type)
+    assert says in str(raised.value)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement is of 3.12")
+def test_an_alias_is_what_it_stands_for() -> None:
+    names: dict[str, Any] = {}
+    exec("type Name = str", names)
+    assert layout_of(names["Name"]).columns[0].sql_type == "TEXT"
+    assert list(layout_of(names["Name"]).values("a")) == ["a"]

@@ -1,0 +1,97 @@
+"""What `go` accepts: any stage whose parameters fit what is wired to it."""
+
+from collections.abc import AsyncIterator
+from typing import assert_type
+
+from tailrace import (
+    Channel,
+    Group,
+    Message,
+    Outcome,
+    Receiver,
+    Sender,
+    SyncReceiver,
+    SyncSender,
+    amap,
+    collect,
+    each,
+    emit,
+    submit,
+)
+
+
+async def parse(inbox: Receiver[str], out: Sender[int]) -> None:
+    async for word in inbox:
+        await out.send(int(word))
+
+
+async def share(inbox: Receiver[int], *outs: Sender[int]) -> None:
+    async for number in inbox:
+        for out in outs:
+            await out.send(number)
+
+
+async def show(inbox: Receiver[object], errors: Sender[str] | None) -> None:
+    async for value in inbox:
+        print(value, errors)
+
+
+def in_a_thread(inbox: SyncReceiver[int], out: SyncSender[str]) -> None:
+    for number in inbox:
+        out.send(str(number))
+
+
+class Doubler:
+    async def __call__(self, inbox: Receiver[int], out: Sender[int]) -> None:
+        async for number in inbox:
+            await out.send(2 * number)
+
+
+def stages(go: Group) -> None:
+    words, more_words = Channel[str](name="words"), Channel[str](name="more_words")
+    numbers, twice = Channel[int](64, name="numbers"), Channel[int](name="twice")
+    assert_type(go(emit(["1", "2"]), words), None)
+    go(parse, words, numbers, actors=4, name="parse")
+    go(parse, words.receiver, numbers.sender, source=False)
+    go(share, numbers, twice, twice, twice)
+    go(share, numbers)
+    go(show, numbers, None, background=True)
+    go(show, words, more_words)
+    go(in_a_thread, numbers.sync, words.sync)
+    go(in_a_thread, numbers.sync.receiver, words.sync.sender)
+    go(Doubler(), numbers, twice)
+
+
+def upper(word: str) -> str:
+    return word.upper()
+
+
+async def length(word: str) -> int:
+    return len(word)
+
+
+def functions_of_data(go: Group) -> None:
+    words, loud = Channel[Message[str]](), Channel[Message[str]]()
+    lengths = Channel[Message[int]]()
+    go(each(upper), words, loud)
+    go(each(length, timeout=1.0), words, lengths, actors=8)
+
+
+async def helpers(words: Channel[str], requests: Channel[Message[str]]) -> None:
+    assert_type(await collect(words), list[str])
+    assert_type(await submit(requests, "foo", timeout=1.0), Outcome)
+    lengths: AsyncIterator[int] = amap(length, ["a", "bc"], concurrency=2)
+    async for n in lengths:
+        assert_type(n, int)
+
+
+async def a_block_of_its_own(words: Channel[str], numbers: Channel[int]) -> None:
+    async with Group(on_exit="drain") as go:
+        assert_type(go, Group)
+        go(parse, words, numbers)
+
+
+async def messages(message: Message[str]) -> None:
+    assert_type(message.data, str)
+    assert_type(message.with_data(1), Message[int])
+    assert_type(await message.settled(), Outcome)
