@@ -1,0 +1,115 @@
+"""Layer 6: the last program of the talk, with a real HTTP server and a durable database.
+
+Listen → Filter → Enrich × 3 → Store. An HTTP request is answered when its message is settled: a
+200 ``OK`` means that the row is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tailrace.channel import Channel, Receiver, Sender
+from tailrace.group import Group, run
+from tailrace.listen import HttpServer
+from tailrace.message import Message
+from tailrace.store import StoreError, store_sqlite
+
+__all__ = ["HttpServer", "StoreError", "run_demo"]
+
+
+async def enrich(inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None:
+    """The talk's: decorate, and pass on."""
+    async for msg in inbox:
+        msg.data = f"☆ {msg.data} ☆"
+        await out.send(msg)
+
+
+class Filter:
+    """The talk's filter, which counts what it drops."""
+
+    name = "filter"
+
+    def __init__(self) -> None:
+        self.dropped = 0
+
+    def __repr__(self) -> str:
+        return f"<Filter: {self.dropped} dropped>"
+
+    async def __call__(self, inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None:
+        """Abort every "bar", pass the others on."""
+        async for msg in inbox:
+            if msg.data == "bar":
+                self.dropped += msg.abort("filtered")
+            else:
+                await out.send(msg)
+
+
+def run_demo(
+    server: HttpServer, *, database: Path, traffic: bool, seconds: float | None, grace: float
+) -> None:
+    """Run until a signal drains it, or for `seconds`; then say what it did."""
+    before = _rows(database)
+    filter_ = Filter()
+
+    async def main(go: Group) -> None:
+        to_filter = Channel[Message[str]](name="to_filter")
+        to_enrich = Channel[Message[str]](name="to_enrich")
+        to_store = Channel[Message[str]](name="to_store")
+        go(server.listen("/incoming"), to_filter)
+        go(filter_, to_filter, to_enrich)
+        go(enrich, to_enrich, to_store, actors=3)
+        go(store_sqlite(database), to_store)
+        url = await server.ready() + "/incoming"
+        _say(f"listening on {url}, storing in {database}; try it:")
+        _say(f"    curl '{url}?data=foo'      curl '{url}?data=bar'      Ctrl-C drains")
+        if traffic:
+            go(send_traffic, url)
+        if seconds is not None:
+            go.loop.call_later(seconds, go.drain)
+
+    run(main, grace=grace)
+    stored = _rows(database) - before
+    _say(f"drained: {stored} stored in {database}, {filter_.dropped} aborted, none left behind")
+
+
+async def send_traffic(url: str) -> None:
+    """The talk's source as an HTTP client: now and then "foo" (six of ten) or "bar"."""
+    while True:
+        await asyncio.sleep(random.random() * 0.25)
+        data = "foo" if random.random() < 0.6 else "bar"
+        answer = await asyncio.to_thread(_get, f"{url}?data={data}")
+        _say(f"GET /incoming?data={data} → {answer}")
+
+
+def _get(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return f"{answer.status} {answer.read().decode()}"
+    except urllib.error.HTTPError as error:
+        return f"{error.code} {error.read().decode()}"
+    except OSError as error:  # draining: nobody listens any more
+        return str(error)
+
+
+def _rows(database: Path) -> int:
+    """How many rows the table has; 0 before there is one."""
+    if not database.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        try:
+            rows: int = connection.execute("SELECT count(*) FROM events").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+        return rows
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
