@@ -1,0 +1,1 @@
+"""Comparisons of tailrace with its peers: see README.md."""
