@@ -16,7 +16,8 @@ import threading
 import time
 import warnings
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from tailrace._core.common import BUDGET, check_timeout, label
 from tailrace._core.python.waiter import (
@@ -219,6 +220,10 @@ class Fresh(Operation[T_co]):
         self.__class__ = self.spent
 
 
+# By task: the cancellation that was put off to the next turn, and how many before it were heard.
+_put_off: WeakKeyDictionary[asyncio.Task[Any], tuple[asyncio.Handle, int]] = WeakKeyDictionary()
+
+
 def rearmed(interrupt: BaseException, waiter: Waiter) -> bool:
     """Whether `interrupt` was a cancellation, now put off until the task's next await.
 
@@ -231,9 +236,16 @@ def rearmed(interrupt: BaseException, waiter: Waiter) -> bool:
     if task is None or not isinstance(interrupt, asyncio.CancelledError):
         return False
 
-    settled = task.cancelling() - waiter.requests()  # asked for, and heard, before it slept here
+    # Those that had been asked for, and heard, before it slept here.
+    settled = max(0, task.cancelling() - waiter.requests())
+    earlier = _put_off.pop(task, None)
+    if earlier is not None:  # one voice for all that were put off: the latest one's
+        handle, heard = earlier
+        handle.cancel()
+        settled = min(settled, heard)
 
     def reissue() -> None:
+        _put_off.pop(task, None)
         if not task.done() and task.cancelling() > settled:
             # One that was asked for since then is to arrive as what it is: anyio knows its own by
             # their message. (`_must_cancel` and this are what every kind of task has for it.)
@@ -241,7 +253,7 @@ def rearmed(interrupt: BaseException, waiter: Waiter) -> bool:
             task.cancel(*((getattr(task, "_cancel_message", None),) if newer else interrupt.args))
             task.uncancel()
 
-    task.get_loop().call_soon(reissue)
+    _put_off[task] = task.get_loop().call_soon(reissue), settled
     return True
 
 
@@ -463,18 +475,20 @@ class FreshSendMany(Fresh[None], SendMany):
     def __await__(self) -> Generator[Any, Any, None]:
         self.begin()
         values = self.values
-        if not isinstance(values, (list, tuple, range)) or self.channel._overflow != "block":
-            # Pulling from an iterator is foreign code, which must not run under the lock.
+        if type(values) not in (list, tuple, range) or self.channel._overflow != "block":
+            # Pulling from an iterator (or from a list that is more than a list) is foreign code,
+            # which must not run under the lock.
             for value in values:
                 yield from FreshSend(self.channel, value).__await__()
                 self.sent += 1
             return
-        while self.sent < len(values):
+        plain = cast("Sequence[Any]", values)
+        while self.sent < len(plain):
             if budget.left <= 0:
                 budget.left = BUDGET
                 yield
-            if not self.fill(values):
-                yield from FreshSend(self.channel, values[self.sent]).__await__()
+            if not self.fill(plain):
+                yield from FreshSend(self.channel, plain[self.sent]).__await__()
                 self.sent += 1
 
 
