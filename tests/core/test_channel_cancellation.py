@@ -407,6 +407,44 @@ async def test_channel_4_a_cancellation_that_was_put_off_does_not_speak_for_a_ne
     assert drained(other) == ["given back"]
 
 
+async def test_channel_4_two_cancellations_put_off_in_one_turn_arrive_as_the_newer(
+    core: Any, start: Any, settle: Any
+) -> None:
+    """Both sends were taken before the first could be made anew; and that one is taken back."""
+    channel, other, gate = core.Channel(), core.Channel(), core.Channel()
+    steps: list[Any] = []
+    deadlines: list[asyncio.Timeout] = []
+    scopes: list[anyio.CancelScope] = []
+
+    async def actor() -> None:
+        async with asyncio.timeout(None) as deadline:
+            deadlines.append(deadline)
+            await channel.send(1)
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
+            await other.send(2)
+            steps.append("sent both")
+            await asyncio.sleep(3600)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        steps.append("free")
+
+    async def taker() -> None:
+        await gate.recv()
+        steps.append(other.recv_nowait())
+        scopes[0].cancel()
+
+    task = start(actor())
+    start(taker())
+    await settle()
+    await expire(deadlines[0])
+    channel.recv_nowait()
+    gate.send_nowait("go")  # the taker resumes right after the actor, in the same turn
+    await settle()
+    assert steps == [2, "sent both", "free"]
+    assert not task.cancelled()
+
+
 # send_many
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import random
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tailrace import Group
 from tailrace.errors import Closed, WouldBlock
 
 
@@ -348,3 +350,39 @@ def test_channel_6_random_work_in_threads_and_loops_keeps_the_counts(core: Any) 
         received += [channel.recv_nowait() for _ in range(len(channel))]
     assert sorted(map(str, received)) == sorted(map(str, sent))
     assert len(received) > 50
+
+
+async def test_channel_4_cancelled_thread_actors_lose_and_double_nothing(core: Any) -> None:
+    for seed in range(60):
+        await exchange_until_cancelled(core, random.Random(seed))
+
+
+async def exchange_until_cancelled(core: Any, dice: random.Random) -> None:
+    channel = core.Channel(dice.choice([0, 1, 3]))
+    sent: list[str] = []
+    received: list[str] = []
+
+    def produce() -> None:
+        for n in range(10**9):
+            with contextlib.suppress(TimeoutError):
+                channel.sync.send(f"thread {n}", timeout=dice.choice([None, None, 0.0005]))
+                sent.append(f"thread {n}")
+
+    def consume() -> None:
+        while True:
+            received.append(channel.sync.recv())
+
+    async def produce_too() -> None:
+        for n in range(10**9):
+            await channel.send(f"task {n}")
+            sent.append(f"task {n}")
+
+    async with Group() as go:
+        go(produce)
+        go(consume)
+        if dice.random() < 0.5:
+            go(produce_too)
+        await asyncio.sleep(dice.random() * 0.005)
+        go.cancel()
+    received += [channel.recv_nowait() for _ in range(len(channel))]
+    assert sorted(received) == sorted(sent)
