@@ -1,6 +1,6 @@
 """What a hop costs: values relayed producer → +1 → +1 → sink, over three channels.
 
-    python benchmarks/relay.py [--rounds 5] [--n 20000] [--only NAMES] [--json FILE] [--uvloop]
+    python benchmarks/relay.py [--rounds 5] [--n 7000] [--only NAMES] [--json FILE] [--uvloop]
 
 Each peer gets the most natural program it has: a task (actor, goroutine) per stage, a channel per
 hop, a loop that receives and sends. The end of the stream is a closed channel, or None for
@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import Benchmark, Peer, main
+from benchmarks.harness import OURS, QUEUE, Benchmark, GoProgram, Peer, each_capacity, main
 from tailrace import Channel, Closed, Group, Receiver, Sender
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+HOPS = 3
 CAPACITIES = (0, 1, 64, 1024)
 MANY = 64  # values per send_many and recv_many
 
@@ -214,21 +215,28 @@ async def trio_channels(capacity: int, n: int) -> int:
 
 
 RELAY = Benchmark(
+    key="relay",
     title="Relay of three hops",
     unit="ns per hop",
-    file=Path(__file__).resolve(),
-    go_source=Path(__file__).resolve().parent / "go" / "relay.go",
-    columns=CAPACITIES,
-    per_value=3,
-    n=20_000,
+    columns=tuple(map(str, CAPACITIES)),
+    units=lambda n: HOPS * n,
+    n=7_000,
     expected=expected,
+    go=GoProgram("relay.go", tuple(map(str, CAPACITIES))),
+    note=f"{QUEUE} has no capacity 0: in that column it has 1.",
     peers=(
-        Peer("tailrace, actors", actors, CAPACITIES),
-        Peer("tailrace, plain tasks", plain_tasks, CAPACITIES),
-        Peer(f"tailrace, send_many/recv_many({MANY})", many, (64,)),
-        Peer("asyncio.Queue", queues, CAPACITIES),
-        Peer("anyio streams", anyio_streams, CAPACITIES, needs="anyio", share=0.25),
-        Peer("trio channels", trio_channels, CAPACITIES, needs="trio", share=0.25, trio=True),
+        Peer("tailrace, actors", each_capacity(actors, CAPACITIES), share=OURS),
+        Peer("tailrace, plain tasks", each_capacity(plain_tasks, CAPACITIES), share=OURS),
+        Peer(f"tailrace, send_many/recv_many({MANY})", each_capacity(many, (64,)), share=4 * OURS),
+        Peer(QUEUE, each_capacity(queues, CAPACITIES)),
+        Peer("anyio streams", each_capacity(anyio_streams, CAPACITIES), needs="anyio", share=0.25),
+        Peer(
+            "trio channels",
+            each_capacity(trio_channels, CAPACITIES),
+            needs="trio",
+            share=0.25,
+            trio=True,
+        ),
     ),
 )
 

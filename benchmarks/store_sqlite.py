@@ -40,7 +40,7 @@ from typing import Any
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import cpu_name
+from benchmarks.report import cpu_name
 from tailrace import Channel, Group, Message, Receiver
 from tailrace.store import Store, store, store_sqlite
 

@@ -41,11 +41,13 @@ from urllib.parse import parse_qs
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import GoUnavailableError, build_go, cpu_name, go_version
+from benchmarks.golang import SOURCES, GoUnavailableError, build_go, go_version
+from benchmarks.harness import chosen
+from benchmarks.report import cpu_name, progress
 from tailrace import Channel, Group, Message, Receiver, Sender
 from tailrace.listen import HttpServer, ListenHttp, listen_http
 
-GO_SOURCE = Path(__file__).parent / "go" / "talk_http.go"
+GO_SOURCE = SOURCES / "talk_http.go"
 GO = "Go"
 ANSWER = "OK: ☆ foo ☆"
 LOOPBACK = "127.0.0.1:0"
@@ -265,11 +267,9 @@ def compare(
     for number in range(rounds):
         turn = number % len(names)
         for name in (*names[turn:], *names[:turn]):
-            if sys.stderr.isatty():
-                print(f"\r\033[Kround {number + 1}: {name}", end="", file=sys.stderr, flush=True)
+            progress(f"round {number + 1}: {name}")
             measured[name].append(measure(commands[name], name, seconds, connections))
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
+    progress("")
     return measured
 
 
@@ -309,10 +309,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there too")
     parser.add_argument("--serve", metavar="NAME", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def chosen(name: str, only: str | None) -> bool:
-    return only is None or any(part.strip().lower() in name.lower() for part in only.split(","))
 
 
 def main() -> None:

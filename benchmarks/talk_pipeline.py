@@ -1,6 +1,6 @@
 """What an event costs in the talk's pipeline: Listen → Filter → Enrich → Store, in memory.
 
-    python benchmarks/talk_pipeline.py [--rounds 5] [--n 20000] [--only NAMES] [--json FILE]
+    python benchmarks/talk_pipeline.py [--rounds 5] [--n 7000] [--only NAMES] [--json FILE]
                                        [--uvloop]
 
 60 % of the events are "foo", which is enriched and stored, 40 % "bar", which is filtered out.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import Benchmark, Peer, main
+from benchmarks.harness import OURS, QUEUE, Benchmark, GoProgram, Peer, each_capacity, main
 from tailrace import Channel, Group, Receiver, Sender
 
 if TYPE_CHECKING:
@@ -262,23 +262,29 @@ async def streamz_stream(_: int, n: int) -> int:
 
 
 TALK = Benchmark(
+    key="talk_pipeline",
     title="The talk's pipeline: Listen → Filter → Enrich → Store, in memory",
     unit="ns per event",
-    file=Path(__file__).resolve(),
-    go_source=Path(__file__).resolve().parent / "go" / "talk_pipeline.go",
-    columns=CAPACITIES,
-    per_value=1,
-    n=20_000,
+    columns=tuple(map(str, CAPACITIES)),
+    n=7_000,
     expected=expected,
+    go=GoProgram("talk_pipeline.go", tuple(map(str, CAPACITIES))),
+    note=f"{QUEUE} has no capacity 0: in that column it has 1.",
     peers=(
-        Peer("tailrace, actors", actors, CAPACITIES),
-        Peer("tailrace, plain tasks", plain_tasks, CAPACITIES),
-        Peer("asyncio.Queue", queues, CAPACITIES),
-        Peer("anyio streams", anyio_streams, CAPACITIES, needs="anyio", share=0.25),
-        Peer("trio channels", trio_channels, CAPACITIES, needs="trio", share=0.25, trio=True),
-        Peer("bytewax (batches)", bytewax_flow, CAPACITIES, needs="bytewax"),
-        Peer("reactivex (no channels)", reactivex_stream, (0,), needs="reactivex"),
-        Peer("streamz (no channels)", streamz_stream, (0,), needs="streamz"),
+        Peer("tailrace, actors", each_capacity(actors, CAPACITIES), share=OURS),
+        Peer("tailrace, plain tasks", each_capacity(plain_tasks, CAPACITIES), share=OURS),
+        Peer(QUEUE, each_capacity(queues, CAPACITIES)),
+        Peer("anyio streams", each_capacity(anyio_streams, CAPACITIES), needs="anyio", share=0.25),
+        Peer(
+            "trio channels",
+            each_capacity(trio_channels, CAPACITIES),
+            needs="trio",
+            share=0.25,
+            trio=True,
+        ),
+        Peer("bytewax (batches)", each_capacity(bytewax_flow, CAPACITIES), needs="bytewax"),
+        Peer("reactivex (no channels)", each_capacity(reactivex_stream, (0,)), needs="reactivex"),
+        Peer("streamz (no channels)", each_capacity(streamz_stream, (0,)), needs="streamz"),
     ),
 )
 

@@ -15,7 +15,7 @@ import (
 
 const (
 	hops   = 3
-	passes = 3 // in which the n values are moved, after one more to warm up; the fastest counts
+	passes = 3 // each moves n values, after one more to warm up; the fastest counts
 )
 
 func produce(n int, out chan<- int) {
@@ -78,8 +78,8 @@ func main() {
 	}
 	n, perHop := numbers[0], map[string]float64{}
 	for _, capacity := range numbers[1:] {
-		took := fastest(capacity, n/passes)
-		perHop[strconv.Itoa(capacity)] = float64(took.Nanoseconds()) / float64(n/passes) / hops
+		took := fastest(capacity, n)
+		perHop[strconv.Itoa(capacity)] = float64(took.Nanoseconds()) / float64(n) / hops
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(perHop); err != nil {
 		fail(err)

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-const passes = 3 // in which the n events are sent, after one more to warm up; the fastest counts
+const passes = 3 // each sends n events, after one more to warm up; the fastest counts
 
 type Msg string
 
@@ -97,7 +97,7 @@ func main() {
 	if len(numbers) < 2 {
 		fail(fmt.Errorf("usage: talk_pipeline N CAPACITY..."))
 	}
-	n, perEvent := numbers[0]/passes/10*10, map[string]float64{}
+	n, perEvent := numbers[0], map[string]float64{}
 	for _, capacity := range numbers[1:] {
 		took := fastest(capacity, n)
 		perEvent[strconv.Itoa(capacity)] = float64(took.Nanoseconds()) / float64(n)
