@@ -26,11 +26,11 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint format typecheck bench clean
+.PHONY: help demo test lint format typecheck bench bench-core clean
 
 help: ## Say what there is to make
 	@echo 'make <target> [PYTHON=python3.12]'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 demo: $(HAS)-http,fast ## Serve the talk's last program on 127.0.0.1:8080 (DEMO_ARGS='--seconds 10')
 	@$(BIN)/tailrace demo $(DEMO_ARGS)
@@ -51,8 +51,11 @@ typecheck: $(HAS)-dev,test ## Check the types with mypy and pyright, both strict
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(HAS)-bench ## Compare with Go, asyncio.Queue, anyio and trio on this machine
-	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py | grep -v /core.py); do \
 	    echo "== $$file"; $(BIN)/python $$file $(BENCH_ARGS); done
+
+bench-core: $(HAS)-bench ## What the core's goals are measured by, and whether they are met
+	@$(BIN)/python benchmarks/core.py $(BENCH_ARGS)
 
 clean: ## Remove the environments, caches and everything built
 	@rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
