@@ -3,7 +3,8 @@
 Invariants:
 - The claim to settle is `list.pop` on a list of one: atomic under the GIL and, by the list's own
   lock, on free-threaded builds. (`del self._slot` is not atomic on 3.13t, and a lock of ours could
-  be re-entered by a finaliser.) The order is: claim, outcome, waiters, callback.
+  be re-entered by a finaliser.) The one is whom to tell, so that a settled message, which may
+  live on, does not keep that. The order is: claim, outcome, waiters, who is told.
 - To settle takes no lock, as a finaliser may do it at any point: it puts the outcome down and posts
   to the waiters' loops. A waiter registers first and then looks for the outcome; a settler puts
   the outcome down first and then looks for waiters. (On free-threaded builds these are stores to
@@ -25,12 +26,17 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, short, worst
 from tailrace.message.settlement import Fate, Settlement
 
-__all__ = ["Message"]
+__all__ = ["Message", "Told", "message_of"]
 
 T = TypeVar("T")
 U = TypeVar("U")
 
+Told = Callable[[Outcome, Any], object]
+"""Whom a message tells how it ended, and with which data. As `on_settle` otherwise."""
+
 _log = logging.getLogger(__name__)
+
+_new: Final = cast("Callable[[type], Any]", object.__new__)
 
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -61,7 +67,6 @@ class Message(Generic[T]):
         "_fate",
         "_headers",
         "_id",
-        "_on_settle",
         "_origin",
         "_outcome",
         "data",
@@ -80,11 +85,10 @@ class Message(Generic[T]):
         self.data = data
         self._origin: Message[Any] | None = None
         self._outcome: Outcome | None = None
-        self._claim: list[None] = [None]
+        self._claim: list[Told | None] = [None if on_settle is None else _of_outcome(on_settle)]
         self._fate: Fate | None = None
         self._id = id
         self._headers = headers if headers is _NO_HEADERS else MappingProxyType(dict(headers))
-        self._on_settle = on_settle
 
     # --- settling ---------------------------------------------------------------------------
 
@@ -107,18 +111,16 @@ class Message(Generic[T]):
     def _settle(self, outcome: Outcome) -> bool:
         root = self if self._origin is None else self._origin
         try:
-            root._claim.pop()
+            told = root._claim.pop()
         except IndexError:
             return False
         root._outcome = outcome
         fate = root._fate
         if fate is not None:
             fate.settle(outcome, self.data)
-        on_settle = root._on_settle
-        if on_settle is not None:
-            root._on_settle = None  # it may hold other messages
+        if told is not None:
             try:
-                on_settle(outcome)
+                told(outcome, self.data)
             except Exception:
                 _log.exception("on_settle of %r raised; the outcome stands", root)
         return True
@@ -201,7 +203,7 @@ class Message(Generic[T]):
 
         Id and headers stay. The message counts as dropped when neither is left.
         """
-        derived = cast("Message[U]", object.__new__(Message))
+        derived: Message[U] = _new(Message)
         derived.data = data
         derived._origin = self if self._origin is None else self._origin
         derived._outcome = None
@@ -222,15 +224,13 @@ class Message(Generic[T]):
                 f"settle it instead where there are none"
             )
         whole = _Whole(self, n)
-        return [
-            Message(
-                self.data,
-                id=f"{self.id}.{i}",
-                headers=self._headers,
-                on_settle=partial(whole.part_settled, i),
-            )
+        parts = [
+            message_of(self.data, f"{self.id}.{i}", partial(whole.part_settled, i))
             for i in range(n)
         ]
+        for part in parts:
+            part._headers = self._headers
+        return parts
 
     @staticmethod
     def join(messages: Iterable[Message[U]]) -> Message[list[U]]:
@@ -241,7 +241,26 @@ class Message(Generic[T]):
         members = list(messages)
         if not members:
             raise ValueError("join: there are no messages to join")
-        return Message([m.data for m in members], on_settle=partial(_settle_all, members))
+        return message_of([m.data for m in members], None, partial(_settle_all, members))
+
+
+def message_of(data: T, id: str | None, told: Told) -> Message[T]:
+    """A message that tells `told` how it ended and with which data, which may not be `data`.
+
+    For sources in this package. It also costs half of what the constructor does, since a call of
+    a class with an `__init__`, and with keywords, is dear (before 3.13 more than all the rest).
+    """
+    message: Message[T] = _new(Message)
+    message.data = data
+    message._origin = message._outcome = message._fate = None
+    message._claim = [told]
+    message._id = id
+    message._headers = _NO_HEADERS
+    return message
+
+
+def _of_outcome(on_settle: Callable[[Outcome], object]) -> Told:
+    return lambda outcome, _: on_settle(outcome)
 
 
 class _Whole:
@@ -254,7 +273,7 @@ class _Whole:
         self._n = n
         self._outcomes: dict[int, Outcome] = {}
 
-    def part_settled(self, index: int, outcome: Outcome) -> None:
+    def part_settled(self, index: int, outcome: Outcome, data: object) -> None:
         # No lock: two parts settled at once may both find the last place taken, and both settle.
         outcomes = self._outcomes
         outcomes[index] = outcome
@@ -263,6 +282,6 @@ class _Whole:
             self._message._settle(worst(ordered))
 
 
-def _settle_all(messages: list[Message[Any]], outcome: Outcome) -> None:
+def _settle_all(messages: list[Message[Any]], outcome: Outcome, data: object) -> None:
     for message in messages:
         message._settle(outcome)
