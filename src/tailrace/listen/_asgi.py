@@ -71,7 +71,7 @@ class App:
             intake.check_loop()
             opened = intake.open(request, answered.set_result)
         except Refused as refused:
-            self._gate.count(refused.status)
+            self._gate.answers[refused.status] += 1
             return _answers.refusal(refused, request.wants_json)
         try:
             if not await self._receive(opened, receive):

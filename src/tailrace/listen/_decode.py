@@ -20,7 +20,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tailrace.listen._request import Refused, Request
 
-__all__ = ["Decoder", "Media"]
+__all__ = ["Decoder", "Media", "field_text"]
 
 T = TypeVar("T")
 
@@ -62,20 +62,20 @@ _WRITTEN_AS_JSON = (
 class Decoder(Generic[T]):
     """Reads the data of requests as `kind`, from the field `param` or from a JSON body."""
 
-    __slots__ = ("_from_json", "_from_text", "_kind", "_param", "_prefix")
+    __slots__ = ("_from_json", "_kind", "_param", "from_text", "prefix")
 
     def __init__(self, kind: Any, param: str) -> None:
         self._kind = kind
         self._param = param.encode()
-        self._prefix = self._param + b"="
-        self._from_text: Callable[[str], Any] | None
+        self.prefix = self._param + b"="  # what a query of this field alone begins with
+        self.from_text: Callable[[str], Any] | None  # from the field's value
         decode, structured = _json_decoder(kind)
         if kind is str:
-            self._from_text = None  # it is text already
+            self.from_text = None  # it is text already
         elif structured:
-            self._from_text = decode
+            self.from_text = decode
         else:
-            self._from_text = self._convert
+            self.from_text = self._convert
         whole = structured or kind is Any or kind is object
         self._from_json = decode if whole else _unwrapping(kind, param, decode)
 
@@ -110,11 +110,11 @@ class Decoder(Generic[T]):
     def one(self, media: Media, request: Request) -> T:
         """The data of a request that carries one message."""
         query = request.raw_query
-        if not media and not request.body and query.startswith(self._prefix):
-            # What nearly all queries are: this field alone, and nothing escaped.
-            raw = query[len(self._prefix) :]
-            if b"&" not in raw and b"%" not in raw and b"+" not in raw:
-                return self._typed(_text(raw))
+        if not media and not request.body and query.startswith(self.prefix):
+            # What nearly all queries are: this field alone.
+            raw = query[len(self.prefix) :]
+            if b"&" not in raw:
+                return self._typed(_text(_plain(raw)))
         if media == JSON:
             return self.json(request.body)
         found: list[str] = []
@@ -133,7 +133,7 @@ class Decoder(Generic[T]):
         return self._typed(found[0])
 
     def _typed(self, text: str) -> T:
-        value: Any = text if self._from_text is None else _decoded(self._from_text, text)
+        value: Any = text if self.from_text is None else _decoded(self.from_text, text)
         typed: T = value
         return typed
 
@@ -210,6 +210,11 @@ def _form_values(form: bytes, name: bytes) -> list[str]:
         for key, _, value in [pair.partition(b"=") for pair in form.split(b"&")]
         if key == name or _plain(key) == name
     ]
+
+
+def field_text(escaped: bytes) -> str:
+    """The value of a field, from how it is written in a form or query."""
+    return (escaped if escaped.isalnum() else _plain(escaped)).decode()
 
 
 def _plain(escaped: bytes) -> bytes:

@@ -19,15 +19,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from tailrace.listen import _answers
 from tailrace.listen._answers import Answer
 from tailrace.listen._request import Refused, Request
-from tailrace.message import Message, Outcome, Settlement
+from tailrace.message import Message, Outcome
+from tailrace.message.message import message_of
 
 if TYPE_CHECKING:
     from tailrace.listen._intake import Intake
@@ -59,14 +62,10 @@ class Gate:
         self.memory = memory
         self.in_flight = 0
         self.bytes = 0
-        self.answers: dict[int, int] = {}
+        self.answers: defaultdict[int, int] = defaultdict(int)  # by status
 
     def __repr__(self) -> str:
         return f"<Gate {self.in_flight}/{self.limit} in flight, {self.bytes}/{self.memory} bytes>"
-
-    def count(self, status: int) -> None:
-        """One more answer with this status."""
-        self.answers[status] = self.answers.get(status, 0) + 1
 
 
 class Exchange:
@@ -80,31 +79,28 @@ class Exchange:
         "_json",
         "_media",
         "_pending",
-        "_released",
         "_respond",
-        "_settlement",
         "_size",
         "answered",
         "complete",
         "request",
     )
 
-    def __init__(self, intake: Intake, request: Request, media: str, respond: Respond) -> None:
+    def __init__(
+        self, intake: Intake, request: Request, media: str, respond: Respond | None
+    ) -> None:
         self._intake = intake
         self._gate = intake.gate
         self._media = media
-        self._respond: Respond | None = respond
+        self._respond = respond
         self._json = request.wants_json
         self._chunks: list[bytes] | None = None
         self._size = 0
         self._pending = 0
-        self._released = False
         self._id = ""
-        self._settlement: Settlement | None = None
         self.request = request
         self.answered = False
         self.complete = False
-        self._gate.in_flight += 1
 
     def __repr__(self) -> str:
         state = "answered" if self.answered else "complete" if self.complete else "incomplete"
@@ -152,7 +148,7 @@ class Exchange:
     def gone(self) -> None:
         """The client is gone. If its request is complete, what it asked for is done still."""
         self._respond = None
-        if not self.complete:
+        if not self.complete and not self.answered:
             self._finish()
 
     def refuse(self, refused: Refused, last: bool = False) -> None:
@@ -168,7 +164,7 @@ class Exchange:
         respond = self._respond
         self._finish()
         if respond is not None:
-            self._gate.count(answer.status)
+            self._gate.answers[answer.status] += 1
             respond(answer)
 
     def expire(self) -> None:
@@ -185,16 +181,20 @@ class Exchange:
         self._respond = None
         self._chunks = None
         self._intake.ended(self)
-        self._release()
+        if not self._pending:
+            self._release()
 
     def _release(self) -> None:
-        """Give the place back, if it is answered and nothing is pending."""
-        if self._pending or not self.answered or self._released:
-            return
-        self._released = True
+        """Give the place back: it is answered, and nothing is pending any more."""
         gate = self._gate
         gate.in_flight -= 1
         gate.bytes -= self._size
+
+    def _ended_one(self) -> None:
+        """One thing less is pending."""
+        self._pending -= 1
+        if self.answered and not self._pending:
+            self._release()
 
     # --- authorize --------------------------------------------------------------------------
 
@@ -222,8 +222,7 @@ class Exchange:
             if not self.answered:
                 self._authorized(answer)
         finally:
-            self._pending -= 1
-            self._release()
+            self._ended_one()
 
     def _authorized(self, allowed: object) -> None:
         if allowed is True:
@@ -248,28 +247,25 @@ class Exchange:
         except Refused as refused:
             self.refuse(refused)
             return
-        message = Message(data, id=key, on_settle=self._settled)
-        self._settlement = message.settled()  # for the data it ends with
+        message = message_of(data, key, self.told)
         if self._json:
             self._id = message.id
         self._pending += 1
         self._intake.put(message)
 
-    def _settled(self, outcome: Outcome) -> None:
+    def told(self, outcome: Outcome, data: Any) -> None:
+        """The message ended so, with this data."""
         # May be called in another thread, or, for "lost", by the collector amid anything.
         intake = self._intake
         if get_ident() != intake.thread or outcome.status == "lost":
-            intake.post(self._on_settled, outcome)
+            intake.post(self._settled, outcome, data)
         else:
-            self._on_settled(outcome)
+            self._settled(outcome, data)
 
-    def _on_settled(self, outcome: Outcome) -> None:
-        self._pending -= 1
-        if self.answered:
-            self._release()
-            return
-        data = None if self._settlement is None else self._settlement.data
-        self.answer(_answers.of_outcome(outcome, data, self._id, self._json))
+    def _settled(self, outcome: Outcome, data: Any) -> None:
+        self._ended_one()
+        if not self.answered:
+            self.answer(_answers.of_outcome(outcome, data, self._id, self._json))
 
 
 class ManyExchange(Exchange):
@@ -299,7 +295,7 @@ class ManyExchange(Exchange):
                 self._reports[number] = _answers.line_refusal(number, data)
                 continue
             key = None if self._key is None else f"{self._key}:{number}"
-            message = Message(data, id=key, on_settle=_Line(self, self._intake, number))
+            message = message_of(data, key, partial(self._line_told, number))
             self._open[number] = message.id
             self._pending += 1
             return message
@@ -314,11 +310,16 @@ class ManyExchange(Exchange):
         self._exhausted = True
         self._report_if_done()
 
-    def line_settled(self, number: int, outcome: Outcome) -> None:
-        """One line's message ended."""
-        self._pending -= 1
+    def _line_told(self, number: int, outcome: Outcome, data: Any) -> None:
+        intake = self._intake  # as in `told`
+        if get_ident() != intake.thread or outcome.status == "lost":
+            intake.post(self._line_settled, number, outcome)
+        else:
+            self._line_settled(number, outcome)
+
+    def _line_settled(self, number: int, outcome: Outcome) -> None:
+        self._ended_one()
         if self.answered:
-            self._release()
             return
         self._reports[number] = _answers.line_report(number, outcome, self._open.pop(number))
         self._report_if_done()
@@ -347,26 +348,6 @@ class ManyExchange(Exchange):
             self.answer(_answers.report([line for _, line in sorted(self._reports.items())]))
         else:
             self.refuse(Refused(400, "there are no lines"))
-
-
-class _Line:
-    """`on_settle` of one line's message."""
-
-    __slots__ = ("_exchange", "_intake", "_number")
-
-    def __init__(self, exchange: ManyExchange, intake: Intake, number: int) -> None:
-        self._exchange = exchange
-        self._intake = intake
-        self._number = number
-
-    def __call__(self, outcome: Outcome) -> None:
-        if get_ident() != self._intake.thread or outcome.status == "lost":
-            self._intake.post(self._tell, outcome)
-        else:
-            self._tell(outcome)
-
-    def _tell(self, outcome: Outcome) -> None:
-        self._exchange.line_settled(self._number, outcome)
 
 
 def too_large(max_body: int) -> Refused:

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection: from bytes to exchanges, and from their answers to bytes.
 
-llhttp (Node's parser, by way of httptools) reads; asyncio or uvloop carries; what is here is the
+llhttp (Node's parser) reads, in `_reader`; asyncio or uvloop carries; what is here is the
 order of things. Measured against uvicorn and Granian as the server, with the same pipeline behind
 it, this costs half of what they do a request, since no request needs a task, a scope, or a trip
 between threads; and what they leave to their application (the size of heads, slow clients,
@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Final, cast
 import httptools
 
 from tailrace.listen import _answers
+from tailrace.listen._again import Again, Head
 from tailrace.listen._answers import Answer
+from tailrace.listen._reader import Reader
 from tailrace.listen._request import Refused, Request
 from tailrace.listen._turn import SMALL_BODY, Turn, render
 
@@ -41,6 +43,7 @@ _log = logging.getLogger("tailrace.listen")
 LINGER: Final = 5.0  # seconds to let a client take in an answer before the connection is cut
 LINGER_BYTES: Final = 1024 * 1024
 MAX_AHEAD: Final = 64
+LESSONS: Final = 8  # how often a connection may change its habits
 CHUNKED_COST: Final = 8  # bytes on the wire for a byte of body, at worst
 
 
@@ -49,47 +52,41 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
+        "_again",
         "_ahead",
         "_begun",
         "_choked",
         "_closed",
         "_current",
         "_deaf",
-        "_engine",
-        "_fields",
-        "_half_closed",
-        "_head",
-        "_in_head",
-        "_last",
-        "_parser",
+        "_known",
+        "_lessons",
         "_paused",
+        "_reader",
         "_stash",
         "_transport",
-        "_url",
         "_wire",
         "deadline",
+        "engine",
     )
 
     _transport: asyncio.Transport
 
     def __init__(self, engine: Engine) -> None:
         self.deadline = math.inf
-        self._engine = engine
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self.engine = engine
+        self._reader = Reader(self, engine.max_head)
         self._current: Turn | None = None
-        self._last: Turn | None = None  # the one that is being parsed
         self._ahead: deque[Turn] = deque()
         self._stash = b""
-        self._url = b""
-        self._fields: dict[bytes, bytes] = {}
-        self._head = 0  # bytes of the head that is being parsed
+        self._known: Head | None = None  # of the requests that were like the last one learned
+        self._again: Again | None = None
+        self._lessons = LESSONS
         self._wire = 0  # bytes received since the request that is incomplete began
-        self._in_head = False
         self._begun = False  # a request is incomplete, and its time runs
         self._advancing = False
         self._paused = False  # reading
         self._choked = False  # writing: the client does not take in what we say
-        self._half_closed = False
         self._deaf = False  # nothing more can be parsed
         self._closed = False
 
@@ -102,7 +99,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is here."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
-        engine = self._engine
+        engine = self.engine
         if engine.stopped:
             self.abort()
             return
@@ -115,18 +112,23 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what it asked for completely is done still."""
         self._closed = True
-        self._engine.lost(self)
+        self.engine.lost(self)
         turn = self._current
         if turn is not None and turn.exchange is not None:
             turn.exchange.gone()
-        self._current = self._last = self._parser = None
+            turn.exchange = None
+        self._current = self._known = self._again = None
+        self._reader.close()
         self._ahead.clear()
         self._stash = b""
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: parse them, or keep them until the request at work is answered."""
         turn = self._current
-        if turn is not None and turn.complete:
+        if turn is None:
+            if self._again is None or self._reader.midway or not self._again.take(data):
+                self._feed(data)
+        elif turn.complete:
             self._stash += data
             if not self._paused:
                 self._paused = True
@@ -137,16 +139,15 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client says no more; it may still listen."""
         turn = self._current
-        waits = turn is not None and turn.complete and not turn.answered
-        if waits and self._engine.tls is None:
-            self._half_closed = True
+        if turn is not None and turn.complete and not turn.answered and self.engine.tls is None:
+            turn.keep_alive = False
             return True
         return False
 
     def pause_writing(self) -> None:
         """The client does not take in its answer."""
         self._choked = True
-        self.deadline = self._engine.time() + self._engine.receive_timeout
+        self.deadline = self.engine.time() + self.engine.receive_timeout
 
     def resume_writing(self) -> None:
         """It does."""
@@ -156,33 +157,63 @@ class Connection(asyncio.Protocol):
             self.deadline = math.inf
             self._advance()
 
-    # --- what the parser says ---------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------
 
     def _feed(self, data: bytes) -> None:
-        if self._closed or self._deaf or self._parser is None:
+        if self._closed or self._deaf:
             return
+        reader = self._reader
+        before, begun = reader.last, reader.begun
+        fresh = self._current is None and not reader.midway  # `data` begins with a request
+        if fresh and self._known is not None and (request := self._known.read(data)) is not None:
+            self._repeated(request)
+        else:
+            self._parse(data)
+        if self._closed:
+            return
+        turn, last = self._current, reader.last
+        whole = turn.complete if turn is not None else last is not before and not reader.midway
+        if not whole:
+            self._still_incomplete(turn, len(data))
+        elif fresh and reader.begun <= begun + 1 and last is not None:  # one, and nothing after it
+            self._learn(data, last)
+
+    def _repeated(self, request: Request) -> None:
+        """A request came as a whole, and is read already."""
+        self._reader.last = turn = Turn(request, keep_alive=True, old=False)
+        turn.complete = True
+        self.begin(turn)
+        self._open(turn)
+        self._completed(turn)
+
+    def _learn(self, packet: bytes, turn: Turn) -> None:
+        """The request of `turn`, which `packet` was, may be like those that follow."""
+        if not self._lessons or self._deaf:
+            return
+        self._lessons -= 1
+        head = Head.of(packet, turn, self.engine.max_head)
+        if head is not None:
+            self._known = head
+            self._again = Again.of(packet, head, turn, self)
+
+    def _parse(self, data: bytes) -> None:
         try:
-            self._parser.feed_data(data)
+            self._reader.feed(data)
         except httptools.HttpParserUpgrade:
-            self._deaf = True
+            self._go_deaf()
             if self._current is None:
                 self.close()
-            elif self._last is not None:
-                self._last.keep_alive = False
+            elif self._reader.last is not None:
+                self._reader.last.keep_alive = False
         except httptools.HttpParserCallbackError as error:
             _log.error("%r failed", self, exc_info=error.__context__ or error)
             self.abort()
         except httptools.HttpParserError as error:
             self._unreadable(str(error))
-        if self._closed:
-            return
-        turn = self._current
-        if turn is None or not turn.complete:
-            self._still_incomplete(turn, len(data))
 
     def _still_incomplete(self, turn: Turn | None, received: int) -> None:
         """Bytes came, and a request has begun but not ended: is it too much by now?"""
-        engine = self._engine
+        engine = self.engine
         self._wire += received
         if not self._begun:
             self._begun = True
@@ -198,85 +229,55 @@ class Connection(asyncio.Protocol):
         ):
             turn.exchange.refuse(Refused(413, "too much chunking for so little body"), last=True)
 
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        self._url = b""
-        self._fields = {}
-        self._head = 0
-        self._in_head = True
+    # --- what the reader says ---------------------------------------------------------------
 
-    def on_url(self, url: bytes) -> None:
-        """A piece of the request target."""
-        self._head += len(url)
-        if self._head <= self._engine.max_head:
-            self._url += url
+    @property
+    def reads(self) -> bool:
+        """Whether what comes is looked at still."""
+        return not (self._closed or self._deaf)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, or a trailer, which nobody needs."""
-        if not self._in_head:
-            return
-        self._head += len(name) + len(value) + 4
-        if self._head > self._engine.max_head:
-            return
-        name = name.lower()
-        fields = self._fields
-        if name in fields:
-            value = fields[name] + b", " + value
-        fields[name] = value
-
-    def on_headers_complete(self) -> None:
-        """The head is complete: the request is let in or refused before its body comes."""
-        self._in_head = False
-        parser = self._parser
-        if self._closed or self._deaf or parser is None:
-            return
+    def head_came(self, turn: Turn, too_large: bool) -> bool:
+        """A request is to be let in or refused before its body comes. False: nor will it."""
         self._wire = 0
-        fields = self._fields
-        # Each question to the parser costs; most requests leave nothing to ask.
-        plain = b"host" in fields and b"connection" not in fields
-        request = Request(parser.get_method().decode(), "", self._url, fields)
-        turn = Turn(
-            request,
-            keep_alive=parser.should_keep_alive() and (plain or not parser.should_upgrade()),
-            old=not plain and parser.get_http_version() == "1.0",
-        )
-        if self._head > self._engine.max_head:
+        if too_large:
             refused = self._head_too_large()
             turn.refusal = _answers.refusal(refused, json=False, last=True)
-            self._engine.gate.count(refused.status)
+            self.engine.gate.answers[refused.status] += 1
         if self._current is None:
-            self._last = self._current = turn
+            self._current = turn
             self._open(turn)
         elif len(self._ahead) < MAX_AHEAD:
-            self._last = turn
             self._ahead.append(turn)
         else:  # the answers to those before are all that this client gets here
-            self._deaf = True
+            self._go_deaf()
             self._ahead[-1].keep_alive = False
+            return False
+        return True
 
-    def on_body(self, chunk: bytes) -> None:
+    def body_came(self, turn: Turn, chunk: bytes) -> None:
         """A piece of the body."""
-        turn = self._last
-        if turn is None or turn.answered or self._deaf:
+        if turn.answered:
             return
         if turn.exchange is not None:
             turn.exchange.feed(chunk)
         elif turn is not self._current:
             turn.hold(chunk)
 
-    def on_message_complete(self) -> None:
+    def end_came(self, turn: Turn) -> None:
         """The request is complete."""
-        turn = self._last
-        if turn is None or self._closed or self._deaf:
-            return
         turn.complete = True
         if turn is self._current:
-            self._begun = False
             self._wire = 0
-            self.deadline = math.inf
+            self.begin(turn)
             self._completed(turn)
 
     # --- the turn of each request -----------------------------------------------------------
+
+    def begin(self, turn: Turn) -> None:
+        """This request is at work, and complete: from now on the client waits for us."""
+        self._current = turn
+        self._begun = False
+        self.deadline = math.inf
 
     def _open(self, turn: Turn) -> None:
         """It is this request's turn."""
@@ -284,19 +285,19 @@ class Connection(asyncio.Protocol):
         if turn.refusal is None:
             try:
                 turn.understand()
-                intake = self._engine.routes.get(request.path)
+                intake = self.engine.routes.get(request.path)
                 if intake is None:
                     raise Refused(404, "nobody listens on this path")
-                turn.exchange = intake.open(request, self._answer)
+                turn.exchange = intake.open(request, self.answer)
             except Refused as refused:
-                self._engine.gate.count(refused.status)
+                self.engine.gate.answers[refused.status] += 1
                 turn.refusal = _answers.refusal(refused, request.wants_json)
         if turn.refusal is None:
             if b"expect" in request.fields and not (turn.complete or turn.old):
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif not turn.complete and turn.body_is_large:
             turn.refusal.last = True
-            self._answer(turn.refusal)
+            self.answer(turn.refusal)
 
     def _completed(self, turn: Turn) -> None:
         """The request at work is complete. This may answer it."""
@@ -305,23 +306,42 @@ class Connection(asyncio.Protocol):
         elif turn.answered:
             self._advance()
         elif turn.refusal is not None:
-            self._answer(turn.refusal)
+            self.answer(turn.refusal)
 
-    def _answer(self, answer: Answer) -> None:
+    def answer(self, answer: Answer) -> None:
         """Answer the request at work."""
         turn = self._current
         if turn is None or turn.answered or self._closed:
             return
         turn.answered = True
         turn.exchange = None
-        engine = self._engine
-        if answer.last or self._half_closed or engine.draining:
+        engine = self.engine
+        if answer.last or engine.draining:
             turn.keep_alive = False
         self._transport.write(render(engine.start_of_answer(answer), answer, turn))
         if turn.complete:
             self._advance()
         else:
             self._linger()
+
+    def answer_ok(self, turn: Turn, text: bytes) -> None:
+        """Answer the request at work, which is an `Again`, that its message is stored."""
+        engine = self.engine
+        if engine.draining or not turn.keep_alive:
+            self.answer(Answer(200, b"OK: " + text))
+            return
+        turn.answered = True
+        turn.exchange = None
+        try:
+            start = engine.starts_of_ok[len(text)]
+        except KeyError:
+            start = engine.start_of_ok(len(text))
+        self._transport.write(start + text)
+        if self._ahead or self._paused or self._choked:
+            self._advance()
+        else:
+            self._current = None
+            self.deadline = engine.time() + engine.keep_alive
 
     def _advance(self) -> None:
         """The request at work is answered: go on with the next, or be idle."""
@@ -342,7 +362,10 @@ class Connection(asyncio.Protocol):
                 finally:
                     self._advancing = False
         if turn is None:
-            self.deadline = self._engine.time() + self._engine.keep_alive
+            engine = self.engine
+            self._begun = self._reader.midway
+            wait = engine.receive_timeout if self._reader.midway else engine.keep_alive
+            self.deadline = engine.time() + wait
         # Idle, or at a request that has not come to its end: read on.
         if self._paused:
             self._paused = False
@@ -362,13 +385,13 @@ class Connection(asyncio.Protocol):
             self._completed(turn)
         else:
             self._begun = True
-            self.deadline = self._engine.time() + self._engine.receive_timeout
+            self.deadline = self.engine.time() + self.engine.receive_timeout
 
     # --- ends -------------------------------------------------------------------------------
 
     def _unreadable(self, why: str) -> None:
         """What came is not HTTP. Nothing after it can be parsed."""
-        self._deaf = True
+        self._go_deaf()
         turn = self._current
         refused = Refused(400, f"this is not HTTP/1.1: {why}")
         if turn is None:
@@ -381,49 +404,56 @@ class Connection(asyncio.Protocol):
             if turn.exchange is not None:
                 turn.exchange.refuse(refused, last=True)
             elif not turn.answered:
-                self._answer(_answers.refusal(refused, json=False, last=True))
+                self.answer(_answers.refusal(refused, json=False, last=True))
             self.close()
 
     def _reply_and_close(self, refused: Refused) -> None:
         """Answer what never became a request."""
-        self._engine.gate.count(refused.status)
+        self.engine.gate.answers[refused.status] += 1
         answer = _answers.refusal(refused, json=False)
-        self._transport.write(render(self._engine.start_of_answer(answer), answer, None))
-        self._deaf = True
+        self._transport.write(render(self.engine.start_of_answer(answer), answer, None))
+        self._go_deaf()
         self._linger()
 
     def _linger(self) -> None:
         """Say no more, but read on for a while, so that the client sees our last answer."""
-        self.deadline = self._engine.time() + LINGER
+        self.deadline = self.engine.time() + LINGER
         self._wire = 0
-        if self._engine.tls is None and self._transport.can_write_eof():
+        if self.engine.tls is None and self._transport.can_write_eof():
             self._transport.write_eof()
 
     def retire(self, before: float) -> None:
         """Close if the client is idle, and has been since `before`."""
-        idle_since = self.deadline - self._engine.keep_alive
+        idle_since = self.deadline - self.engine.keep_alive
         if self._current is None and not self._begun and idle_since <= before:
             self.close()
 
+    def _go_deaf(self) -> None:
+        """Nothing more that comes is a request."""
+        self._deaf = True
+        self._known = self._again = None
+
     def close(self) -> None:
         """Close when what has been said is written."""
+        self._go_deaf()
         self._closed = True
-        self.deadline = self._engine.time() + LINGER
+        self.deadline = self.engine.time() + LINGER
         self._transport.close()
 
     def abort(self) -> None:
         """Cut the connection off."""
+        self._go_deaf()
         self._closed = True
         self._transport.abort()
 
     def _head_too_large(self) -> Refused:
-        limit = self._engine.max_head
+        limit = self.engine.max_head
         return Refused(431, f"request line and headers are larger than {limit} bytes")
 
     def expire(self) -> None:
         """`deadline` has passed."""
         turn = self._current
-        slow = Refused(408, f"no request within {self._engine.receive_timeout:g} s")
+        slow = Refused(408, f"no request within {self.engine.receive_timeout:g} s")
         if self._closed or self._choked or self._deaf or (turn is not None and turn.answered):
             self.abort()
         elif turn is None:

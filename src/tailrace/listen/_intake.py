@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -21,7 +22,7 @@ from tailrace.listen._answers import NotTakenError
 from tailrace.listen._decode import NDJSON, Decoder
 from tailrace.listen._exchange import Exchange, Gate, ManyExchange, Respond, too_large
 from tailrace.listen._request import Refused, Request
-from tailrace.message import Message, Outcome
+from tailrace.message import Message
 
 __all__ = ["Intake"]
 
@@ -57,7 +58,8 @@ class Intake:
         self._token = None if token is None else token.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
-        self._accepting = False  # requests are let in
+        self.accepting = False  # requests are let in
+        self._now: Callable[[], float] = time.monotonic  # of the loop
         self._sending = False  # what stands in line will be sent, or refused by `refuse_line`
         self._line: deque[Source] = deque()
         self._unanswered: dict[Exchange, float] = {}  # with their deadlines, oldest first
@@ -73,46 +75,46 @@ class Intake:
     def start(self) -> None:
         """Let requests in, from now on, on this loop."""
         self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self.thread = threading.get_ident()
         self._sending = True
-        self._accepting = not self.draining
+        self.accepting = not self.draining
 
     async def forward(self, out: Sender[Any]) -> None:
         """Send what is let in, until drained. Raises what a send raises."""
         line = self._line
         while True:
             while line:
-                message = self._next(line)
-                if message is None:
-                    continue
+                message: Any = line.popleft()
+                if isinstance(message, ManyExchange):
+                    message = self._line_of(message)
+                    if message is None:
+                        continue
                 try:
                     await out.send(message)
                 except BaseException:
                     message.fail(NotTakenError("no channel took the message"))
                     raise
-                del message  # or a message that was dropped downstream would not be lost
+                del message  # or one that is dropped downstream would not be lost
             if self.draining and not self.inside:
                 return
             await self._roused()
 
-    def _next(self, line: deque[Source]) -> Message[Any] | None:
-        first = line.popleft()
-        if isinstance(first, Message):
-            return first
-        message = first.take()
+    def _line_of(self, many: ManyExchange) -> Message[Any] | None:
+        message = many.take()
         if message is not None:
-            line.append(first)  # its next line comes after those who came meanwhile
+            self._line.append(many)  # its next line comes after those who came meanwhile
         return message
 
     def drain(self) -> None:
         """Let nobody in any more; `forward` returns when all who are have been answered."""
         self.draining = True
-        self._accepting = False
+        self.accepting = False
         self._rouse()
 
     def refuse_line(self, reason: str) -> None:
         """Let nobody in any more, and send nothing of what stands in line."""
-        self._accepting = self._sending = False
+        self.accepting = self._sending = False
         while self._line:
             first = self._line.popleft()
             if isinstance(first, Message):
@@ -132,7 +134,7 @@ class Intake:
 
     def stop(self) -> None:
         """The actor has ended."""
-        self._accepting = self._sending = False
+        self.accepting = self._sending = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -140,7 +142,8 @@ class Intake:
             task.cancel()
 
     async def _roused(self) -> None:
-        self._wake = asyncio.get_running_loop().create_future()
+        assert self._loop is not None
+        self._wake = self._loop.create_future()
         await self._wake
 
     def _rouse(self) -> None:
@@ -152,6 +155,11 @@ class Intake:
 
     # --- what carriers of requests ask ------------------------------------------------------
 
+    @property
+    def plain(self) -> bool:
+        """Whether a request needs nothing but to be let in."""
+        return self.authorize is None and self._token is None
+
     def open(self, request: Request, respond: Respond) -> Exchange:
         """Let a request in, at its head. Refused if it is not: answer that, and count it."""
         fields = request.fields
@@ -159,7 +167,7 @@ class Intake:
             raise Refused(405, "use GET or POST", ((b"allow", b"GET, POST"),))
         if self._token is not None:
             self._check_token(fields.get(b"authorization", b""), self._token)
-        if not self._accepting:
+        if not self.accepting:
             raise Refused(503, "the server is stopping" if self.draining else "not running")
         media = self.decoder.media(request)
         if b"content-length" in fields and request.content_length > self.max_body:
@@ -167,6 +175,7 @@ class Intake:
         if self.gate.in_flight >= self.gate.limit:
             raise Refused(503, "too many requests in flight")
         self.inside += 1
+        self.gate.in_flight += 1
         return (ManyExchange if media == NDJSON else Exchange)(self, request, media, respond)
 
     def _check_token(self, authorization: bytes, token: bytes) -> None:
@@ -177,7 +186,7 @@ class Intake:
 
     def check_loop(self) -> None:
         """RuntimeError if the running loop is not the actor's (before it started there is none)."""
-        if self._accepting and asyncio.get_running_loop() is not self._loop:
+        if self.accepting and asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(f"the actor of {self.path} runs on another loop than this request")
 
     # --- what exchanges say -----------------------------------------------------------------
@@ -193,23 +202,36 @@ class Intake:
         else:
             source.not_taken("the server is stopping")
 
+    def enter(self, exchange: Exchange, message: Message[Any]) -> None:
+        """`open`, `began` and `put` in one, for a request of which nothing needs to be asked.
+
+        The caller has looked whether requests are let in, and has taken a place at the gate.
+        """
+        self.inside += 1
+        self._unanswered[exchange] = self._now() + self.timeout
+        self._line.append(message)
+        if self._timer is None:
+            self.began(exchange)
+        if self._wake is not None:
+            self._rouse()
+
     def began(self, exchange: Exchange) -> None:
         """The time for `exchange` starts to run."""
-        assert self._loop is not None
-        self._unanswered[exchange] = self._loop.time() + self.timeout
+        self._unanswered[exchange] = self._now() + self.timeout
         if self._timer is None:
+            assert self._loop is not None
             self._timer = self._loop.call_later(self.timeout, self._expire)
 
     def ended(self, exchange: Exchange) -> None:
         """`exchange` is answered, or its client is gone before it was complete."""
-        self._unanswered.pop(exchange, None)
+        self._unanswered.pop(exchange, None)  # it is not there while its body comes
         self.inside -= 1
-        if not self.inside and not self._accepting:
+        if not self.inside and not self.accepting:
             self._rouse()
 
     def _expire(self) -> None:
         assert self._loop is not None
-        now = self._loop.time()
+        now = self._now()
         due: list[Exchange] = []
         self._timer = None
         for exchange, deadline in self._unanswered.items():
@@ -227,10 +249,10 @@ class Intake:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def post(self, tell: Callable[[Outcome], None], outcome: Outcome) -> None:
-        """Tell an exchange of `outcome` on the loop, from another thread or a finaliser."""
+    def post(self, tell: Callable[..., None], *what: object) -> None:
+        """Tell an exchange of an outcome on the loop, from another thread or a finaliser."""
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(tell, outcome)
+            self._loop.call_soon_threadsafe(tell, *what)
         except RuntimeError:
             pass  # the loop is closed, and its connections with it

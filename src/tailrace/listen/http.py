@@ -2,9 +2,9 @@
 
 Built of parts with one job each: `_request` (what was asked), `_decode` (to data), `_exchange`
 (one request, to its answer), `_answers` (what is said), `_intake` (who is let in, and waits),
-`_listener` (the actor), `_host` (what listeners share), `_bind` (address and TLS), `_engine` and
-`_http1` (connections of our own), `_asgi` (the same behind another server). Only the last two
-know what carries a request.
+`_listener` (the actor), `_host` (what listeners share), `_bind` (address and TLS), `_engine`,
+`_http1`, `_reader` and `_again` (connections of our own), `_asgi` (the same behind another
+server). Only the last two lines know what carries a request.
 """
 
 from __future__ import annotations
