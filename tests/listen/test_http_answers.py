@@ -8,8 +8,10 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from tailrace import Channel, Group, Message, Receiver
@@ -395,3 +397,77 @@ async def test_several_paths_share_a_server(any_loop: Loops) -> None:
         go.drain()
 
     assert got == ["1", 2]
+
+
+@dataclass
+class Line:
+    name: str
+    amount: int = 1
+
+
+@dataclass
+class Parcel:
+    item: str
+    amount: int = 1
+    lines: list[Line] = field(default_factory=list)
+    first: Line | None = None
+    kind: str = field(init=False, default="plain")
+
+
+@dataclass(slots=True)
+class Compact:
+    item: str
+    amount: int = 1
+
+
+class Box(msgspec.Struct):
+    parcel: Parcel
+    size: int = 3
+
+
+WHOLE_LINE = {"name": "a", "amount": 1}
+WHOLE = {
+    "item": "tea",
+    "amount": 1,
+    "lines": [WHOLE_LINE],
+    "first": WHOLE_LINE,
+    "kind": "plain",
+}
+SENT = {"item": "tea", "lines": [{"name": "a"}], "first": {"name": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "whole"),
+    [
+        (Parcel, SENT, WHOLE),
+        (Compact, {"item": "tea"}, {"item": "tea", "amount": 1}),
+        (list[Parcel], [SENT], [WHOLE]),
+        (dict[str, Parcel], {"a": SENT}, {"a": WHOLE}),
+        (tuple[Parcel, int], [SENT, 1], [WHOLE, 1]),
+        (Box, {"parcel": SENT}, {"parcel": WHOLE, "size": 3}),
+    ],
+)
+async def test_the_whole_data_is_answered_with_its_defaults(
+    serve: Any, kind: Any, sent: Any, whole: Any
+) -> None:
+    """A decoder may leave defaults to the class, where an encoder does not look."""
+    listener = listen_http(ANY, "/incoming", type=kind)
+    async with serve(listener, settle(lambda m: m.ack())) as service:
+        body = json.dumps(sent).encode()
+        said = await service.post("/incoming", body, content_type="application/json")
+        told = await service.post(
+            "/incoming", body, content_type="application/json", accept="application/json"
+        )
+
+    assert said.text.startswith("OK: ")
+    assert json.loads(said.text[4:]) == whole
+    assert list(json.loads(said.text[4:])) == list(whole)
+    assert json.loads(told.body)["result"] == whole
+
+
+async def test_a_result_that_contains_itself_is_answered_all_the_same(serve: Any) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    async with serve(listen_http(ANY, "/incoming"), settle(lambda m: m.ack(endless))) as service:
+        answer = await service.get("/incoming?data=foo")
+    assert answer.status == 200

@@ -14,6 +14,7 @@ import msgspec
 
 from tailrace.listen._decode import NDJSON
 from tailrace.listen._request import Refused
+from tailrace.listen._whole import whole
 from tailrace.message import Outcome
 
 __all__ = ["Answer", "NotTakenError", "of_outcome", "refusal", "report"]
@@ -160,7 +161,7 @@ def _text(text: str) -> bytes:
 def _json(value: object) -> bytes:
     """JSON at any price: a client must be answered, whatever a store gave as its result."""
     try:
-        return _encode(value)
+        return _encode(whole(value))
     except Exception:
         if isinstance(value, dict):
             items = cast(dict[object, object], value).items()

@@ -1,0 +1,41 @@
+"""The whole of a value, as JSON is to have it.
+
+msgspec writes of a dataclass instance what is in its ``__dict__``, and its own decoder leaves a
+plain default (``amount: int = 1``) to the class: a value that was decoded from a request would be
+answered without it. So dataclasses are written out here, wherever they are in a value.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any, Final, cast
+
+import msgspec
+
+__all__ = ["whole"]
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes})
+
+
+def whole(value: Any) -> Any:
+    """`value` with dictionaries of all fields in place of dataclasses. RecursionError if it
+    contains itself."""
+    kind = cast(type[object], type(value))
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, dict):
+        items = cast(dict[object, object], value).items()
+        return {key: item if type(item) in _PLAIN else whole(item) for key, item in items}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        many = cast(list[object], value)
+        return [item if type(item) in _PLAIN else whole(item) for item in many]
+    if hasattr(kind, "__dataclass_fields__"):
+        names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+        return {name: whole(getattr(value, name)) for name in names}
+    if isinstance(value, msgspec.Struct):  # which says itself how it is written
+        twin = copy.copy(value)
+        for name in value.__struct_fields__:
+            msgspec.structs.force_setattr(twin, name, whole(getattr(value, name)))
+        return twin
+    return value
