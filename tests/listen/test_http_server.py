@@ -183,6 +183,38 @@ async def test_ready_waits_for_the_first_listener() -> None:
         go.drain()
 
 
+async def test_ready_of_a_mounted_server_waits_for_its_listener_too() -> None:
+    server = HttpServer(None)
+    listener = server.listen("/incoming")
+    ready = asyncio.ensure_future(server.ready())
+    await asyncio.sleep(0)
+    assert not ready.done()
+    channel = Channel[Message[str]]()
+    async with Group() as go:
+        go(listener, channel)
+        go(drop, channel)
+        assert await ready == await server.ready() == ""
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.get("/incoming?data=foo")).text == "OK: foo"
+        go.drain()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(server.ready(), 0.01)
+
+
+async def test_ready_that_was_cancelled_leaves_the_server_to_start() -> None:
+    server = HttpServer(ANY)
+    listener = server.listen("/incoming")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(server.ready(), 0.01)
+    channel = Channel[Message[str]]()
+    async with Group() as go:
+        go(listener, channel)
+        go(drop, channel)
+        assert await server.ready() == server.url
+        go.drain()
+
+
 async def test_a_server_stays_until_its_last_listener_has_ended() -> None:
     server = HttpServer(ANY)
     first, second = server.listen("/first"), server.listen("/second")

@@ -50,19 +50,24 @@ class Host:
         return 0 if self._engine is None else len(self._engine.connections)
 
     async def ready(self) -> None:
-        """Wait until it listens. Raises what starting it raised."""
-        while self._started is None:
+        """Wait until a listener runs, and until it listens, unless it is mounted only. Raises what
+        starting it raised."""
+        while not self._running:
             begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(begun)
             try:
                 await begun
             finally:
                 self._waiting.remove(begun)
-        await asyncio.shield(self._started)
+        if self._started is not None:
+            await asyncio.shield(self._started)
 
     async def entered(self, intake: Intake) -> None:
         """A listener has started: the first one opens the socket. Raises OSError."""
         self._running.add(intake)
+        for begun in self._waiting:
+            if not begun.done():
+                begun.set_result(None)
         if self.asked is None:
             return
         if self._started is None:
@@ -71,9 +76,6 @@ class Host:
             self._engine = Engine(self.routes, self.gate, self._limits, self.tls)
             start = self._start(self._engine, self.asked)
             self._started = asyncio.get_running_loop().create_task(start)
-            for begun in self._waiting:
-                if not begun.done():
-                    begun.set_result(None)
         await asyncio.shield(self._started)
 
     async def _start(self, engine: Engine, asked: Address) -> None:

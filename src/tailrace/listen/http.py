@@ -216,11 +216,12 @@ class HttpServer:
     async def ready(self) -> str:
         """Wait until the first listener is started and the server listens; returns its `url`.
 
-        Raises what starting it raised. Cancelled: it starts all the same.
+        Of a server that is mounted only (``bind=None``) and so has no URL: wait until the first
+        listener lets requests in; returns "". Raises what starting it raised. Cancelled: it
+        starts all the same.
         """
-        if self._host.asked is not None:
-            await self._host.ready()
-        return self.url
+        await self._host.ready()
+        return "" if self._host.asked is None else self.url
 
 
 @overload
