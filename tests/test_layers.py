@@ -133,7 +133,13 @@ def problem_with(it: Import) -> str | None:
             return None
         return "third-party import below layer 5"
     for twin in TWINS:
-        if within(it.target, twin) and not within(it.source, twin) and it.source != SELECTOR:
+        shared = within(it.source, SELECTOR) and not it.now  # its types, in what both cores share
+        if (
+            within(it.target, twin)
+            and not within(it.source, twin)
+            and it.source != SELECTOR
+            and not shared
+        ):
             return "only the selector imports a core twin"
     if target is not None and target > source:
         return f"upward, from layer {source:g} to {target:g}"

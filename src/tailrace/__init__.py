@@ -50,6 +50,7 @@ from tailrace.group import (
     collect,
     emit,
     run,
+    task_factory,
 )
 from tailrace.message import Message, Outcome, Settlement, current_message, submit
 from tailrace.retry import Retry
@@ -106,6 +107,7 @@ __all__ = [
     "select",
     "select_nowait",
     "submit",
+    "task_factory",
     "ticker",
     "together",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from tailrace import _core
 from tailrace._core import Operation
@@ -34,163 +34,161 @@ _TimedOut: TypeAlias = tuple[None, None]
 _Case: TypeAlias = Operation[T] | None
 
 
-@overload
-def select(
-    a: _Case[A], /, *, timeout: None = None, priority: bool = False
-) -> Awaitable[_At0[A]]: ...
-@overload
-def select(
-    a: _Case[A], /, *, timeout: float | None, priority: bool = False
-) -> Awaitable[_At0[A] | _TimedOut]: ...
-@overload
-def select(
-    a: _Case[A], b: _Case[B], /, *, timeout: None = None, priority: bool = False
-) -> Awaitable[_At0[A] | _At1[B]]: ...
-@overload
-def select(
-    a: _Case[A], b: _Case[B], /, *, timeout: float | None, priority: bool = False
-) -> Awaitable[_At0[A] | _At1[B] | _TimedOut]: ...
-@overload
-def select(
-    a: _Case[A], b: _Case[B], c: _Case[C], /, *, timeout: None = None, priority: bool = False
-) -> Awaitable[_At0[A] | _At1[B] | _At2[C]]: ...
-@overload
-def select(
-    a: _Case[A], b: _Case[B], c: _Case[C], /, *, timeout: float | None, priority: bool = False
-) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _TimedOut]: ...
-@overload
-def select(
-    a: _Case[A],
-    b: _Case[B],
-    c: _Case[C],
-    d: _Case[D],
-    /,
-    *,
-    timeout: None = None,
-    priority: bool = False,
-) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D]]: ...
-@overload
-def select(
-    a: _Case[A],
-    b: _Case[B],
-    c: _Case[C],
-    d: _Case[D],
-    /,
-    *,
-    timeout: float | None,
-    priority: bool = False,
-) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _TimedOut]: ...
-@overload
-def select(
-    a: _Case[A],
-    b: _Case[B],
-    c: _Case[C],
-    d: _Case[D],
-    e: _Case[E],
-    /,
-    *,
-    timeout: None = None,
-    priority: bool = False,
-) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E]]: ...
-@overload
-def select(
-    a: _Case[A],
-    b: _Case[B],
-    c: _Case[C],
-    d: _Case[D],
-    e: _Case[E],
-    /,
-    *,
-    timeout: float | None,
-    priority: bool = False,
-) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E] | _TimedOut]: ...
-@overload
-def select(
-    a: _Case[A],
-    b: _Case[B],
-    c: _Case[C],
-    d: _Case[D],
-    e: _Case[E],
-    f: _Case[F],
-    /,
-    *,
-    timeout: None = None,
-    priority: bool = False,
-) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E] | _At5[F]]: ...
-@overload
-def select(
-    a: _Case[A],
-    b: _Case[B],
-    c: _Case[C],
-    d: _Case[D],
-    e: _Case[E],
-    f: _Case[F],
-    /,
-    *,
-    timeout: float | None,
-    priority: bool = False,
-) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E] | _At5[F] | _TimedOut]: ...
-@overload
-def select(
-    *cases: _Case[Any], timeout: float | None = None, priority: bool = False
-) -> Awaitable[tuple[int | None, Any]]: ...
-def select(
-    *cases: _Case[Any], timeout: float | None = None, priority: bool = False
-) -> Awaitable[Any]:
-    """Wait until one of `cases` can happen, do that one and no other: ``(index, value)``.
+if TYPE_CHECKING:
 
-    A case is an operation (``channel.recv()``, ``channel.send(value)``, ``done(future)``) or
-    None, which never happens (Go's nil channel). Among several that are ready the choice is
-    uniformly random; with `priority` the first listed wins. After `timeout` seconds the answer
-    is ``(None, None)``.
+    @overload
+    def select(
+        a: _Case[A], /, *, timeout: None = None, priority: bool = False
+    ) -> Awaitable[_At0[A]]: ...
+    @overload
+    def select(
+        a: _Case[A], /, *, timeout: float | None, priority: bool = False
+    ) -> Awaitable[_At0[A] | _TimedOut]: ...
+    @overload
+    def select(
+        a: _Case[A], b: _Case[B], /, *, timeout: None = None, priority: bool = False
+    ) -> Awaitable[_At0[A] | _At1[B]]: ...
+    @overload
+    def select(
+        a: _Case[A], b: _Case[B], /, *, timeout: float | None, priority: bool = False
+    ) -> Awaitable[_At0[A] | _At1[B] | _TimedOut]: ...
+    @overload
+    def select(
+        a: _Case[A], b: _Case[B], c: _Case[C], /, *, timeout: None = None, priority: bool = False
+    ) -> Awaitable[_At0[A] | _At1[B] | _At2[C]]: ...
+    @overload
+    def select(
+        a: _Case[A], b: _Case[B], c: _Case[C], /, *, timeout: float | None, priority: bool = False
+    ) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _TimedOut]: ...
+    @overload
+    def select(
+        a: _Case[A],
+        b: _Case[B],
+        c: _Case[C],
+        d: _Case[D],
+        /,
+        *,
+        timeout: None = None,
+        priority: bool = False,
+    ) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D]]: ...
+    @overload
+    def select(
+        a: _Case[A],
+        b: _Case[B],
+        c: _Case[C],
+        d: _Case[D],
+        /,
+        *,
+        timeout: float | None,
+        priority: bool = False,
+    ) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _TimedOut]: ...
+    @overload
+    def select(
+        a: _Case[A],
+        b: _Case[B],
+        c: _Case[C],
+        d: _Case[D],
+        e: _Case[E],
+        /,
+        *,
+        timeout: None = None,
+        priority: bool = False,
+    ) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E]]: ...
+    @overload
+    def select(
+        a: _Case[A],
+        b: _Case[B],
+        c: _Case[C],
+        d: _Case[D],
+        e: _Case[E],
+        /,
+        *,
+        timeout: float | None,
+        priority: bool = False,
+    ) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E] | _TimedOut]: ...
+    @overload
+    def select(
+        a: _Case[A],
+        b: _Case[B],
+        c: _Case[C],
+        d: _Case[D],
+        e: _Case[E],
+        f: _Case[F],
+        /,
+        *,
+        timeout: None = None,
+        priority: bool = False,
+    ) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E] | _At5[F]]: ...
+    @overload
+    def select(
+        a: _Case[A],
+        b: _Case[B],
+        c: _Case[C],
+        d: _Case[D],
+        e: _Case[E],
+        f: _Case[F],
+        /,
+        *,
+        timeout: float | None,
+        priority: bool = False,
+    ) -> Awaitable[_At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E] | _At5[F] | _TimedOut]: ...
+    @overload
+    def select(
+        *cases: _Case[Any], timeout: float | None = None, priority: bool = False
+    ) -> Awaitable[tuple[int | None, Any]]: ...
+    def select(
+        *cases: _Case[Any], timeout: float | None = None, priority: bool = False
+    ) -> Awaitable[Any]:
+        """See `tailrace._core`: it says there what it does."""
+        ...
 
-    A receive from a closed, drained channel is ready, with the `Closed` instance as its value;
-    if it was closed with a cause, that `Closed` is raised. A send on a closed channel raises
-    `Closed` when it is the case chosen.
+    @overload
+    def select_nowait(a: _Case[A], /, *, priority: bool = False) -> _At0[A]: ...
+    @overload
+    def select_nowait(
+        a: _Case[A], b: _Case[B], /, *, priority: bool = False
+    ) -> _At0[A] | _At1[B]: ...
+    @overload
+    def select_nowait(
+        a: _Case[A], b: _Case[B], c: _Case[C], /, *, priority: bool = False
+    ) -> _At0[A] | _At1[B] | _At2[C]: ...
+    @overload
+    def select_nowait(
+        a: _Case[A], b: _Case[B], c: _Case[C], d: _Case[D], /, *, priority: bool = False
+    ) -> _At0[A] | _At1[B] | _At2[C] | _At3[D]: ...
+    @overload
+    def select_nowait(
+        a: _Case[A],
+        b: _Case[B],
+        c: _Case[C],
+        d: _Case[D],
+        e: _Case[E],
+        /,
+        *,
+        priority: bool = False,
+    ) -> _At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E]: ...
+    @overload
+    def select_nowait(
+        a: _Case[A],
+        b: _Case[B],
+        c: _Case[C],
+        d: _Case[D],
+        e: _Case[E],
+        f: _Case[F],
+        /,
+        *,
+        priority: bool = False,
+    ) -> _At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E] | _At5[F]: ...
+    @overload
+    def select_nowait(*cases: _Case[Any], priority: bool = False) -> tuple[int, Any]: ...
+    def select_nowait(*cases: _Case[Any], priority: bool = False) -> Any:
+        """See `tailrace._core`: it says there what it does."""
+        ...
 
-    TypeError for what is not an operation; ValueError when nothing could ever happen.
-    Cancelled: no case happened. A send that was taken in the same instant makes the await
-    return, and the cancellation arrives at the task's next one.
-    """
-    return _core.select(*cases, timeout=timeout, priority=priority)
-
-
-@overload
-def select_nowait(a: _Case[A], /, *, priority: bool = False) -> _At0[A]: ...
-@overload
-def select_nowait(a: _Case[A], b: _Case[B], /, *, priority: bool = False) -> _At0[A] | _At1[B]: ...
-@overload
-def select_nowait(
-    a: _Case[A], b: _Case[B], c: _Case[C], /, *, priority: bool = False
-) -> _At0[A] | _At1[B] | _At2[C]: ...
-@overload
-def select_nowait(
-    a: _Case[A], b: _Case[B], c: _Case[C], d: _Case[D], /, *, priority: bool = False
-) -> _At0[A] | _At1[B] | _At2[C] | _At3[D]: ...
-@overload
-def select_nowait(
-    a: _Case[A], b: _Case[B], c: _Case[C], d: _Case[D], e: _Case[E], /, *, priority: bool = False
-) -> _At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E]: ...
-@overload
-def select_nowait(
-    a: _Case[A],
-    b: _Case[B],
-    c: _Case[C],
-    d: _Case[D],
-    e: _Case[E],
-    f: _Case[F],
-    /,
-    *,
-    priority: bool = False,
-) -> _At0[A] | _At1[B] | _At2[C] | _At3[D] | _At4[E] | _At5[F]: ...
-@overload
-def select_nowait(*cases: _Case[Any], priority: bool = False) -> tuple[int, Any]: ...
-def select_nowait(*cases: _Case[Any], priority: bool = False) -> Any:
-    """Do one of `cases` if one can happen at once, else raise `WouldBlock` (Go's ``default``).
-
-    Cases, choice and values are as for `select`.
-    """
-    return _core.select_nowait(*cases, priority=priority)
+else:
+    # The core's own, without a call in between: these are hot.
+    select = _core.select
+    select_nowait = _core.select_nowait
 
 
 @overload

@@ -9,7 +9,10 @@ import math
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, get_args
+
+if TYPE_CHECKING:
+    from tailrace._core.python import Operation
 
 BUDGET: Final = 128
 """Operations in a row that may succeed without parking before one yields to the scheduler
@@ -39,6 +42,13 @@ class ChannelStatistics:
     waiting_senders: int
     waiting_receivers: int
     closed: bool
+
+
+class ParkedThread(NamedTuple):
+    """A thread asleep in an operation, by itself until then (of `time.monotonic`) at the latest."""
+
+    operation: Operation[Any]
+    until: float | None
 
 
 class Sending(Protocol):

@@ -1,6 +1,6 @@
 """Layer 3: actors with an owner. `Group` starts and ends them, `run` is a program made of them."""
 
-from tailrace.group.actor import ActorState
+from tailrace.group.actor import ActorState, task_factory
 from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
 from tailrace.group.group import Group
 from tailrace.group.runner import run
@@ -17,4 +17,5 @@ __all__ = [
     "collect",
     "emit",
     "run",
+    "task_factory",
 ]

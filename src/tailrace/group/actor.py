@@ -10,14 +10,19 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Container, Coroutine
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from types import CoroutineType
+from typing import Any, Protocol, TypeVar, cast
 
 from tailrace import _core
 
-Ended = Callable[["Actor", BaseException | None], None]
+T = TypeVar("T")
+
+_NO_CONTEXT = Context()  # in which the end of an actor is heard
+
+Ended = Callable[["ThreadedActor", BaseException | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,10 @@ class ActorState:
 class Actor(Protocol):
     """What a stage knows of each of its actors."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What logs and the wait-for graph call it."""
+        ...
 
     def cancel(self) -> None:
         """End it as soon as it can be."""
@@ -61,21 +69,24 @@ class Actor(Protocol):
 
 
 class LoopActor:
-    """An actor on the event loop: a task."""
+    """An actor on the event loop: a task, seen as an actor as long as somebody looks.
 
-    def __init__(self, name: str, work: Awaitable[None], ended: Ended) -> None:
-        self.name = name
-        self._ended = ended
-        self._cancelled = False
-        self.task = _core.spawn(_coroutine(work), name=name)
-        self.task.add_done_callback(self._done)
+    Nothing is kept for it beside the task, of which there may be a hundred thousand.
+    """
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task = task
 
     def __repr__(self) -> str:
         return f"<actor {self.name}: {self.doing()[0]}>"
 
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task.get_name()
+
     def cancel(self) -> None:
         """As `Actor.cancel`."""
-        self._cancelled = True
         self.task.cancel()
 
     def stop(self) -> None:
@@ -84,7 +95,7 @@ class LoopActor:
             self.task.cancel()
 
     def _stop_after_send(self) -> None:
-        if not self._cancelled:  # meanwhile: a second time would interrupt its cleaning up
+        if not self.task.cancelling():  # a second time would interrupt its cleaning up
             self.task.cancel()
 
     def is_among(self, tasks: Container[asyncio.Task[Any] | None]) -> bool:
@@ -99,18 +110,46 @@ class LoopActor:
         asleep = getattr(self.task, "_fut_waiter", None) is not None
         return "waiting" if asleep else "running", None, False
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._ended(self, asyncio.CancelledError() if task.cancelled() else task.exception())
+
+def start_on_loop(
+    works: Iterable[Awaitable[None]],
+    name: str,
+    first: int,
+    ended: Callable[[asyncio.Task[None]], None],
+) -> dict[asyncio.Task[None], None]:
+    """Start an actor for each of `works`; `ended` hears of the end of each.
+
+    They are called ``name#first`` and so on; with `first` 0 there is one, called `name`.
+    """
+    tasks: dict[asyncio.Task[None], None] = {}
+    for number, work in enumerate(works, first):
+        task = _core.spawn(_coroutine(work), name=name, number=number)
+        task.add_done_callback(ended, context=_NO_CONTEXT)
+        tasks[task] = None
+    return tasks
 
 
 def _coroutine(work: Awaitable[None]) -> Coroutine[Any, Any, None]:
-    if isinstance(work, Coroutine):
+    # The exact type first: to ask the abstract one takes as long as to start an actor.
+    if type(work) is CoroutineType or isinstance(work, Coroutine):
         return cast("Coroutine[Any, Any, None]", work)
     return _await(work)
 
 
 async def _await(work: Awaitable[None]) -> None:
     await work
+
+
+def task_factory(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T], **options: Any
+) -> asyncio.Task[T]:
+    """Makes every task of a loop what an actor is: ``loop.set_task_factory(task_factory)``.
+
+    With the native core a channel then costs any task what it costs an actor. Such a task is all
+    that a task is but an instance of `asyncio.Task`; it is never started eagerly.
+    """
+    task: asyncio.Task[T] = _core.task_factory(loop, coro, **options)
+    return task
 
 
 class ThreadedActor:

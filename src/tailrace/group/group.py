@@ -75,7 +75,7 @@ class Group:
         self._abandon_after: float | None = None  # set by `run`
 
     def __repr__(self) -> str:
-        stages = ", ".join(f"{s.name} ({len(s.actors)})" for s in self._live) or "no actors"
+        stages = ", ".join(f"{s.name} ({s.live})" for s in self._live) or "no actors"
         return f"<Group {self._state}{', draining' if self._draining else ''}: {stages}>"
 
     @property
@@ -266,7 +266,7 @@ class Group:
 
     def _warn_left(self, stage: Stage, channel: Channel[Any], values: int) -> None:
         """Say so when values are left in a channel that nobody receives from any more."""
-        if values and channel.closed and not channel._held["receive"]:
+        if values and channel.closed and not channel._holders("receive"):
             _log.warning(
                 "`%s` returned with %d values left in `%s`, which nobody else receives",
                 stage.name,

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import logging
-from collections.abc import Callable
-from typing import Any
+import types
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final
 
 from tailrace.channel import Channel
 from tailrace.errors import Closed
-from tailrace.group.actor import Actor, LoopActor, ThreadedActor
+from tailrace.group.actor import Actor, LoopActor, ThreadedActor, start_on_loop
 from tailrace.group.wiring import Wiring
 
 _log = logging.getLogger("tailrace")
+
+MANY: Final = 1000
+"""Actors that are started at once, from which on it pays to put the garbage collector off."""
 
 
 class Stage:
@@ -44,7 +50,8 @@ class Stage:
         if source is None:
             source = not wiring.channels("receive") and not wiring.unclear
         self.source = source
-        self.actors: dict[Actor, None] = {}
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._threads: dict[ThreadedActor, None] = {}
         self.started = 0
         self.stopping = False
         self.closed_by: object = None  # the channel whose clean end has ended an actor last
@@ -59,7 +66,17 @@ class Stage:
         self._works: list[Any] = []  # prepared, not started
 
     def __repr__(self) -> str:
-        return f"<stage {self.name}: {len(self.actors)} of {self.started} actors live>"
+        return f"<stage {self.name}: {self.live} of {self.started} actors live>"
+
+    @property
+    def live(self) -> int:
+        """How many actors have not ended."""
+        return len(self._tasks) + len(self._threads)
+
+    @property
+    def actors(self) -> list[Actor]:
+        """The actors that have not ended."""
+        return [*map(LoopActor, self._tasks), *self._threads]
 
     def prepare(self, actors: int) -> None:
         """Make ready that many actors and take hold of all ends, or do nothing at all.
@@ -67,9 +84,12 @@ class Stage:
         Raises what calling the function raises; ValueError for an end closed by its owners.
         """
         try:
-            for _ in range(actors):
-                work = functools.partial(self._fn, *self._args)
-                self._works.append(work() if self._on_loop else work)
+            if self._on_loop:
+                fn, args = self._fn, self._args
+                with _nothing_to_collect(actors):
+                    self._works += [fn(*args) for _ in range(actors)]
+            else:
+                self._works += [functools.partial(self._fn, *self._args)] * actors
             self._hold()
         except BaseException:
             for work in self._works:
@@ -79,22 +99,26 @@ class Stage:
 
     def _hold(self) -> None:
         # Those that refuse first: letting go again of one would close it.
-        for hold in sorted(
-            self.wiring.holds, key=lambda hold: hold.end not in hold.channel._let_go
-        ):
+        for hold in self.wiring.holds:
+            if hold.channel._was_let_go(hold.end):
+                hold.channel._hold(hold.end)
+        for hold in self.wiring.holds:
             hold.channel._hold(hold.end)
 
     def start(self) -> None:
         """Start what was prepared."""
         works, self._works = self._works, []
-        for work in works:
-            self.started += 1
-            alone = len(works) == 1 and self.started == 1
-            name = self.name if alone else f"{self.name}#{self.started}"
-            kind = LoopActor if self._on_loop else ThreadedActor
-            actor: Actor = kind(name, work, self._actor_ended)
-            self.actors[actor] = None
-            if self._cancelled:  # by the actor itself, where tasks start eagerly
+        first = 0 if len(works) == 1 and not self.started else self.started + 1
+        self.started += len(works)
+        if self._on_loop:
+            with _nothing_to_collect(len(works)):
+                self._tasks |= start_on_loop(works, self.name, first, self._task_ended)
+        else:
+            for number, work in enumerate(works, first):
+                name = f"{self.name}#{number}" if number else self.name
+                self._threads[ThreadedActor(name, work, self._thread_ended)] = None
+        if self._cancelled:  # by an actor itself, where tasks start eagerly
+            for actor in self.actors:
                 actor.cancel()
 
     def cancel(self, cause: BaseException) -> None:
@@ -106,7 +130,7 @@ class Stage:
         self._cancelled = True
         if self._drainer is not None:
             self._drainer.cancel()
-        for actor in list(self.actors):
+        for actor in self.actors:
             actor.cancel()
 
     def stop(self) -> None:
@@ -118,7 +142,7 @@ class Stage:
         if drain is not None:
             self._drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
         else:
-            for actor in list(self.actors):
+            for actor in self.actors:
                 actor.stop()
 
     async def _drain(self, drain: Callable[[], Any]) -> None:
@@ -127,7 +151,7 @@ class Stage:
         except (Exception, asyncio.CancelledError) as error:
             if not self._cancelled:  # else it was told to stop, by `cancel`
                 _log.error("%s: drain() failed; cancelling it", self.name, exc_info=error)
-                for actor in list(self.actors):
+                for actor in self.actors:
                     actor.cancel()
         finally:
             self._drainer = None
@@ -135,13 +159,21 @@ class Stage:
 
     def abandon_threads(self) -> list[ThreadedActor]:
         """Take the actors that run in threads for ended; returns them."""
-        left = [actor for actor in self.actors if isinstance(actor, ThreadedActor)]
+        left = list(self._threads)
         for actor in left:
             actor.abandon()
         return left
 
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task, None)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self._actor_ended(LoopActor(task), error)
+
+    def _thread_ended(self, actor: ThreadedActor, error: BaseException | None) -> None:
+        self._threads.pop(actor, None)
+        self._actor_ended(actor, error)
+
     def _actor_ended(self, actor: Actor, error: BaseException | None) -> None:
-        del self.actors[actor]
         if error is not None and not self._ended_well(error):
             self._failed(self, actor, error)
         elif isinstance(error, Closed):
@@ -149,7 +181,7 @@ class Stage:
         self._check_ended()
 
     def _check_ended(self) -> None:
-        if not self.actors and self._drainer is None:
+        if not self.live and self._drainer is None:
             self._ended(self)
 
     def _ended_well(self, error: BaseException) -> bool:
@@ -174,6 +206,23 @@ class Stage:
         return cut
 
 
+@contextmanager
+def _nothing_to_collect(actors: int) -> Generator[None]:
+    """For a section that makes so many actors and no garbage.
+
+    Of a hundred thousand, half the time would go into looking for garbage among what was just
+    made, again and again.
+    """
+    if actors < MANY or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def stage_name(fn: Callable[..., Any]) -> str:
     """What a stage is called by default: its function, or its object's own name."""
     target = _target(fn)
@@ -192,6 +241,8 @@ def _target(fn: Callable[..., Any]) -> Any:
 
 def _is_async(fn: Callable[..., Any]) -> bool:
     """TypeError for a generator function, of which calling it would run nothing."""
+    if type(fn) is types.FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
     target = _target(fn)
     if not inspect.isroutine(target) and not inspect.iscoroutinefunction(target):
         target = type(target).__call__

@@ -21,11 +21,13 @@ from typing import (
     ForwardRef,
     ParamSpecArgs,
     ParamSpecKwargs,
+    TypeAlias,
     TypeVar,
     Union,
     get_args,
     get_origin,
 )
+from weakref import WeakKeyDictionary
 
 from tailrace import _core
 from tailrace._core.common import End
@@ -64,15 +66,60 @@ class Wiring:
         return [hold.channel for hold in self.holds if hold.end == end]
 
 
+_Known: TypeAlias = tuple[tuple[str, tuple[End, ...] | None], ...]
+"""For each parameter: the ends that its annotation takes, None where no channel was passed."""
+
+# Of plain functions that were wired before: a program may start a thousand stages of one function,
+# and reading a signature takes its time.
+_known: WeakKeyDictionary[Callable[..., Any], _Known] = WeakKeyDictionary()
+
+
 def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
     """Read the wiring of ``fn(*args)``; `name` is the stage's, for messages.
 
     TypeError when the arguments do not fit, or when a channel is passed to a parameter whose
     annotation cannot be resolved.
     """
+    known = _known.get(fn) if type(fn) is types.FunctionType else None
+    if known is not None and len(known) == len(args):
+        wiring = _wire_again(known, args)
+        if wiring is not None:
+            return wiring
+    return _wire_anew(name, fn, args)
+
+
+def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
+    """The wiring of a function that was read before; None where a channel comes unexpected."""
+    holds: list[Hold] = []
+    for (parameter, ends), value in zip(known, args, strict=True):
+        resolved = _core.resolve(value)
+        if resolved is None:
+            continue
+        channel, end = resolved
+        if end is not None:
+            holds.append(Hold(channel, end, parameter))
+        elif ends is None:
+            return None
+        else:
+            holds += [Hold(channel, each, parameter) for each in ends]
+    return Wiring(tuple(dict.fromkeys(holds)), False)
+
+
+def _remember(fn: Any, bound: inspect.BoundArguments, found: dict[str, tuple[End, ...]]) -> None:
+    """Keep what was read of a plain function whose arguments were all given by position."""
+    parameters = bound.signature.parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    plain = all(each.kind in kinds for each in parameters)
+    if plain and type(fn) is types.FunctionType and not hasattr(fn, "__wrapped__"):
+        _known[fn] = tuple((each.name, found.get(each.name)) for each in parameters)
+
+
+def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
+    given = fn
     fn, args, keywords = _unbind(fn, args)
     function, bound = _bind(name, fn, args, keywords)
     holds: list[Hold] = []
+    found: dict[str, tuple[End, ...]] = {}
     unclear = False
     for parameter, value in _values(bound):
         resolved = _core.resolve(value)
@@ -87,7 +134,10 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
             unclear = True
             _warn_bare(name, function, parameter.name)
         else:
-            holds += [Hold(channel, end, parameter.name) for end in sorted(ends)]
+            found[parameter.name] = tuple(sorted(ends))
+            holds += [Hold(channel, end, parameter.name) for end in found[parameter.name]]
+    if not unclear:
+        _remember(given, bound, found)
     return Wiring(tuple(dict.fromkeys(holds)), unclear)
 
 
@@ -275,5 +325,5 @@ def _warn_bare(name: str, function: Any, parameter: str) -> None:
         f"channel this actor holds, and the channel will not close itself; annotate it "
         f"Sender[...] or Receiver[...]",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -29,7 +29,7 @@ def wait_for_graph(loop: asyncio.AbstractEventLoop) -> str:
     tasks = sorted(asyncio.all_tasks(loop), key=_by_name)
     threads = sorted(_core.parked_threads.items())
     rows = [_task_row(task, loop.time()) for task in tasks]
-    rows += [_thread_row(thread, operation) for thread, operation in threads]
+    rows += [_thread_row(thread, parked.operation) for thread, parked in threads]
     if not rows:
         return "the loop was run with neither a task nor a timer"
     kind = f"{len(rows)} tasks" + (" and threads" if threads else "")

@@ -27,6 +27,7 @@ from concurrent.futures import Executor
 from typing import Any, Final, Generic, TypeVar, TypeVarTuple
 
 from tailrace import _core
+from tailrace._core.common import ParkedThread
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -128,17 +129,17 @@ class Outside:
         return now - self._first_seen.setdefault(somebody, now) > PATIENCE
 
 
-def _parked_on(thread: int | None) -> _core.Operation[Any] | None:
-    """The channel operation in which a thread sleeps and which nobody has completed yet."""
-    operation = None if thread is None else _core.parked_threads.get(thread)
-    return operation if operation is not None and operation.waiter.winner is None else None
+def _parked(thread: int | None) -> ParkedThread | None:
+    """In which channel operation a thread sleeps, if nobody has completed it yet."""
+    parked = None if thread is None else _core.parked_threads.get(thread)
+    return parked if parked is not None and parked.operation.parked else None
 
 
 def _awake(thread: int | None) -> bool:
-    return _parked_on(thread) is None
+    return _parked(thread) is None
 
 
 def _timed(thread: int | None) -> bool:
     """Whether a thread sleeps so, but will wake by itself."""
-    operation = _parked_on(thread)
-    return operation is not None and getattr(operation.waiter, "until", None) is not None
+    parked = _parked(thread)
+    return parked is not None and parked.until is not None

@@ -12,8 +12,9 @@ from tailrace._core.python.channel import (
 )
 from tailrace._core.python.operation import Operation, RecvMany, SendMany
 from tailrace._core.python.select import Select, done, select, select_nowait
-from tailrace._core.python.task import parked_on, spawn, when_sent
+from tailrace._core.python.task import parked_on, when_sent
 from tailrace._core.python.waiter import ThreadActor, parked_threads, seed, thread_actors
+from tailrace._core.stock import spawn, task_factory
 
 __all__ = [
     "BUDGET",
@@ -38,6 +39,7 @@ __all__ = [
     "select",
     "select_nowait",
     "spawn",
+    "task_factory",
     "thread_actors",
     "when_sent",
 ]

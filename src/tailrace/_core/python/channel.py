@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import Any, Literal, TypeVar
 
 from tailrace._core.common import (
-    ChannelStatistics,
     End,
     Overflow,
     Sending,
     check_capacity,
     check_overflow,
-    label,
 )
+from tailrace._core.faces import ChannelFace, EndFace, Holders, ReceivingThreadFace
 from tailrace._core.python.operation import (
     FreshNext,
     FreshRecv,
@@ -59,7 +57,7 @@ T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 
 
-class Channel(Generic[T]):
+class Channel(ChannelFace[T]):
     """A typed, synchronised, optionally buffered pipe between actors, tasks and threads.
 
     ``Channel[int]()`` is a rendezvous: a send returns when a receiver has taken the value.
@@ -80,8 +78,7 @@ class Channel(Generic[T]):
         "_cause",
         "_closed",
         "_dropped",
-        "_held",
-        "_let_go",
+        "_ends",
         "_name",
         "_overflow",
         "_receivers",
@@ -107,21 +104,7 @@ class Channel(Generic[T]):
         self._cause: BaseException | None = None
         self._sent = self._dropped = 0
         self._room = capacity  # what the buffer may hold: `capacity` less what was returned
-        self._held: dict[End, int] = {"send": 0, "receive": 0}
-        self._let_go: set[End] = set()
-
-    def __repr__(self) -> str:
-        with lock:
-            waiting = self._senders.waiting(), self._receivers.waiting()
-        parts = [f"<Channel {label(self)}: {len(self)}/{self._capacity} buffered"]
-        parts += [
-            f"{n} {who} waiting"
-            for n, who in zip(waiting, ("sending", "receiving"), strict=True)
-            if n
-        ]
-        if self._closed:
-            parts.append("closed" if self._cause is None else f"closed by {self._cause!r}")
-        return ", ".join(parts) + ">"
+        self._ends: Holders | None = None
 
     def __len__(self) -> int:
         """How many values can be received without a sender."""
@@ -144,13 +127,6 @@ class Channel(Generic[T]):
     def closed(self) -> bool:
         """Whether it was closed; values may still be buffered."""
         return self._closed
-
-    @property
-    def element(self) -> Any:
-        """The element type written in ``Channel[T]()``; None if it was not."""
-        origin = getattr(self, "__orig_class__", None)
-        element = origin.__args__[0] if origin is not None else None
-        return None if isinstance(element, TypeVar) else element
 
     def send(self, value: T, /) -> Operation[None]:
         """Await it to send `value`: until a receiver took it, or at capacity ≥ 1 it is buffered.
@@ -222,20 +198,6 @@ class Channel(Generic[T]):
             peer.wake(here)
         return value  # type: ignore[no-any-return]  # the channel's word for it
 
-    def close(self, cause: BaseException | None = None) -> None:
-        """End the stream: what is buffered can still be received, then receivers hear `Closed`
-        (with `cause` as its ``__cause__``). Parked senders get `Closed`: they did not send.
-
-        Closing twice is fine. RuntimeError while an actor or ``sending()`` holds the sending
-        end: it closes when the last of those lets go.
-        """
-        if self._held["send"]:
-            raise RuntimeError(
-                f"{label(self)} is closed by those who hold its sending end, when the last of "
-                f"them ends; closing it by hand would cut them off"
-            )
-        self._close(cause)
-
     @property
     def sender(self) -> SendingEnd[T]:
         """The sending end alone."""
@@ -251,71 +213,16 @@ class Channel(Generic[T]):
         """The same channel for threads: its methods block instead of being awaited."""
         return Blocking(self)
 
-    @contextmanager
-    def sending(self) -> Generator[SendingEnd[T]]:
-        """Hold the sending end for the length of the block; the last holder to leave closes it.
-
-        An exception that leaves the block becomes the close's cause, unless it is the clean end
-        of another channel.
-        """
-        with self._holding("send"):
-            yield SendingEnd(self)
-
-    @contextmanager
-    def receiving(self) -> Generator[ReceivingEnd[T]]:
-        """Hold the receiving end for the length of the block; the last holder to leave closes
-        the channel, so that senders stop."""
-        with self._holding("receive"):
-            yield ReceivingEnd(self)
-
-    def statistics(self) -> ChannelStatistics:
-        """A frozen snapshot of the counters."""
+    def _counts(self) -> tuple[int, int, int, int, int]:
+        """Buffered, sent, dropped, senders and receivers that wait, at one instant."""
         with lock:
-            return ChannelStatistics(
-                buffered=len(self),
-                capacity=self._capacity,
-                sent=self._sent,
-                received=self._sent - self._dropped - len(self),
-                dropped=self._dropped,
-                waiting_senders=self._senders.waiting(),
-                waiting_receivers=self._receivers.waiting(),
-                closed=self._closed,
+            return (
+                len(self),
+                self._sent,
+                self._dropped,
+                self._senders.waiting(),
+                self._receivers.waiting(),
             )
-
-    # Ownership of the ends, for `Group`.
-
-    @contextmanager
-    def _holding(self, end: End) -> Generator[None]:
-        self._hold(end)
-        try:
-            yield
-        except BaseException as error:
-            ended = isinstance(error, Closed) and error.__cause__ is None  # that is no failure
-            self._release(end, None if ended else error)
-            raise
-        else:
-            self._release(end)
-
-    def _hold(self, end: End) -> None:
-        """One more holder of `end`; ValueError when its owners have closed it already."""
-        side, keep = ("sending", "sending()") if end == "send" else ("receiving", "receiving()")
-        with lock:
-            if end in self._let_go:
-                raise ValueError(
-                    f"the {side} end of {label(self)} was closed when the last that held it "
-                    f"ended; start this one before that, or keep the end open meanwhile: "
-                    f"`with channel.{keep}:`"
-                )
-            self._held[end] += 1
-
-    def _release(self, end: End, cause: BaseException | None = None) -> bool:
-        """One holder fewer; the last one closes. True if that closed the channel just now."""
-        with lock:
-            self._held[end] -= 1
-            last = not self._held[end]
-            if last:
-                self._let_go.add(end)
-        return last and self._close(cause)
 
     # The state, under the lock.
 
@@ -338,13 +245,32 @@ class Channel(Generic[T]):
         error.__cause__ = self._cause
         return error
 
-    def _returned_before(self, ticket: int, most: int) -> list[T]:
-        """Take values that were given back and are older than the one handed over as `ticket`."""
+    def _returned_before(
+        self, ticket: int, most: int, woken: list[Waiter | ThreadWaiter], here: LoopState
+    ) -> list[T]:
+        """Take values that were given back and are older than the one handed over as `ticket`;
+        `woken` gets whom to wake for it."""
         older: list[T] = []
         while self._returned and self._returned[0][0] < ticket and len(older) < most:
             older.append(heapq.heappop(self._returned)[1])
             self._room += 1
+            peer = self._move_up(here)
+            if peer is not None:
+                woken.append(peer)
         return older
+
+    def _move_up(self, here: LoopState) -> Waiter | ThreadWaiter | None:
+        """Where room was made, the first parked sender's value moves up; returns whom to wake."""
+        if not self._senders or len(self._buffer) >= self._room:
+            return None
+        peer = self._senders.claim_first(here)
+        if peer is None:
+            return None
+        moved: Any = peer.value
+        self._buffer.append(moved)
+        peer.value = None
+        self._sent += 1
+        return peer.waiter
 
     def _take(self, here: LoopState) -> tuple[Any, Any]:
         """The next value and whom to wake for it; `PENDING` twice if there is none."""
@@ -361,14 +287,8 @@ class Channel(Generic[T]):
             value, peer.value = peer.value, None
             self._sent += 1
             return value, peer.waiter
-        if self._senders and len(buffer) < self._room:
-            peer = self._senders.claim_first(here)
-            if peer is not None:  # room was made: the first parked sender's value moves up
-                moved: Any = peer.value
-                buffer.append(moved)
-                peer.value = None
-                self._sent += 1
-                return value, peer.waiter
+        if self._senders:
+            return value, self._move_up(here)
         return value, None
 
     def _give_back(self, ticket: int, value: T, here: LoopState) -> Waiter | ThreadWaiter | None:
@@ -383,32 +303,13 @@ class Channel(Generic[T]):
         return None
 
 
-class _End(Generic[T]):
-    """What the two ends have in common: two of one channel are equal."""
+class _End(EndFace[T]):
+    """What the two ends have in common."""
 
     __slots__ = ("_channel",)
 
     def __init__(self, channel: Channel[T]) -> None:
         self._channel = channel
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other._channel is self._channel
-
-    def __hash__(self) -> int:
-        return hash((type(self), id(self._channel)))
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {label(self._channel)}>"
-
-    @property
-    def name(self) -> str:
-        """The channel's name."""
-        return self._channel._name
-
-    @property
-    def element(self) -> Any:
-        """The channel's element type, where written."""
-        return self._channel.element
 
 
 class SendingEnd(_End[T]):
@@ -464,7 +365,7 @@ class BlockingSender(_End[T]):
         block(FreshSend(self._channel, value), timeout)
 
 
-class BlockingReceiver(_End[T]):
+class BlockingReceiver(ReceivingThreadFace[T], _End[T]):
     """The receiving end of a channel, for threads."""
 
     __slots__ = ()
@@ -475,17 +376,6 @@ class BlockingReceiver(_End[T]):
         Raises as `BlockingSender.send`; then nothing was received.
         """
         return block(FreshRecv(self._channel), timeout)
-
-    def __iter__(self) -> Iterator[T]:
-        """Receive until closed and drained; raises `Closed` if it was closed with a cause."""
-        while True:
-            try:
-                value = self.recv()
-            except Closed as closed:
-                if closed.channel is not self._channel or closed.__cause__ is not None:
-                    raise
-                return
-            yield value
 
 
 class Blocking(BlockingSender[T], BlockingReceiver[T]):

@@ -17,9 +17,10 @@ import time
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
-from weakref import WeakKeyDictionary
 
-from tailrace._core.common import BUDGET, check_timeout, label
+from tailrace._core.cancellation import rearmed
+from tailrace._core.common import BUDGET, ParkedThread, check_timeout, label
+from tailrace._core.faces import OperationFace, SendManyFace
 from tailrace._core.python.waiter import (
     CANCELLED,
     PENDING,
@@ -51,7 +52,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Operation(Generic[T_co]):
+class Operation(OperationFace, Generic[T_co]):
     """One channel operation that has not happened yet: await it, or give it to `select`, once.
 
     Awaiting raises `Closed` as its channel's semantics say. When the await raises
@@ -78,19 +79,21 @@ class Operation(Generic[T_co]):
         self.channel = channel
         self.value = value
 
-    def __repr__(self) -> str:
-        state = "not awaited yet" if isinstance(self, Fresh) else "used"
-        return f"<{self.does} on {label(self.channel)}, {state}>"
+    @property
+    def _unused(self) -> bool:
+        return isinstance(self, Fresh)
+
+    @property
+    def parked(self) -> bool:
+        """Whether somebody sleeps in it, whom nobody has woken."""
+        waiter = getattr(self, "waiter", None)  # asked from other threads
+        return waiter is not None and waiter.winner is None
 
     @property
     def since(self) -> float:
         """The loop's time at which a task parked here."""
         assert isinstance(self.waiter, Waiter)
         return self.waiter.since
-
-    def describe(self) -> str:
-        """What somebody parked here is doing: ``sending to to_store``."""
-        return f"{self.doing} {label(self.channel)}"
 
     def __await__(self) -> Generator[Any, Any, T_co]:
         self.begin()
@@ -147,10 +150,11 @@ class Operation(Generic[T_co]):
                 peer = self.undo(here)
         if peer is not None:
             peer.wake(here)
-        if happened and not self.reversible and rearmed(interrupt, waiter):
+        if happened and not self.reversible and rearmed(interrupt, waiter.requests()):
             return False
         if happened:
             del self.waiter
+            self.ticket = 0  # that it happened, for a `send_many` that counts it all the same
         self.value = None
         return True
 
@@ -218,43 +222,6 @@ class Fresh(Operation[T_co]):
 
     def begin(self) -> None:
         self.__class__ = self.spent
-
-
-# By task: the cancellation that was put off to the next turn, and how many before it were heard.
-_put_off: WeakKeyDictionary[asyncio.Task[Any], tuple[asyncio.Handle, int]] = WeakKeyDictionary()
-
-
-def rearmed(interrupt: BaseException, waiter: Waiter) -> bool:
-    """Whether `interrupt` was a cancellation, now put off until the task's next await.
-
-    For an operation that had happened when its task was cancelled. The cancellation is made anew
-    by the loop, not here: on 3.11 and 3.12 that would leave a stray one behind when an
-    `asyncio.timeout` ends in this very step. It is not made anew when whoever asked for it while
-    the task slept here has taken that back, as such a timeout does.
-    """
-    task = asyncio.current_task() if running_loop() is not None else None
-    if task is None or not isinstance(interrupt, asyncio.CancelledError):
-        return False
-
-    # Those that had been asked for, and heard, before it slept here.
-    settled = max(0, task.cancelling() - waiter.requests())
-    earlier = _put_off.pop(task, None)
-    if earlier is not None:  # one voice for all that were put off: the latest one's
-        handle, heard = earlier
-        handle.cancel()
-        settled = min(settled, heard)
-
-    def reissue() -> None:
-        _put_off.pop(task, None)
-        if not task.done() and task.cancelling() > settled:
-            # One that was asked for since then is to arrive as what it is: anyio knows its own by
-            # their message. (`_must_cancel` and this are what every kind of task has for it.)
-            newer = getattr(task, "_must_cancel", False)
-            task.cancel(*((getattr(task, "_cancel_message", None),) if newer else interrupt.args))
-            task.uncancel()
-
-    _put_off[task] = task.get_loop().call_soon(reissue), settled
-    return True
 
 
 class Discarded:
@@ -382,7 +349,8 @@ class RecvMany(Recv[Any]):
         woken: list[Waiter | ThreadWaiter] = []
         with lock:
             if hasattr(self, "ticket"):  # handed over: others may have given back older values
-                values = self.channel._returned_before(self.ticket, self.most - 1) + values
+                older = self.channel._returned_before(self.ticket, self.most - 1, woken, here)
+                values = older + values
             self.take_more(values, woken, here)
         budget.left -= len(values) - 1
         for waiter in woken:
@@ -405,7 +373,7 @@ class RecvMany(Recv[Any]):
         return self.channel._give_back(self.ticket, super().finish(), here)
 
 
-class SendMany(Send):
+class SendMany(SendManyFace, Send):
     """`Channel.send_many`: sends one after another; `sent` counts those that happened."""
 
     __slots__ = ("sent", "values")
@@ -416,8 +384,15 @@ class SendMany(Send):
         self.values: Iterable[Any] = values
         self.sent = 0
 
-    def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, {self.sent} sent>"
+    def _send_one(self, value: Any) -> Generator[Any, Any, None]:
+        """Send and count it: also where it was taken, and what is raised is not about that."""
+        one = FreshSend(self.channel, value)
+        try:
+            yield from one.__await__()
+        except BaseException:
+            self.sent += hasattr(one, "ticket")
+            raise
+        self.sent += 1
 
     def fill(self, values: Sequence[Any]) -> int:
         """Hand over and buffer what goes at once; returns how many that were."""
@@ -479,8 +454,7 @@ class FreshSendMany(Fresh[None], SendMany):
             # Pulling from an iterator (or from a list that is more than a list) is foreign code,
             # which must not run under the lock.
             for value in values:
-                yield from FreshSend(self.channel, value).__await__()
-                self.sent += 1
+                yield from self._send_one(value)
             return
         plain = cast("Sequence[Any]", values)
         while self.sent < len(plain):
@@ -488,8 +462,7 @@ class FreshSendMany(Fresh[None], SendMany):
                 budget.left = BUDGET
                 yield
             if not self.fill(plain):
-                yield from FreshSend(self.channel, plain[self.sent]).__await__()
-                self.sent += 1
+                yield from self._send_one(plain[self.sent])
 
 
 class FreshRecvMany(Fresh[Any], RecvMany):
@@ -551,7 +524,7 @@ def block(operation: Operation[T], timeout: float | None) -> T:
 def _sleep(operation: Operation[Any], waiter: ThreadWaiter) -> object:
     """Sleep until claimed and return the winner; nothing happened where it raises."""
     me = threading.get_ident()
-    parked_threads[me] = operation
+    parked_threads[me] = ParkedThread(operation, waiter.until)
     try:
         if waiter.until is None:
             waiter.gate.acquire()

@@ -7,8 +7,10 @@ import warnings
 from collections.abc import Generator
 from typing import Any, TypeVar
 
+from tailrace._core.cancellation import rearmed
 from tailrace._core.common import BUDGET, check_timeout
-from tailrace._core.python.operation import Fresh, Operation, RecvMany, SendMany, rearmed
+from tailrace._core.faces import SelectFace
+from tailrace._core.python.operation import Fresh, Operation, RecvMany, SendMany
 from tailrace._core.python.waiter import (
     CANCELLED,
     PENDING,
@@ -28,7 +30,7 @@ from tailrace.errors import Closed, WouldBlock
 T = TypeVar("T")
 
 
-class Select:
+class Select(SelectFace):
     """What `select` returns: await it once for ``(index, value)``."""
 
     __slots__ = ("cases", "priority", "timeout", "used", "waiter")
@@ -51,13 +53,6 @@ class Select:
         if not self.used:
             warnings.warn("select was never awaited", RuntimeWarning, stacklevel=2, source=self)
 
-    def __repr__(self) -> str:
-        return f"<select among {self.describe()}>"
-
-    def describe(self) -> str:
-        """The cases in words: ``receiving from a or sending to b``."""
-        return " or ".join(case.describe() for case in self.cases if case is not None) or "nothing"
-
     @property
     def since(self) -> float:
         """The loop's time at which a task parked here."""
@@ -65,9 +60,9 @@ class Select:
         return self.waiter.since
 
     @property
-    def receives(self) -> bool:
-        """Whether every case is a receive."""
-        return all(case.receives for case in self.cases if case is not None)
+    def parked(self) -> bool:
+        """Whether somebody sleeps in it, whom nobody has woken."""
+        return self.waiter is not None and self.waiter.winner is None
 
     def __await__(self) -> Generator[Any, Any, tuple[int | None, Any]]:
         if self.used:
@@ -154,7 +149,7 @@ class Select:
                 peer = winner.undo(here)
         if peer is not None:
             peer.wake(here)
-        if happened and rearmed(interrupt, waiter):
+        if happened and rearmed(interrupt, waiter.requests()):
             return False
         if isinstance(winner, Operation):
             del winner.waiter
@@ -218,12 +213,29 @@ def done(source: asyncio.Future[T] | asyncio.Event) -> Operation[T]:
 def select(
     *cases: Operation[Any] | None, timeout: float | None = None, priority: bool = False
 ) -> Select:
-    """See `tailrace.select`."""
+    """Wait until one of `cases` can happen, do that one and no other: ``(index, value)``.
+
+    A case is an operation (``channel.recv()``, ``channel.send(value)``, ``done(future)``) or
+    None, which never happens (Go's nil channel). Among several that are ready the choice is
+    uniformly random; with `priority` the first listed wins. After `timeout` seconds the answer
+    is ``(None, None)``.
+
+    A receive from a closed, drained channel is ready, with the `Closed` instance as its value;
+    if it was closed with a cause, that `Closed` is raised. A send on a closed channel raises
+    `Closed` when it is the case chosen.
+
+    TypeError for what is not an operation; ValueError when nothing could ever happen.
+    Cancelled: no case happened. A send that was taken in the same instant makes the await
+    return, and the cancellation arrives at the task's next one.
+    """
     return Select(cases, timeout, priority)
 
 
 def select_nowait(*cases: Operation[Any] | None, priority: bool = False) -> tuple[int, Any]:
-    """See `tailrace.select_nowait`."""
+    """Do one of `cases` if one can happen at once, else raise `WouldBlock` (Go's ``default``).
+
+    Cases, choice and values are as for `select`.
+    """
     spend(cases)
     if held():
         raise reentered()

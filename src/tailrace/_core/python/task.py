@@ -1,10 +1,10 @@
-"""Actors as this core runs them, plain asyncio tasks, and what can be known of one from outside."""
+"""What can be known from outside of an actor, which in this core is a plain asyncio task."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from operator import attrgetter
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
@@ -12,11 +12,6 @@ from typing import Any
 from tailrace._core.python.operation import Operation, Send
 from tailrace._core.python.select import Select
 from tailrace._core.python.waiter import Waiter
-
-
-def spawn(coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-    """Start an actor on the running loop."""
-    return asyncio.get_running_loop().create_task(coroutine, name=name)
 
 
 def _asynchronous_generator(step: Any) -> Any:
@@ -34,10 +29,8 @@ _awaits: dict[type, Callable[[Any], Any]] = {
 
 
 def parked_on(task: asyncio.Task[Any]) -> Operation[Any] | Select | None:
-    """The channel operation or select that `task` sleeps in, None if it runs or waits elsewhere.
-
-    Found by walking what the task's coroutine awaits, so that parking pays nothing for it.
-    """
+    """The channel operation or select that `task` sleeps in, None if it runs or waits elsewhere."""
+    # Found by walking what the task's coroutine awaits, so that parking pays nothing for it.
     innermost: Any = None
     awaited: Any = task.get_coro()
     while awaited is not None:

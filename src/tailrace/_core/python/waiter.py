@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from tailrace._core.common import BUDGET, TURN_SECONDS, TURN_STEPS
+from tailrace._core.common import BUDGET, TURN_SECONDS, TURN_STEPS, ParkedThread
 
 if TYPE_CHECKING:
     from tailrace._core.python.operation import Operation
@@ -211,9 +211,12 @@ class WaitQueue(deque["Operation[Any]"]):
     def claim_first(self, here: LoopState) -> Operation[Any] | None:
         """Pop and claim the first operation whose waiter can still be had."""
         while self:
-            operation = self.popleft()
+            operation = self[0]
             waiter = operation.waiter
-            if waiter.winner is None and (waiter.state is here or waiter.state.reachable()):
+            # Asked while it still stands in line: what `is_closed` raises must not cost its place.
+            can = waiter.winner is None and (waiter.state is here or waiter.state.reachable())
+            del self[0]
+            if can:
                 waiter.winner = operation
                 operation.queued = False
                 return operation
@@ -431,8 +434,7 @@ class ThreadActor:
     @property
     def parked(self) -> bool:
         """Whether the thread sleeps in a channel operation that nobody has completed."""
-        waiter = getattr(self.operation, "waiter", None)  # asked from another thread
-        return waiter is not None and waiter.winner is None
+        return self.operation is not None and self.operation.parked
 
     def park(self, operation: Operation[Any]) -> None:
         """Under the lock: remember what the thread is about to sleep on."""
@@ -460,7 +462,7 @@ class ThreadActor:
 
 
 thread = _ThreadState()
-parked_threads: dict[int, Operation[Any]] = {}  # by thread identifier, for testing's clock
+parked_threads: dict[int, ParkedThread] = {}  # by thread identifier, for testing's clock
 thread_actors: weakref.WeakSet[ThreadActor] = weakref.WeakSet()
 
 

@@ -1,0 +1,281 @@
+"""What both cores show of their objects, and who holds which end of a channel: written once.
+
+The Python core inherits these classes, the native one takes what they define over into its types
+(`adopt`), so that nothing a user can read or a `Group` can rely on differs between the two.
+Nothing here runs when a value moves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from tailrace._core.common import ChannelStatistics, End, label
+from tailrace.errors import Closed
+
+if TYPE_CHECKING:
+    from tailrace._core.python import Channel, ReceivingEnd, SendingEnd
+
+T = TypeVar("T")
+
+# Not the lock that guards channels: values do not wait for holders that come and go.
+_holding = threading.RLock()
+
+
+def adopt(kind: type, face: type) -> None:
+    """Give `kind`, a type written in C, all that `face` defines."""
+    for name, value in vars(face).items():
+        if callable(value) or isinstance(value, property):
+            setattr(kind, name, value)
+
+
+class Holders:
+    """How many hold each end of a channel, and which ends their last holder has let go of."""
+
+    __slots__ = ("let_go", "receive", "send")
+
+    def __init__(self) -> None:
+        self.send = self.receive = 0
+        self.let_go: set[End] = set()
+
+
+class ChannelFace(Generic[T]):
+    """A channel but for what moves its values."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _cause: BaseException | None
+        _ends: Holders | None
+
+        @property
+        def capacity(self) -> float: ...
+        @property
+        def closed(self) -> bool: ...
+        @property
+        def sender(self) -> SendingEnd[T]: ...
+        @property
+        def receiver(self) -> ReceivingEnd[T]: ...
+        def _close(self, cause: BaseException | None, /) -> bool: ...
+        def _counts(self) -> tuple[int, int, int, int, int]: ...
+
+    def __repr__(self) -> str:
+        buffered, _, _, senders, receivers = self._counts()
+        parts = [f"<Channel {label(self)}: {buffered}/{self.capacity} buffered"]
+        if senders:
+            parts.append(f"{senders} sending waiting")
+        if receivers:
+            parts.append(f"{receivers} receiving waiting")
+        if self.closed:
+            parts.append("closed" if self._cause is None else f"closed by {self._cause!r}")
+        return ", ".join(parts) + ">"
+
+    @property
+    def element(self) -> Any:
+        """The element type written in ``Channel[T]()``; None if it was not."""
+        origin = getattr(self, "__orig_class__", None)
+        element = origin.__args__[0] if origin is not None else None
+        return None if isinstance(element, TypeVar) else element
+
+    def statistics(self) -> ChannelStatistics:
+        """A frozen snapshot of the counters."""
+        buffered, sent, dropped, senders, receivers = self._counts()
+        return ChannelStatistics(
+            buffered=buffered,
+            capacity=self.capacity,
+            sent=sent,
+            received=sent - dropped - buffered,
+            dropped=dropped,
+            waiting_senders=senders,
+            waiting_receivers=receivers,
+            closed=self.closed,
+        )
+
+    def close(self, cause: BaseException | None = None) -> None:
+        """End the stream: what is buffered can still be received, then receivers hear `Closed`
+        (with `cause` as its ``__cause__``). Parked senders get `Closed`: they did not send.
+
+        Closing twice is fine. RuntimeError while an actor or ``sending()`` holds the sending
+        end: it closes when the last of those lets go.
+        """
+        if cause is not None and not isinstance(cause, BaseException):
+            raise TypeError(f"a channel is closed with an exception or None, not {cause!r}")
+        if self._holders("send"):
+            raise RuntimeError(
+                f"{label(self)} is closed by those who hold its sending end, when the last of "
+                f"them ends; closing it by hand would cut them off"
+            )
+        self._close(cause)
+
+    @contextmanager
+    def sending(self) -> Generator[SendingEnd[T]]:
+        """Hold the sending end for the length of the block; the last holder to leave closes it.
+
+        An exception that leaves the block becomes the close's cause, unless it is the clean end
+        of another channel.
+        """
+        with self._while_held("send"):
+            yield self.sender
+
+    @contextmanager
+    def receiving(self) -> Generator[ReceivingEnd[T]]:
+        """Hold the receiving end for the length of the block; the last holder to leave closes
+        the channel, so that senders stop."""
+        with self._while_held("receive"):
+            yield self.receiver
+
+    @contextmanager
+    def _while_held(self, end: End) -> Generator[None]:
+        self._hold(end)
+        try:
+            yield
+        except BaseException as error:
+            ended = isinstance(error, Closed) and error.__cause__ is None  # that is no failure
+            self._release(end, None if ended else error)
+            raise
+        else:
+            self._release(end)
+
+    # Ownership of the ends, for `Group`.
+
+    def _holders(self, end: End) -> int:
+        """How many hold `end`."""
+        holders = self._ends
+        return 0 if holders is None else getattr(holders, end)
+
+    def _was_let_go(self, end: End) -> bool:
+        """Whether `end` was held, and its last holder has let go."""
+        holders = self._ends
+        return holders is not None and end in holders.let_go
+
+    def _hold(self, end: End) -> None:
+        """One more holder of `end`; ValueError when its owners have closed it already."""
+        side, keep = ("sending", "sending()") if end == "send" else ("receiving", "receiving()")
+        with _holding:
+            if self._was_let_go(end):
+                raise ValueError(
+                    f"the {side} end of {label(self)} was closed when the last that held it "
+                    f"ended; start this one before that, or keep the end open meanwhile: "
+                    f"`with channel.{keep}:`"
+                )
+            if self._ends is None:
+                self._ends = Holders()  # type: ignore[misc]  # a slot of the Python twin's
+            setattr(self._ends, end, self._holders(end) + 1)
+
+    def _release(self, end: End, cause: BaseException | None = None) -> bool:
+        """One holder fewer; the last one closes. True if that closed the channel just now."""
+        with _holding:
+            holders = self._ends
+            assert holders is not None
+            setattr(holders, end, self._holders(end) - 1)
+            last = not self._holders(end)
+            if last:
+                holders.let_go.add(end)
+        return last and self._close(cause)
+
+
+class EndFace(Generic[T]):
+    """An end of a channel but for what moves its values: two of one channel are equal."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _channel: Channel[T]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._channel is self._channel
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self._channel)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {label(self._channel)}>"
+
+    @property
+    def name(self) -> str:
+        """The channel's name."""
+        return self._channel.name
+
+    @property
+    def element(self) -> Any:
+        """The channel's element type, where written."""
+        return self._channel.element
+
+
+class ReceivingThreadFace(Generic[T]):
+    """How a thread iterates over a channel."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _channel: Channel[T]
+
+        def recv(self, timeout: float | None = None) -> T: ...
+
+    def __iter__(self) -> Iterator[T]:
+        """Receive until closed and drained; raises `Closed` if it was closed with a cause."""
+        while True:
+            try:
+                value = self.recv()
+            except Closed as closed:
+                if closed.channel is not self._channel or closed.__cause__ is not None:
+                    raise
+                return
+            yield value
+
+
+class OperationFace:
+    """An operation in words."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        channel: Channel[Any]
+        does: str
+        doing: str
+
+        @property
+        def _unused(self) -> bool: ...
+
+    def __repr__(self) -> str:
+        state = "not awaited yet" if self._unused else "used"
+        return f"<{self.does} on {label(self.channel)}, {state}>"
+
+    def describe(self) -> str:
+        """What somebody parked here is doing: ``sending to to_store``."""
+        return f"{self.doing} {label(self.channel)}"
+
+
+class SendManyFace(OperationFace):
+    """A `send_many` in words."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        sent: int
+
+    def __repr__(self) -> str:
+        return f"{OperationFace.__repr__(self)[:-1]}, {self.sent} sent>"
+
+
+class SelectFace:
+    """A select in words."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        cases: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return f"<select among {self.describe()}>"
+
+    def describe(self) -> str:
+        """The cases in words: ``receiving from a or sending to b``."""
+        return " or ".join(case.describe() for case in self.cases if case is not None) or "nothing"
+
+    @property
+    def receives(self) -> bool:
+        """Whether every case is a receive."""
+        return all(case.receives for case in self.cases if case is not None)
