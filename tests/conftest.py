@@ -26,9 +26,9 @@ from hypothesis import settings
 settings.register_profile("tailrace", deadline=None)
 settings.load_profile("tailrace")
 
-CORES = ("python",)
-"""What the `core` fixture runs a test on. The native core, when it exists, is added here and
-nowhere else; where it is not built its tests then fail with the ImportError, they never skip."""
+CORES = ("python", "native")
+"""What the `core` fixture runs a test on. Where the native core is not built its tests fail with
+the ImportError, they never skip."""
 
 LOOPS = ("asyncio",) if sys.platform == "win32" else ("asyncio", "uvloop")
 """What the `any_loop` fixture runs a test on; a missing uvloop is an error too."""

@@ -70,7 +70,7 @@ def test_version_says_which_core_and_which_python(run_tailrace: Tailrace) -> Non
     assert ended.returncode == 0
     version = re.escape(tailrace.__version__)
     assert re.fullmatch(
-        rf"tailrace {version} \((python|native) core, \w+ [\d.\w+]+\)\n", ended.stdout
+        rf"tailrace {version} \((native core|python core: [^,]+), \w+ [\d.\w+]+\)\n", ended.stdout
     )
 
 

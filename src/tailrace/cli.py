@@ -20,6 +20,7 @@ from typing import Any
 
 import tailrace
 from tailrace._core import active as core
+from tailrace._core import why
 from tailrace.group import Group
 from tailrace.group.runner import Main, intercepted, run_in
 
@@ -82,7 +83,8 @@ def _add_grace(parser: argparse.ArgumentParser, default: float | None, says: str
 
 def _version() -> str:
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"tailrace {tailrace.__version__} ({core} core, {python})"
+    reason = f": {why}" if why else ""
+    return f"tailrace {tailrace.__version__} ({core} core{reason}, {python})"
 
 
 def _seconds(text: str) -> float:

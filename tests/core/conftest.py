@@ -20,6 +20,16 @@ def start(request: pytest.FixtureRequest, core: Any) -> Start:
     return lambda coroutine: core.spawn(coroutine, name="an actor")
 
 
+@pytest.fixture(autouse=True)
+def groups_of_the_core(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a `Group` starts runs on the core under test, whichever one is active.
+
+    A thread that is an actor of one core is not woken in a channel of the other.
+    """
+    monkeypatch.setattr("tailrace.group.actor._core", core)
+    monkeypatch.setattr("tailrace.group.wiring._core", core)
+
+
 @pytest.fixture
 def spend_budget(core: Any) -> Callable[[], None]:
     """Spend what is left of the budget, so that a whole new one begins.

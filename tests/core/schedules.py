@@ -19,8 +19,9 @@ import anyio
 from tailrace import Group
 from tailrace.errors import Closed, WouldBlock
 
-TURNS = 12
-"""Turns of the loop in which whoever was cancelled must have ended."""
+TURNS = 2000
+"""Turns of the loop in which whoever was cancelled must have ended. Few are needed; but a turn has
+a bound in time, and on a slow machine not everybody who is ready has a step in each."""
 
 T = TypeVar("T")
 
@@ -202,7 +203,9 @@ class Schedule:
             worker.asked += 1
 
     async def run(self) -> None:
-        """The workers are running: disturb them, end them, check the books."""
+        """Once the workers are running: disturb them, end them, check the books."""
+        while any(worker.task is None for worker in self.workers):
+            await asyncio.sleep(0)
         for _ in range(self.pick((4, 5, 6, 7, 8, 9))):
             for _ in range(self.pick((0, 0, 1, 1, 2, 3))):
                 self.disturb()

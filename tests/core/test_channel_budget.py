@@ -62,6 +62,9 @@ async def test_channel_5_an_actor_that_never_parks_does_not_starve_the_loop(
     core: Any, start: Any, kind: str
 ) -> None:
     _, work = busy(core, kind)
+    # A plain task yields to the loop; an actor of the native core to the scheduler, in whose turn
+    # a spent budget counts as 32 of at most 512 steps.
+    budgets_in_a_turn = 1 if core.__name__.endswith("python") else 17
     turns = 0
 
     async def actor() -> None:
@@ -71,7 +74,7 @@ async def test_channel_5_an_actor_that_never_parks_does_not_starve_the_loop(
     while not task.done():
         await asyncio.sleep(0)
         turns += 1
-    assert turns >= MANY / core.BUDGET
+    assert turns >= MANY / core.BUDGET / budgets_in_a_turn
     task.result()
 
 
@@ -94,7 +97,8 @@ async def test_channel_5_a_pending_cancellation_arrives_within_the_budget(
     assert task.cancelled()
     after = channel.statistics()
     happened = (after.sent - before.sent) + (after.received - before.received)
-    assert happened <= 3 * core.BUDGET  # how far it may get in its first turns
+    turn = 1 if core.__name__.endswith("python") else 17
+    assert happened <= 3 * turn * core.BUDGET  # how far it may get in its first turns
 
 
 async def test_channel_5_the_yield_comes_before_the_effect(core: Any, start: Any) -> None:

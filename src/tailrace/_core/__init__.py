@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 active: str
 """The core in use: ``"native"`` or ``"python"``."""
 
+why: str
+"""Why it is not the native one, in words for people; empty if it is."""
+
 _wanted = os.environ.get("TAILRACE_CORE", "auto")
 if _wanted not in ("auto", "native", "python"):
     raise ImportError(f"TAILRACE_CORE must be auto, native or python, not {_wanted!r}")
@@ -21,14 +24,17 @@ if TYPE_CHECKING or _wanted == "python":
     from tailrace._core.python import *
 
     active = "python"
+    why = "asked for by TAILRACE_CORE"
 else:
     try:
         from tailrace._core.native import *
 
         active = "native"
+        why = ""
     except ModuleNotFoundError as error:
-        if _wanted == "native" or error.name != "tailrace._core.native":
+        if _wanted == "native" or error.name != "tailrace._core.native._engine":
             raise  # asked for by name, or there but broken
         from tailrace._core.python import *
 
         active = "python"
+        why = "the native one was not built"

@@ -1,0 +1,12 @@
+/* All of the native core as one unit for the compiler, which so can inline across its files. */
+#include "queue.c"
+#include "sleeper.c"
+#include "channel.c"
+#include "operation.c"
+#include "many.c"
+#include "select.c"
+#include "ends.c"
+#include "scheduler.c"
+#include "actor.c"
+#include "task.c"
+#include "module.c"

@@ -1,0 +1,542 @@
+/* Actor: a future-compatible task that the scheduler steps.
+ *
+ * It is a subclass of asyncio's own Future, which keeps its result and callbacks. What a task does
+ * beyond that is here (the step) and in task.c (the rest of the Task protocol), after CPython's
+ * `_asynciomodule.c` and, in what cancellation means, as 3.13 has it on every version.
+ *
+ * It is resumed in three ways: by the scheduler's turn, from a channel operation that was claimed
+ * or after a bare yield; and by the callback of any other future that it awaits.
+ */
+#include "native.h"
+
+/* --- the end ----------------------------------------------------------------------------------- */
+
+/* Call a method of Future itself: those of Task refuse. */
+static int
+settle_future(PyObject *method, Actor *self, PyObject *argument)
+{
+    PyObject *done = PyObject_CallFunctionObjArgs(method, self, argument, NULL);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
+static int
+end_as_cancelled(Actor *self, PyObject *message)
+{
+    State *state = self->scheduler->state;
+    PyObject *arguments[] = {(PyObject *)self, message != NULL ? message : Py_None};
+    PyObject *done = PyObject_Vectorcall(state->future_cancel, arguments, 1, state->msg_names);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
+static int
+returned(Actor *self, PyObject *value) /* takes the reference */
+{
+    int failed;
+    self->ended = true;
+    if (self->must_cancel) { /* right before it ended */
+        self->must_cancel = false;
+        failed = end_as_cancelled(self, self->cancel_message);
+    }
+    else
+        failed = settle_future(self->scheduler->state->future_set_result, self, value);
+    Py_DECREF(value);
+    return failed;
+}
+
+/* The coroutine raised: -1 for what must also end the loop. */
+static int
+raised(Actor *self)
+{
+    State *state = self->scheduler->state;
+    PyObject *error = take_exception();
+    int failed;
+    self->ended = true;
+    if (PyObject_TypeCheck(error, (PyTypeObject *)state->CancelledError)) {
+        PyObject *args = ((PyBaseExceptionObject *)error)->args;
+        Py_XSETREF(self->cancelled_error, error);
+        return end_as_cancelled(self, PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL);
+    }
+    failed = settle_future(state->future_set_exception, self, error);
+    if (failed == 0 && (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
+                        PyErr_GivenExceptionMatches(error, PyExc_SystemExit))) {
+        raise_exception(error);
+        return -1;
+    }
+    Py_DECREF(error);
+    return failed;
+}
+
+/* --- what it yielded --------------------------------------------------------------------------- */
+
+/* Have a RuntimeError raised in the coroutine, in a step of its own; takes both references. */
+static int
+throw_soon(Actor *self, PyObject *yielded, PyObject *text)
+{
+    PyObject *error = text != NULL ? PyObject_CallOneArg(PyExc_RuntimeError, text) : NULL;
+    if (error == NULL)
+        error = take_exception();
+    Py_XDECREF(text);
+    Py_DECREF(yielded);
+    Py_XSETREF(self->thrown, error);
+    scheduler_push(self->scheduler, Py_NewRef(self));
+    return 0;
+}
+
+static int
+throw_used_yield(Actor *self, PyObject *yielded)
+{
+    return throw_soon(self, yielded,
+                      PyUnicode_FromFormat("yield was used instead of yield from in task %R with %R",
+                                           (PyObject *)self, yielded));
+}
+
+/* Whether a future belongs to another loop: 1, 0, or -1 with an error. */
+static int
+is_of_another_loop(Actor *self, PyObject *future)
+{
+    State *state = self->scheduler->state;
+    PyObject *get_loop = PyObject_GetAttr(future, state->str_get_loop);
+    PyObject *loop;
+    if (get_loop != NULL) {
+        loop = PyObject_CallNoArgs(get_loop);
+        Py_DECREF(get_loop);
+    }
+    else {
+        PyErr_Clear();
+        loop = PyObject_GetAttr(future, state->str_loop);
+    }
+    int other = loop == NULL ? -1 : loop != self->scheduler->loop;
+    Py_XDECREF(loop);
+    return other;
+}
+
+static PyMethodDef wakeup_method, step_method;
+
+static int
+wait_for(Actor *self, PyObject *future) /* takes the reference */
+{
+    State *state = self->scheduler->state;
+    PyObject *wakeup = PyCFunction_New(&wakeup_method, (PyObject *)self), *added = NULL;
+    if (wakeup != NULL && PyObject_SetAttr(future, state->str_blocking, Py_False) == 0) {
+        PyObject *arguments[] = {future, wakeup, self->scheduler->context};
+        added = PyObject_VectorcallMethod(state->str_add_done_callback, arguments, 2,
+                                          state->context_names);
+    }
+    Py_XDECREF(wakeup);
+    if (added == NULL) {
+        Py_DECREF(future);
+        Py_XSETREF(self->thrown, take_exception());
+        scheduler_push(self->scheduler, Py_NewRef(self));
+        return 0;
+    }
+    Py_DECREF(added);
+    self->waiting = future;
+    if (state->add_awaited_by != NULL) {
+        PyObject *noted =
+            PyObject_CallFunctionObjArgs(state->add_awaited_by, future, self, NULL);
+        Py_XDECREF(noted);
+        if (noted == NULL)
+            PyErr_WriteUnraisable(future);
+    }
+    if (self->must_cancel) {
+        PyObject *message = self->cancel_message != NULL ? self->cancel_message : Py_None;
+        PyObject *arguments[] = {future, message};
+        PyObject *cancelled =
+            PyObject_VectorcallMethod(state->str_cancel, arguments, 1, state->msg_names);
+        if (cancelled == NULL)
+            return -1;
+        if (PyObject_IsTrue(cancelled) == 1)
+            self->must_cancel = false;
+        Py_DECREF(cancelled);
+    }
+    return 0;
+}
+
+static int
+yielded_future(Actor *self, PyObject *future) /* takes the reference */
+{
+    State *state = self->scheduler->state;
+    PyObject *blocking = PyObject_GetAttr(future, state->str_blocking);
+    if (blocking == NULL || Py_IsNone(blocking)) {
+        PyErr_Clear();
+        Py_XDECREF(blocking);
+        const char *format = PyGen_CheckExact(future)
+                                 ? "yield was used instead of yield from for generator in task %R with %R"
+                                 : "Task got bad yield: %R";
+        PyObject *text = PyGen_CheckExact(future)
+                             ? PyUnicode_FromFormat(format, (PyObject *)self, future)
+                             : PyUnicode_FromFormat(format, future);
+        return throw_soon(self, future, text);
+    }
+    int is_blocking = PyObject_IsTrue(blocking);
+    Py_DECREF(blocking);
+    int other = is_of_another_loop(self, future);
+    if (other < 0 || is_blocking < 0) {
+        Py_DECREF(future);
+        return -1;
+    }
+    if (other)
+        return throw_soon(self, future,
+                          PyUnicode_FromFormat("Task %R got Future %R attached to a different loop",
+                                               (PyObject *)self, future));
+    if (!is_blocking)
+        return throw_used_yield(self, future);
+    if (future == (PyObject *)self)
+        return throw_soon(self, future,
+                          PyUnicode_FromFormat("Task cannot await on itself: %R", future));
+    return wait_for(self, future);
+}
+
+/* Have it stepped by a handle of the loop's own, as a task is. */
+static int
+step_soon(Actor *self)
+{
+    Scheduler *scheduler = self->scheduler;
+    PyObject *step = PyCFunction_New(&step_method, (PyObject *)self), *handle = NULL;
+    if (step != NULL) {
+        PyObject *arguments[] = {step, scheduler->context};
+        handle = PyObject_Vectorcall(scheduler->call_soon, arguments, 1,
+                                     scheduler->state->context_names);
+    }
+    Py_XDECREF(step);
+    Py_XDECREF(handle);
+    return handle != NULL ? 0 : -1;
+}
+
+/* For a spent budget it lets the others have their turn; otherwise (`asyncio.sleep(0)`) the loop. */
+static int
+yielded_bare(Actor *self)
+{
+    Scheduler *scheduler = self->scheduler;
+    State *state = scheduler->state;
+    if (state->yielding) {
+        scheduler->steps += YIELD_STEPS;
+        scheduler_push(scheduler, Py_NewRef(self));
+        return 0;
+    }
+    return step_soon(self);
+}
+
+static inline int
+yielded(Actor *self, PyObject *result) /* takes the reference */
+{
+    Scheduler *scheduler = self->scheduler;
+    if (Py_IsNone(result)) {
+        Py_DECREF(result);
+        return yielded_bare(self);
+    }
+    if (!is_sleeper(scheduler->state, result))
+        return yielded_future(self, result);
+    Sleeper *sleeper = (Sleeper *)result;
+    if (sleeper->phase != PARKED || sleeper->party != NOBODY || !sleeper->blocking)
+        return throw_used_yield(self, result);
+    attach_actor(sleeper, self);
+    Py_DECREF(result);
+    if (self->must_cancel &&
+        cancel_sleeper(sleeper, self->cancel_message != NULL ? self->cancel_message : Py_None))
+        self->must_cancel = false;
+    return 0;
+}
+
+/* --- the step ---------------------------------------------------------------------------------- */
+
+/* The cancellation that is due, instead of `error` unless that is one: a reference. */
+static PyObject *
+cancellation_due(Actor *self, PyObject *error)
+{
+    PyTypeObject *type = (PyTypeObject *)self->scheduler->state->CancelledError;
+    self->must_cancel = false;
+    if (error != NULL && PyObject_TypeCheck(error, type))
+        return error;
+    Py_XDECREF(error);
+    if (self->cancel_message == NULL || Py_IsNone(self->cancel_message))
+        return PyObject_CallNoArgs((PyObject *)type);
+    return PyObject_CallOneArg((PyObject *)type, self->cancel_message);
+}
+
+static PySendResult
+throw_in(Actor *self, PyObject *error, PyObject **result) /* takes the reference */
+{
+    State *state = self->scheduler->state;
+    *result = PyObject_CallMethodOneArg(self->coroutine, state->str_throw, error);
+    Py_DECREF(error);
+    if (*result != NULL)
+        return PYGEN_NEXT;
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration))
+        return PYGEN_ERROR;
+    PyObject *stop = take_exception();
+    *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
+    Py_DECREF(stop);
+    return PYGEN_RETURN;
+}
+
+/* Resume the coroutine, with `error` (whose reference is taken) thrown in unless that is NULL.
+ * -1 with an exception set for what must end the loop. */
+static inline int
+actor_step(Actor *self, PyObject *error)
+{
+    PyObject *result = NULL;
+    PySendResult how = PYGEN_ERROR;
+    if (self->must_cancel && (error = cancellation_due(self, error)) == NULL)
+        return raised(self);
+    self->scheduler->state->yielding = false;
+    if (set_current(self->scheduler, (PyObject *)self) == 0 && PyContext_Enter(self->context) == 0) {
+        how = error != NULL              ? throw_in(self, error, &result)
+              : self->send_value != NULL ? self->send_value(self->coroutine, Py_None, &result)
+                                         : PyIter_Send(self->coroutine, Py_None, &result);
+        PyContext_Exit(self->context);
+    }
+    else
+        Py_XDECREF(error);
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *stop = self->scheduler->state->stop_iteration;
+    if (stop != NULL && Py_REFCNT(stop) == 1) /* it must not keep what it handed out alive */
+        Py_CLEAR(((PyStopIterationObject *)stop)->value);
+#endif
+    switch (how) {
+    case PYGEN_NEXT:
+        return yielded(self, result);
+    case PYGEN_RETURN:
+        return returned(self, result);
+    default:
+        return raised(self);
+    }
+}
+
+/* Resumed for another reason than that its operation happened. */
+static int
+resume_otherwise(Actor *self, PyObject *waiting, bool parked)
+{
+    PyObject *error = self->thrown, *after = self->after;
+    self->thrown = self->after = NULL;
+    if (parked && ((Sleeper *)waiting)->claim == CANCELLED) {
+        Py_XDECREF(error);
+        error = cancellation_of((Sleeper *)waiting);
+        if (error == NULL)
+            error = take_exception();
+    }
+    int failed = actor_step(self, error);
+    if (after != NULL && parked && failed == 0) {
+        PyObject *told = PyObject_CallNoArgs(after);
+        failed = told != NULL ? 0 : -1;
+        Py_XDECREF(told);
+    }
+    Py_XDECREF(after);
+    return failed;
+}
+
+/* The scheduler's turn has come to it. */
+static inline int
+actor_resume(Actor *self)
+{
+    PyObject *waiting = self->waiting;
+    bool parked = self->parked;
+    int failed;
+    if (self->ended)
+        return 0;
+    self->waiting = NULL;
+    self->parked = false;
+    if (!parked || ((Sleeper *)waiting)->claim == CANCELLED || self->after != NULL)
+        failed = resume_otherwise(self, waiting, parked);
+    else
+        failed = actor_step(self, NULL);
+    Py_XDECREF(waiting);
+    return failed;
+}
+
+/* Called by the loop after a bare yield. */
+static PyObject *
+actor_step_soon(Actor *self, PyObject *unused)
+{
+    Scheduler *scheduler = self->scheduler;
+    if (self->ended)
+        Py_RETURN_NONE;
+    PyObject *error = self->thrown;
+    self->thrown = NULL;
+    scheduler_enter(scheduler);
+    int failed = actor_step(self, error);
+    scheduler_leave(scheduler);
+    if (failed < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef step_method = {
+    "step", (PyCFunction)actor_step_soon, METH_NOARGS, "Resume the actor."};
+
+/* The callback of a future that it awaits: step at once, as a task does. */
+static PyObject *
+actor_wakeup(Actor *self, PyObject *future)
+{
+    Scheduler *scheduler = self->scheduler;
+    PyObject *error = NULL, *waiting = self->waiting;
+    if (self->ended)
+        Py_RETURN_NONE; /* cleared by the collector, it may even have no scheduler */
+    State *state = scheduler->state;
+    self->waiting = NULL;
+    if (state->discard_awaited_by != NULL) {
+        PyObject *noted = PyObject_CallFunctionObjArgs(state->discard_awaited_by, future, self, NULL);
+        Py_XDECREF(noted);
+        PyErr_Clear();
+    }
+    PyObject *result = PyObject_CallMethodNoArgs(future, state->str_result);
+    if (result == NULL)
+        error = take_exception();
+    Py_XDECREF(result);
+    scheduler_enter(scheduler);
+    int failed = actor_step(self, error);
+    scheduler_leave(scheduler);
+    Py_XDECREF(waiting);
+    if (failed < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef wakeup_method = {
+    "wakeup", (PyCFunction)actor_wakeup, METH_O, "Called when what the actor awaits is done."};
+
+/* --- cancellation ------------------------------------------------------------------------------ */
+
+/* Cancel it once more: true unless it has ended. */
+static int
+actor_cancel(Actor *self, PyObject *message)
+{
+    if (self->ended) /* whoever cancels it knows of its failure, if it has failed */
+        return PyObject_SetAttrString((PyObject *)self, "_log_traceback", Py_False);
+    self->cancelling++;
+    if (self->waiting != NULL && self->parked) {
+        if (cancel_sleeper((Sleeper *)self->waiting, message))
+            return 1;
+    }
+    else if (self->waiting != NULL) {
+        State *state = self->scheduler->state;
+        PyObject *arguments[] = {self->waiting, message};
+        PyObject *answer =
+            PyObject_VectorcallMethod(state->str_cancel, arguments, 1, state->msg_names);
+        int taken = answer != NULL ? PyObject_IsTrue(answer) : -1;
+        Py_XDECREF(answer);
+        if (taken != 0)
+            return taken;
+    }
+    self->must_cancel = true;
+    Py_XSETREF(self->cancel_message, Py_NewRef(message));
+    return 1;
+}
+
+/* --- starting ---------------------------------------------------------------------------------- */
+
+/* WeakSet.add, without the Python call, where that is what holds all tasks. */
+static int
+note_task(State *state, Actor *self)
+{
+    PyObject *tasks = state->scheduled_tasks;
+    PyObject *data = PyObject_GetAttr(tasks, state->str_data);
+    PyObject *remove = PyObject_GetAttr(tasks, state->str_remove);
+    PyObject *pending = PyObject_GetAttr(tasks, state->str_pending_removals);
+    int failed = -1;
+    if (data != NULL && PySet_Check(data) && remove != NULL && pending != NULL &&
+        PyList_Check(pending) && PyList_GET_SIZE(pending) == 0) {
+        PyObject *weak = PyWeakref_NewRef((PyObject *)self, remove);
+        failed = weak != NULL ? PySet_Add(data, weak) : -1;
+        Py_XDECREF(weak);
+    }
+    else {
+        PyErr_Clear();
+        PyObject *added = PyObject_CallMethodOneArg(tasks, state->str_add, (PyObject *)self);
+        failed = added != NULL ? 0 : -1;
+        Py_XDECREF(added);
+    }
+    Py_XDECREF(data);
+    Py_XDECREF(remove);
+    Py_XDECREF(pending);
+    return failed;
+}
+
+/* Bind a new actor to its coroutine; it is not started yet. */
+static int
+actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *name, PyObject *context)
+{
+    State *state = scheduler->state;
+    PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
+    if (own == NULL ||
+        state->Future->tp_init((PyObject *)self, state->empty_tuple, scheduler->future_arguments) < 0) {
+        Py_XDECREF(own);
+        return -1;
+    }
+    Py_XSETREF(self->scheduler, (Scheduler *)Py_NewRef(scheduler));
+    Py_XSETREF(self->context, own);
+    Py_XSETREF(self->coroutine, Py_NewRef(coroutine));
+    Py_XSETREF(self->name, Py_NewRef(name));
+    PyAsyncMethods *methods = Py_TYPE(coroutine)->tp_as_async;
+    self->send_value = methods != NULL ? methods->am_send : NULL;
+    self->log_destroy_pending = true;
+    return note_task(state, self);
+}
+
+static PyObject *
+actor_spawn(State *state, PyObject *coroutine, PyObject *name, Py_ssize_t number)
+{
+    Scheduler *scheduler = scheduler_here(state);
+    if (scheduler == NULL)
+        return NULL;
+    Actor *self = (Actor *)state->Actor->tp_alloc(state->Actor, 0);
+    if (self != NULL && actor_begin(self, scheduler, coroutine, name, Py_None) < 0)
+        Py_CLEAR(self);
+    if (self != NULL) {
+        self->number = number;
+        scheduler_push(scheduler, Py_NewRef(self)); /* many of them, one handle of the loop's */
+    }
+    Py_DECREF(scheduler);
+    return (PyObject *)self;
+}
+
+/* --- seen from outside ------------------------------------------------------------------------- */
+
+/* The operation or select that a task sleeps in and that nobody has claimed; None if there is
+ * none. A reference. */
+static PyObject *
+parked_on(PyObject *module, PyObject *task)
+{
+    State *state = PyModule_GetState(module);
+    PyObject *waiting = PyObject_GetAttrString(task, "_fut_waiter");
+    if (waiting == NULL) {
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    if (is_sleeper(state, waiting) && ((Sleeper *)waiting)->phase == PARKED &&
+        ((Sleeper *)waiting)->claim == UNCLAIMED)
+        return waiting;
+    Py_DECREF(waiting);
+    Py_RETURN_NONE;
+}
+
+/* when_sent(task, then): if the task is parked in a send, call `then` once it has resumed. */
+static PyObject *
+when_sent(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    State *state = PyModule_GetState(module);
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "when_sent(task, then)");
+        return NULL;
+    }
+    PyObject *parked = parked_on(module, args[0]);
+    bool sending = parked != NULL && is_operation(state, parked) && !receives((Operation *)parked) &&
+                   ((Sleeper *)parked)->kind != DONE;
+    if (sending && is_actor(state, args[0]))
+        Py_XSETREF(((Actor *)args[0])->after, Py_NewRef(args[1]));
+    else if (sending && ((Sleeper *)parked)->driver != NULL) {
+        Sleeper *sleeper = (Sleeper *)parked;
+        PyObject *both =
+            PyObject_CallFunctionObjArgs(state->resume_then, sleeper->driver, args[1], NULL);
+        if (both == NULL)
+            Py_CLEAR(parked);
+        else
+            Py_XSETREF(sleeper->driver, both);
+    }
+    if (parked == NULL)
+        return NULL;
+    Py_DECREF(parked);
+    return PyBool_FromLong(sending);
+}

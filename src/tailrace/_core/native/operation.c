@@ -1,0 +1,604 @@
+/* Operations: what `send` and `recv` return, and the one algorithm by which they happen.
+ *
+ * `attempt` is that algorithm, for every capacity: a waiting peer, else the buffer, else not now.
+ * Awaiting, selecting, blocking a thread and the `*_nowait` calls are four ways to drive it.
+ *
+ * Cancellation is decided by the claim and by nothing else. An operation that was claimed happened:
+ * a send then returns and the cancellation follows at the next await; a receive gives its value
+ * back, under the ticket it was handed over with, so that order is kept.
+ */
+#include "native.h"
+
+static const char *const does[] = {
+    [RECV] = "Channel.recv", [SEND] = "Channel.send", [NEXT] = "Channel.__anext__",
+    [SEND_MANY] = "Channel.send_many", [RECV_MANY] = "Channel.recv_many", [DONE] = "done",
+};
+
+/* --- the algorithm ----------------------------------------------------------------------------- */
+
+static ALWAYS_INLINE Verdict
+attempt_send(Operation *operation, Effects *effects)
+{
+    Channel *channel = operation->channel;
+    effects->asked |= queue_vet(channel->state, &channel->receivers);
+    if (channel->closed)
+        return CLOSED;
+    PyObject *value = operation->value;
+    Operation *peer = claim_head(&channel->receivers);
+    if (peer != NULL) {
+        peer->ticket = ++channel->sent;
+        peer->value = value;
+        effects->woken = peer;
+    }
+    else if (channel->buffer.count + channel->returned_count < channel->limit) {
+        if (!ring_has_room(&channel->buffer))
+            return FAILED;
+        ring_push(&channel->buffer, value);
+        channel->sent++;
+    }
+    else if (channel->overflow == BLOCK)
+        return PENDING;
+    else {
+        /* With nothing but values given back, which no policy drops, the new one is dropped. */
+        effects->discarded = value;
+        if (channel->overflow == DROP_OLDEST && channel->buffer.count > 0) {
+            effects->discarded = ring_pop(&channel->buffer);
+            ring_push(&channel->buffer, value);
+        }
+        channel->dropped++;
+        channel->sent++;
+    }
+    operation->value = NULL;
+    return SUCCESS;
+}
+
+static ALWAYS_INLINE Verdict
+attempt_receive(Operation *operation, Effects *effects)
+{
+    operation->value = channel_take(operation->channel, effects);
+    if (operation->value != NULL)
+        return SUCCESS;
+    return operation->channel->closed ? CLOSED : PENDING;
+}
+
+static Verdict
+attempt_done(Operation *operation, Effects *effects)
+{
+    effects->asked = true;
+    State *state = operation->base.state;
+    PyObject *ready = PyObject_CallMethodNoArgs((PyObject *)operation, state->str_ready);
+    int truth = ready != NULL ? PyObject_IsTrue(ready) : -1;
+    Py_XDECREF(ready);
+    return truth < 0 ? FAILED : truth ? SUCCESS : PENDING;
+}
+
+static ALWAYS_INLINE Verdict
+attempt(Operation *operation, Effects *effects)
+{
+    if (operation->base.kind == DONE)
+        return attempt_done(operation, effects);
+    return receives(operation) ? attempt_receive(operation, effects)
+                               : attempt_send(operation, effects);
+}
+
+/* Raise what an attempt on a closed channel raises; returns NULL. */
+static PyObject *
+raise_closed(Operation *operation)
+{
+    Channel *channel = operation->channel;
+    if (operation->base.kind == NEXT && channel->cause == NULL) {
+        PyErr_SetNone(PyExc_StopAsyncIteration);
+        return NULL;
+    }
+    PyObject *error = closed_error(channel);
+    if (error != NULL)
+        raise_exception(error);
+    return NULL;
+}
+
+/* The value of an operation that happened, as a reference. */
+static inline PyObject *
+outcome(Operation *operation)
+{
+    PyObject *value = operation->value;
+    if (operation->base.kind <= NEXT) {
+        operation->value = NULL;
+        return value != NULL ? value : Py_NewRef(Py_None); /* nothing is left of what was sent */
+    }
+    if (operation->base.kind == RECV_MANY)
+        return recv_many_outcome(operation);
+    if (operation->base.kind == DONE)
+        return PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str_outcome);
+    Py_RETURN_NONE;
+}
+
+/* --- awaiting ---------------------------------------------------------------------------------- */
+
+/* Stand in line, for oneself or as a case of `select`; code of others runs only for DONE. */
+static int
+park(Operation *operation, Select *select)
+{
+    if (select == NULL) {
+        Sleeper *sleeper = &operation->base;
+        sleeper->phase = PARKED;
+        sleeper->claim = UNCLAIMED;
+        sleeper->blocking = true;
+    }
+    else {
+        operation->base.encumbered = true;
+        operation->select = (Select *)Py_NewRef(select);
+    }
+    if (operation->base.kind != DONE) {
+        queue_append(queue_of(operation), operation);
+        return 0;
+    }
+    PyObject *watched =
+        PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str_watch);
+    Py_XDECREF(watched);
+    return watched != NULL ? 0 : -1;
+}
+
+/* No longer asleep, and not because it happened: as if it had never been parked. */
+static void
+unpark(Sleeper *sleeper)
+{
+    sleeper_clear(sleeper);
+    sleeper->phase = BEGUN;
+    sleeper->claim = UNCLAIMED;
+}
+
+static inline PySendResult
+finish_operation(Operation *operation, PyObject **result)
+{
+    operation->base.phase = SPENT;
+    *result = outcome(operation);
+    return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
+}
+
+static PySendResult
+raise_used(Operation *operation)
+{
+    PyErr_Format(PyExc_RuntimeError, "%s was awaited already: an operation is used once",
+                 does[operation->base.kind]);
+    return PYGEN_ERROR;
+}
+
+/* Resumed, but not because it happened; PYGEN_RETURN to look again. */
+static PySendResult
+resumed_otherwise(Operation *operation, PyObject **result)
+{
+    Sleeper *sleeper = &operation->base;
+    if (sleeper->phase == SPENT)
+        return raise_used(operation);
+    if (sleeper->claim == UNCLAIMED) { /* driven by hand */
+        sleeper->blocking = true;
+        *result = Py_NewRef(operation);
+        return PYGEN_NEXT;
+    }
+    unpark(sleeper); /* the channel was closed: something is ready now */
+    return PYGEN_RETURN;
+}
+
+/* Attempt, and if need be sleep, until it happened. */
+static PySendResult
+operation_send(PyObject *self, PyObject *arg, PyObject **result)
+{
+    Operation *operation = (Operation *)self;
+    Sleeper *sleeper = &operation->base;
+    State *state = sleeper->state;
+    *result = NULL;
+    if (sleeper->phase == PARKED && sleeper->claim == HAPPENED)
+        return finish_operation(operation, result);
+    if (sleeper->phase >= PARKED) {
+        PySendResult how = resumed_otherwise(operation, result);
+        if (how != PYGEN_RETURN)
+            return how;
+    }
+    if (sleeper->phase != YIELDED && budget_is_spent(state)) {
+        sleeper->phase = YIELDED;
+        *result = Py_NewRef(Py_None);
+        return PYGEN_NEXT;
+    }
+    Effects effects = {NULL, NULL, false};
+    Verdict verdict = attempt(operation, &effects);
+    if (verdict == SUCCESS) {
+        state->budget--;
+        pay(state, &effects);
+        return finish_operation(operation, result);
+    }
+    if (verdict == PENDING) {
+        if (park(operation, NULL) < 0)
+            return PYGEN_ERROR;
+        *result = Py_NewRef(self);
+        return PYGEN_NEXT;
+    }
+    sleeper->phase = SPENT;
+    if (verdict == CLOSED)
+        raise_closed(operation);
+    return PYGEN_ERROR;
+}
+
+/* By kind and not by slot, as `am_send` is not inherited by types that are made in Python. */
+static PySendResult
+drive(PyObject *self, PyObject **result)
+{
+    Sleeper *sleeper = (Sleeper *)self;
+    if (Py_IS_TYPE(self, sleeper->state->Select))
+        return select_send(self, Py_None, result);
+    if (sleeper->kind == SEND_MANY)
+        return send_many_send(self, Py_None, result);
+    return operation_send(self, Py_None, result);
+}
+
+static PyObject *
+operation_iternext(PyObject *self)
+{
+    PyObject *result;
+    if (((Sleeper *)self)->phase == FRESH) { /* `a, b = channel.recv()`: an await was forgotten */
+        PyErr_Format(PyExc_TypeError, "%R is not an iterator: await it", self);
+        return NULL;
+    }
+    PySendResult how = drive(self, &result);
+    if (how == PYGEN_RETURN)
+        return hand_out(((Sleeper *)self)->state, result);
+    return result;
+}
+
+static PyObject *
+operation_await(Operation *self)
+{
+    if (self->base.phase != FRESH) {
+        raise_used(self);
+        return NULL;
+    }
+    self->base.phase = BEGUN;
+    return Py_NewRef(self);
+}
+
+static int
+withdraw_done(Operation *operation)
+{
+    if (operation->base.kind != DONE)
+        return 0;
+    PyObject *gone =
+        PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str_withdraw);
+    Py_XDECREF(gone);
+    return gone != NULL ? 0 : -1;
+}
+
+/* Settle what an exception at the await means (NULL: it is given up): 1 if that is to be raised,
+ * 0 if the operation happened all the same, and returns. */
+static int
+interrupted(Operation *operation, PyObject *interrupt)
+{
+    Sleeper *sleeper = &operation->base;
+    bool parked = sleeper->phase == PARKED;
+    sleeper->phase = SPENT;
+    sleeper->encumbered = true;
+    if (!parked)
+        return 1;
+    if (claim(sleeper, CANCELLED, NULL) || sleeper->claim != HAPPENED) {
+        Py_CLEAR(operation->value);
+        return withdraw_done(operation) < 0 ? -1 : 1;
+    }
+    if (operation->base.kind == DONE)
+        return withdraw_done(operation) < 0 ? -1 : 1; /* nothing was taken: it is still done */
+    if (!receives(operation)) {
+        int put_off = rearmed(sleeper, interrupt);
+        return put_off < 0 ? -1 : !put_off;
+    }
+    PyObject *value = operation->value;
+    operation->value = NULL;
+    Effects effects = {NULL, NULL, false};
+    int given = channel_give_back(operation->channel, operation->ticket, value, &effects);
+    pay(sleeper->state, &effects);
+    return given < 0 ? -1 : 1;
+}
+
+static PyObject *
+operation_throw(Operation *self, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *error = interrupt_of(args, count);
+    if (error == NULL)
+        return NULL;
+    int raise = interrupted(self, error);
+    if (raise > 0)
+        raise_exception(error);
+    else {
+        Py_DECREF(error);
+        if (raise == 0)
+            PyErr_SetNone(PyExc_StopIteration);
+    }
+    return NULL;
+}
+
+static PyObject *
+operation_close(Operation *self, PyObject *unused)
+{
+    if (interrupted(self, NULL) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* --- the calls that do not wait, and threads ---------------------------------------------------- */
+
+/* Do it if that is possible at once: false, and nothing done, if it would have to wait. */
+static bool
+do_now(Channel *channel, uint8_t kind, PyObject *value, PyObject **result)
+{
+    Operation now = {.channel = channel, .value = Py_XNewRef(value)};
+    now.base.kind = kind;
+    now.base.state = channel->state;
+    Effects effects = {NULL, NULL, false};
+    Verdict verdict = attempt(&now, &effects);
+    *result = NULL;
+    if (verdict == SUCCESS) {
+        pay(channel->state, &effects);
+        *result = outcome(&now);
+    }
+    else
+        Py_CLEAR(now.value);
+    if (verdict == CLOSED)
+        raise_closed(&now);
+    return verdict != PENDING;
+}
+
+static PyObject *
+now_or_never(Channel *channel, uint8_t kind, PyObject *value)
+{
+    PyObject *result;
+    if (do_now(channel, kind, value, &result))
+        return result;
+    PyObject *label = PyObject_CallOneArg(channel->state->label, (PyObject *)channel);
+    if (label != NULL)
+        PyErr_Format(channel->state->WouldBlock, "%s on %U would wait", does[kind], label);
+    Py_XDECREF(label);
+    return NULL;
+}
+
+static PyObject *
+channel_send_nowait(Channel *self, PyObject *value)
+{
+    return now_or_never(self, SEND, value);
+}
+
+static PyObject *
+channel_recv_nowait(Channel *self, PyObject *unused)
+{
+    return now_or_never(self, RECV, NULL);
+}
+
+/* For a thread: do it now, or stand in line with a lock that whoever claims it releases. */
+static PyObject *
+operation_block(Operation *self, PyObject *gate)
+{
+    Effects effects = {NULL, NULL, false};
+    switch (attempt(self, &effects)) {
+    case SUCCESS:
+        pay(self->base.state, &effects);
+        self->base.phase = SPENT;
+        Py_RETURN_TRUE;
+    case PENDING:
+        unpark(&self->base);
+        self->base.encumbered = true;
+        self->base.party = THREAD;
+        self->base.driver = Py_NewRef(gate);
+        park(self, NULL);
+        Py_RETURN_FALSE;
+    case CLOSED:
+        self->base.phase = SPENT;
+        return raise_closed(self);
+    default:
+        return NULL;
+    }
+}
+
+static PyObject *
+operation_wake_done(Operation *self, PyObject *unused)
+{
+    wake_done(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+operation_outcome(Operation *self, PyObject *unused)
+{
+    self->base.phase = SPENT;
+    return outcome(self);
+}
+
+/* --- the types --------------------------------------------------------------------------------- */
+
+static Operation *
+operation_of_type(State *state, PyTypeObject *type, Channel *channel, uint8_t kind)
+{
+    Operation *self = (Operation *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->base.state = state;
+        self->base.kind = kind;
+        self->channel = (Channel *)Py_XNewRef(channel);
+    }
+    return self;
+}
+
+static inline Operation *
+operation_new(State *state, Channel *channel, uint8_t kind, PyObject *value)
+{
+    Operation *self;
+    if (state->free_count == 0) {
+        self = operation_of_type(state, state->Operation, channel, kind);
+        if (self != NULL)
+            self->value = Py_XNewRef(value);
+        return self;
+    }
+    self = state->free[--state->free_count]; /* with the reference that the list had */
+    self->base.phase = FRESH;
+    self->base.claim = UNCLAIMED;
+    self->base.kind = kind;
+    self->ticket = 0;
+    self->channel = (Channel *)Py_NewRef(channel);
+    self->value = Py_XNewRef(value);
+    return self;
+}
+
+static PyObject *
+channel_send(Channel *self, PyObject *value)
+{
+    return (PyObject *)operation_new(self->state, self, SEND, value);
+}
+
+static PyObject *
+channel_recv(Channel *self, PyObject *unused)
+{
+    return (PyObject *)operation_new(self->state, self, RECV, NULL);
+}
+
+/* For Python's `Done`, the one kind that is made from outside. */
+static PyObject *
+operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named)
+{
+    State *state = PyModule_GetState(PyType_GetModuleByDef(type, &native_module));
+    if (type == state->Operation) {
+        PyErr_SetString(PyExc_TypeError, "operations are made by a channel's send and recv");
+        return NULL;
+    }
+    return (PyObject *)operation_of_type(state, type, NULL, DONE);
+}
+
+static int
+operation_traverse(Operation *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->channel);
+    Py_VISIT(self->value);
+    Py_VISIT(self->values);
+    Py_VISIT(self->select);
+    return sleeper_traverse(&self->base, visit, arg);
+}
+
+static int
+operation_clear(Operation *self)
+{
+    if (self->base.queued) { /* garbage as a whole: nobody is left to be told */
+        queue_unlink(queue_of(self), self);
+        Py_DECREF(self); /* frees nothing: whoever clears it has a reference */
+    }
+    Py_CLEAR(self->channel);
+    Py_CLEAR(self->value);
+    Py_CLEAR(self->values);
+    Py_CLEAR(self->select);
+    sleeper_clear(&self->base);
+    return 0;
+}
+
+static void
+operation_finalize(PyObject *self)
+{
+    ((Sleeper *)self)->encumbered = true; /* by the mark of having been finalised, if nothing else */
+    if (((Sleeper *)self)->phase != FRESH)
+        return;
+    PyObject *pending = take_exception();
+    PyObject *warned = PyObject_CallOneArg(((Sleeper *)self)->state->warn_unused, self);
+    if (warned == NULL)
+        PyErr_WriteUnraisable(self);
+    Py_XDECREF(warned);
+    if (pending != NULL)
+        raise_exception(pending);
+}
+
+static void
+operation_dealloc(Operation *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    State *state = self->base.state;
+    if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
+        return;
+    if (type == state->Operation && !self->base.encumbered && self->base.party == NOBODY &&
+        state->free_count < FREE_OPERATIONS) {
+        PyObject *channel = (PyObject *)self->channel, *value = self->value;
+        self->channel = NULL;
+        self->value = NULL;
+        revive((PyObject *)self);
+        state->free[state->free_count++] = self;
+        Py_XDECREF(value);
+        Py_XDECREF(channel);
+        return;
+    }
+    PyObject_GC_UnTrack(self);
+    operation_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *
+get_does(Operation *self, void *closure)
+{
+    return PyUnicode_FromString(does[self->base.kind]);
+}
+
+static PyObject *
+get_doing(Operation *self, void *closure)
+{
+    return PyUnicode_FromString(self->base.kind == DONE ? "waiting for"
+                                : receives(self)        ? "receiving from"
+                                                        : "sending to");
+}
+
+static PyObject *
+get_receives(Operation *self, void *closure)
+{
+    return PyBool_FromLong(receives(self) && self->base.kind != DONE);
+}
+
+static PyGetSetDef operation_getset[] = {
+    {"does", (getter)get_does, NULL, "What messages call it.", NULL},
+    {"doing", (getter)get_doing, NULL, "What somebody parked here is doing to its channel.", NULL},
+    {"receives", (getter)get_receives, NULL, "Whether it is a receive.", NULL},
+    {NULL},
+};
+
+static PyMemberDef operation_members[] = {
+    {"channel", T_OBJECT, offsetof(Operation, channel), READONLY, "The channel it works on."},
+    {NULL},
+};
+
+static PyMethodDef operation_methods[] = {
+    {"throw", (PyCFunction)(void (*)(void))operation_throw, METH_FASTCALL, NULL},
+    {"close", (PyCFunction)operation_close, METH_NOARGS, NULL},
+    {"_block", (PyCFunction)operation_block, METH_O, NULL},
+    {"_wake_done", (PyCFunction)operation_wake_done, METH_NOARGS, NULL},
+    {"_take_outcome", (PyCFunction)operation_outcome, METH_NOARGS, NULL},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    {NULL},
+};
+
+PyDoc_STRVAR(operation_doc,
+"One channel operation that has not happened yet: await it, or give it to `select`, once.\n"
+"\n"
+"Awaiting raises `Closed` as its channel's semantics say. When the await raises\n"
+"`CancelledError` the operation did not happen; when it happened, the await returns.\n"
+"Dropping one unused warns ``RuntimeWarning: … was never awaited``.");
+
+static PyType_Slot operation_slots[] = {
+    {Py_tp_doc, (void *)operation_doc},
+    {Py_tp_new, operation_of_python},
+    {Py_tp_dealloc, operation_dealloc},
+    {Py_tp_finalize, operation_finalize},
+    {Py_tp_traverse, operation_traverse},
+    {Py_tp_clear, operation_clear},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, operation_iternext},
+    {Py_am_await, operation_await},
+    {Py_am_send, operation_send},
+    {Py_tp_methods, operation_methods},
+    {Py_tp_members, operation_members},
+    {Py_tp_getset, operation_getset},
+    {0, NULL},
+};
+
+static PyType_Spec operation_spec = {
+    .name = "tailrace._core.native.Operation",
+    .basicsize = sizeof(Operation),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = operation_slots,
+};

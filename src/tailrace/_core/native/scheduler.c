@@ -1,0 +1,416 @@
+/* Schedulers: what each event loop has of its own, and the turn in which it resumes the ready.
+ *
+ * One `call_soon` serves a burst of wake-ups. A turn ends after so many steps or so much time,
+ * whichever is first, so that timers and sockets are served; what is left has the next turn.
+ * Any thread may push; whoever finds the scheduler idle has its loop woken.
+ *
+ * The clock is read after a stride of steps, which follows how long they take: reading it at each
+ * step would cost a tenth of a hop.
+ */
+#include "native.h"
+
+#define TURN_STEPS 512
+#define TURN_SECONDS 0.00025
+#define LONGEST_STRIDE 64
+
+/* --- which loop -------------------------------------------------------------------------------- */
+
+/* The event loop that runs in this thread, borrowed; NULL, without an error, if none does. */
+static PyObject *
+running_loop(State *state)
+{
+    Scheduler *active = active_here(state);
+    if (active != NULL)
+        return active->loop;
+    PyObject *loop = PyObject_CallNoArgs(state->get_running_loop);
+    if (loop == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    Py_DECREF(loop); /* the thread that runs it has another */
+    return Py_IsNone(loop) ? NULL : loop;
+}
+
+/* The scheduler of the loop that runs here, a reference; NULL with an error set if none does. */
+static Scheduler *
+scheduler_here(State *state)
+{
+    PyObject *loop = running_loop(state);
+    if (loop != NULL)
+        return scheduler_of(state, loop);
+    PyErr_SetString(PyExc_RuntimeError,
+                    "no running event loop to wait on; from a thread use channel.sync");
+    return NULL;
+}
+
+/* Whether the loop can still resume anybody: not once it was closed. */
+static bool
+is_reachable(Scheduler *scheduler)
+{
+    PyObject *closed = PyObject_CallNoArgs(scheduler->is_closed);
+    if (closed == NULL) /* a signal handler's exception, say: it does not mean that it is closed */
+        PyErr_WriteUnraisable(scheduler->is_closed);
+    bool reachable = closed == NULL || !Py_IsTrue(closed);
+    Py_XDECREF(closed);
+    return reachable;
+}
+
+/* What a weak reference refers to: a reference; NULL, without an error, if that is gone. */
+static Scheduler *
+referent(PyObject *weak)
+{
+    PyObject *object = NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyWeakref_GetRef(weak, &object) < 0)
+        PyErr_Clear();
+#else
+    object = PyWeakref_GetObject(weak);
+    object = object == NULL || Py_IsNone(object) ? NULL : Py_NewRef(object);
+#endif
+    return (Scheduler *)object;
+}
+
+static int
+forget_the_gone(State *state)
+{
+    PyObject *all = PyDict_Items(state->schedulers);
+    int failed = all == NULL ? -1 : 0;
+    for (Py_ssize_t n = 0; failed == 0 && n < PyList_GET_SIZE(all); n++) {
+        PyObject *pair = PyList_GET_ITEM(all, n);
+        Scheduler *alive = referent(PyTuple_GET_ITEM(pair, 1));
+        if (alive == NULL && PyDict_DelItem(state->schedulers, PyTuple_GET_ITEM(pair, 0)) < 0)
+            PyErr_Clear(); /* somebody else has */
+        Py_XDECREF(alive);
+    }
+    Py_XDECREF(all);
+    return failed;
+}
+
+static int
+scheduler_fill(Scheduler *self, PyObject *loop)
+{
+    State *state = self->state;
+    PyObject *time = NULL, *timeless = NULL;
+    self->loop = Py_NewRef(loop);
+    self->call_soon = PyObject_GetAttrString(loop, "call_soon");
+    self->call_soon_threadsafe = PyObject_GetAttrString(loop, "call_soon_threadsafe");
+    self->is_closed = PyObject_GetAttrString(loop, "is_closed");
+    self->run = PyObject_GetAttrString((PyObject *)self, "run");
+    self->context = PyContext_New();
+    self->future_arguments = Py_BuildValue("{sO}", "loop", loop);
+    time = PyObject_GetAttrString((PyObject *)Py_TYPE(loop), "time");
+    /* The base loop's time() is this clock, behind a Python call. */
+    self->time = time == state->loop_time ? Py_NewRef(state->monotonic) : PyObject_GetAttrString(loop, "time");
+    Py_XDECREF(time);
+    PyErr_Clear();
+    timeless = PyObject_GetAttrString(loop, "detects_deadlock");
+    self->timeless = timeless != NULL && PyObject_IsTrue(timeless) == 1;
+    Py_XDECREF(timeless);
+    PyErr_Clear();
+    self->stride = 1;
+    self->now = -1.0;
+    self->loop_hash = PyObject_Hash(loop);
+    if (self->loop_hash == -1)
+        return -1;
+    bool whole = self->call_soon && self->call_soon_threadsafe && self->is_closed && self->run &&
+                 self->context && self->future_arguments && self->time;
+    if (!whole)
+        PyErr_Format(PyExc_TypeError, "%R is not an event loop", loop);
+    return whole ? 0 : -1;
+}
+
+static Scheduler *
+scheduler_make(State *state, PyObject *loop, PyObject *key)
+{
+    Scheduler *self = (Scheduler *)state->Scheduler->tp_alloc(state->Scheduler, 0);
+    if (self == NULL)
+        return NULL;
+    self->state = state;
+    PyObject *weak = scheduler_fill(self, loop) == 0 ? PyWeakref_NewRef((PyObject *)self, NULL) : NULL;
+    if (weak == NULL || forget_the_gone(state) < 0 ||
+        PyDict_SetItem(state->schedulers, key, weak) < 0)
+        Py_CLEAR(self);
+    Py_XDECREF(weak);
+    return self;
+}
+
+/* The scheduler that belongs to `loop`: a reference. It lives as long as an actor or a parked task
+ * needs it, or its turn is on its way, so that a closed loop is forgotten with all it had. */
+static Scheduler *
+scheduler_of(State *state, PyObject *loop)
+{
+    if (state->latest != NULL && state->latest->loop == loop)
+        return (Scheduler *)Py_NewRef(state->latest);
+    PyObject *key = PyLong_FromVoidPtr(loop);
+    if (key == NULL)
+        return NULL;
+    PyObject *weak = PyDict_GetItemWithError(state->schedulers, key);
+    Scheduler *self = weak != NULL ? referent(weak) : NULL;
+    if (self == NULL && !PyErr_Occurred())
+        self = scheduler_make(state, loop, key);
+    Py_DECREF(key);
+    if (self != NULL)
+        state->latest = self;
+    return self;
+}
+
+/* --- time -------------------------------------------------------------------------------------- */
+
+static double
+read_clock(PyObject *clock)
+{
+    PyObject *now = PyObject_CallNoArgs(clock);
+    double seconds = now != NULL ? PyFloat_AsDouble(now) : 0.0;
+    Py_XDECREF(now);
+    PyErr_Clear();
+    return seconds;
+}
+
+/* The loop's time, read once between two looks at the clock while it steps. */
+static double
+scheduler_now(Scheduler *self)
+{
+    if (self->now >= 0.0)
+        return self->now;
+    double now = read_clock(self->time);
+    if (active_here(self->state) == self)
+        self->now = now;
+    return now;
+}
+
+/* --- resuming ---------------------------------------------------------------------------------- */
+
+/* Have `run` called: soon if we are on the loop's own thread, else by waking it. */
+static void
+schedule(Scheduler *self)
+{
+    State *state = self->state;
+    PyObject *call = running_loop(state) == self->loop ? self->call_soon : self->call_soon_threadsafe;
+    PyObject *arguments[] = {self->run, self->context};
+    self->scheduled = true;
+    PyObject *handle = PyObject_Vectorcall(call, arguments, 1, state->context_names);
+    if (handle == NULL) { /* closed since the claim: its tasks give back when they are torn down */
+        self->scheduled = false;
+        if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
+            PyErr_WriteUnraisable(self->loop);
+        PyErr_Clear();
+    }
+    Py_XDECREF(handle);
+}
+
+/* Have `item`, an actor or a sleeper (whose reference is taken), resumed by its loop. */
+static inline void
+scheduler_push(Scheduler *self, PyObject *item)
+{
+    if (!ring_has_room(&self->ready)) {
+        PyErr_WriteUnraisable(item);
+        Py_DECREF(item);
+        return;
+    }
+    ring_push(&self->ready, item);
+    if (!self->scheduled)
+        schedule(self);
+}
+
+/* As PyDict_SetItem, for a key whose hash is known. */
+static inline int
+dict_set(PyObject *dict, PyObject *key, PyObject *value, Py_hash_t hash)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    return _PyDict_SetItem_KnownHash(dict, key, value, hash);
+#else
+    return PyDict_SetItem(dict, key, value);
+#endif
+}
+
+/* Make `actor` the loop's current task, or nobody. */
+static inline int
+set_current(Scheduler *self, PyObject *actor)
+{
+    State *state = self->state;
+    int failed = 0;
+    if (self->current == actor)
+        return 0;
+    if (state->current_tasks == NULL) {
+        PyObject *arguments[] = {self->loop, actor != NULL ? actor : Py_None};
+        PyObject *before = PyObject_Vectorcall(state->swap_current_task, arguments, 2, NULL);
+        failed = before == NULL ? -1 : 0;
+        Py_XDECREF(before);
+    }
+    else if (actor != NULL)
+        failed = dict_set(state->current_tasks, self->loop, actor, self->loop_hash);
+    else
+        failed = PyDict_DelItem(state->current_tasks, self->loop);
+    self->current = actor;
+    return failed;
+}
+
+/* The step is over: nobody is the current task. */
+static void
+scheduler_leave(Scheduler *self)
+{
+    if (self->current != NULL) {
+        PyObject *error = take_exception();
+        if (set_current(self, NULL) < 0)
+            PyErr_Clear();
+        if (error != NULL)
+            raise_exception(error);
+    }
+    self->thread = NULL;
+    self->now = -1.0;
+}
+
+/* Call back a task that is none of ours, as a handle of its loop would. */
+static int
+resume_task(Scheduler *self, Sleeper *sleeper)
+{
+    PyObject *callback = sleeper->driver, *context = sleeper->context, *done = NULL;
+    if (callback == NULL || context == NULL)
+        return 0;
+    sleeper->driver = sleeper->context = NULL;
+    sleeper->party = NOBODY;
+    if ((self->current == NULL || set_current(self, NULL) == 0) && PyContext_Enter(context) == 0) {
+        done = PyObject_CallOneArg(callback, (PyObject *)sleeper);
+        PyContext_Exit(context);
+    }
+    Py_DECREF(callback);
+    Py_DECREF(context);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
+static int
+resume_item(Scheduler *self, PyObject *item)
+{
+    if (is_actor(self->state, item))
+        return actor_resume((Actor *)item);
+    return resume_task(self, (Sleeper *)item);
+}
+
+/* After a stride: false once the turn's time is over. */
+static bool
+has_time(Scheduler *self, double *last, double ends)
+{
+    double now = read_clock(self->state->monotonic);
+    double took = now - *last;
+    *last = now;
+    self->now = -1.0;
+    if (took > TURN_SECONDS / 2)
+        self->stride = 1;
+    else if (took > TURN_SECONDS / 5 && self->stride > 1)
+        self->stride /= 2;
+    else if (took < TURN_SECONDS / 12 && self->stride < LONGEST_STRIDE)
+        self->stride *= 2;
+    return now < ends;
+}
+
+/* One turn: resume the ready and those whom they wake, within bounds, in order. */
+static PyObject *
+scheduler_run(Scheduler *self, PyObject *unused)
+{
+    int failed = 0, look = self->stride;
+    double last = self->timeless ? 0.0 : read_clock(self->state->monotonic);
+    double ends = last + TURN_SECONDS;
+    self->scheduled = true;
+    self->steps = 0;
+    scheduler_enter(self);
+    while (self->ready.count > 0 && failed == 0 && self->steps < TURN_STEPS) {
+        PyObject *item = ring_pop(&self->ready);
+        self->state->active = self; /* another thread may have had its turn */
+        failed = resume_item(self, item);
+        Py_DECREF(item);
+        self->steps++;
+        if (--look == 0 && !self->timeless && failed == 0) {
+            if (!has_time(self, &last, ends))
+                break;
+            look = self->stride;
+        }
+    }
+    scheduler_leave(self);
+    self->scheduled = false;
+    if (self->ready.count > 0) {
+        PyObject *error = take_exception();
+        schedule(self);
+        if (error != NULL)
+            raise_exception(error);
+    }
+    if (failed < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* --- the type ---------------------------------------------------------------------------------- */
+
+static int
+scheduler_traverse(Scheduler *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->loop);
+    Py_VISIT(self->call_soon);
+    Py_VISIT(self->call_soon_threadsafe);
+    Py_VISIT(self->is_closed);
+    Py_VISIT(self->time);
+    Py_VISIT(self->context);
+    Py_VISIT(self->run);
+    Py_VISIT(self->future_arguments);
+    return ring_traverse(&self->ready, visit, arg);
+}
+
+static int
+scheduler_clear(Scheduler *self)
+{
+    Py_CLEAR(self->loop);
+    Py_CLEAR(self->call_soon);
+    Py_CLEAR(self->call_soon_threadsafe);
+    Py_CLEAR(self->is_closed);
+    Py_CLEAR(self->time);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->run);
+    Py_CLEAR(self->future_arguments);
+    ring_clear(&self->ready);
+    return 0;
+}
+
+static void
+scheduler_dealloc(Scheduler *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    State *state = self->state;
+    PyObject_GC_UnTrack(self);
+    if (state->active == self)
+        state->active = NULL;
+    if (state->latest == self)
+        state->latest = NULL;
+    if (self->weakrefs != NULL)
+        PyObject_ClearWeakRefs((PyObject *)self);
+    scheduler_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef scheduler_methods[] = {
+    {"run", (PyCFunction)scheduler_run, METH_NOARGS, "One turn: resume the ready."},
+    {NULL},
+};
+
+static PyMemberDef scheduler_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(Scheduler, weakrefs), READONLY, NULL},
+    {NULL},
+};
+
+static PyType_Slot scheduler_slots[] = {
+    {Py_tp_doc, "Resumes the parties of one event loop."},
+    {Py_tp_dealloc, scheduler_dealloc},
+    {Py_tp_traverse, scheduler_traverse},
+    {Py_tp_clear, scheduler_clear},
+    {Py_tp_methods, scheduler_methods},
+    {Py_tp_members, scheduler_members},
+    {0, NULL},
+};
+
+static PyType_Spec scheduler_spec = {
+    .name = "tailrace._core.native.Scheduler",
+    .basicsize = sizeof(Scheduler),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = scheduler_slots,
+};

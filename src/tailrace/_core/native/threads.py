@@ -1,0 +1,129 @@
+"""Threads: how one waits in a channel operation, and how one that is an actor is cancelled.
+
+An operation that can happen at once does so in C and never comes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from typing import Any
+
+from tailrace._core.common import ParkedThread, check_timeout, label
+from tailrace._core.native._engine import count_cancelled
+
+HAPPENED, LOOK_AGAIN, TIMED_OUT, CANCELLED = range(1, 5)
+"""How a sleeper was claimed, as the engine counts."""
+
+
+class _ThreadState(threading.local):
+    actor: ThreadActor | None = None
+
+
+thread = _ThreadState()
+parked_threads: dict[int, ParkedThread] = {}  # by thread identifier, for testing's clock
+thread_actors: weakref.WeakSet[ThreadActor] = weakref.WeakSet()
+
+
+class ThreadActor:
+    """A thread whose blocking operations can be cancelled from outside."""
+
+    __slots__ = ("__weakref__", "alive", "cancelled", "loop", "operation", "since", "thread")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        self.loop = loop
+        self.thread = thread
+        self.alive = True
+        self.cancelled = False
+        self.operation: Any = None  # what it parked on last
+        self.since = loop.time()
+        thread_actors.add(self)
+
+    def __repr__(self) -> str:
+        state = "parked" if self.parked else "running" if self.alive else "ended"
+        return f"<ThreadActor {state}{', cancelled' if self.cancelled else ''}>"
+
+    def __del__(self) -> None:
+        if self.cancelled:
+            count_cancelled(-1)
+
+    @property
+    def parked(self) -> bool:
+        """Whether the thread sleeps in a channel operation that nobody has completed."""
+        operation = self.operation
+        return operation is not None and operation.parked
+
+    def park(self, operation: Any) -> None:
+        """The thread has parked there; if it was cancelled meanwhile, it is woken at once."""
+        self.operation = operation
+        self.since = self.loop.time()
+        if self.cancelled:
+            operation._wake(CANCELLED)
+
+    def enter(self) -> None:
+        """Make the calling thread this actor's."""
+        thread.actor = self
+
+    def cancel(self, *, finish_send: bool = False) -> None:
+        """Wake the parked operation with CancelledError, or fail the next one.
+
+        With `finish_send` a send that is parked is left to happen first.
+        """
+        if not self.cancelled:
+            self.cancelled = True
+            count_cancelled(1)
+        operation = self.operation
+        if operation is not None and not (finish_send and not operation.receives):
+            operation._wake(CANCELLED)
+
+
+def block(operation: Any, timeout: float | None) -> Any:
+    """Drive an operation from a thread, which sleeps meanwhile.
+
+    TimeoutError after `timeout` seconds; CancelledError in the thread of a cancelled actor. Then
+    it did not happen.
+    """
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            f"a blocking {operation.does} would stop this thread's event loop; await it instead"
+        )
+    seconds = check_timeout(timeout)
+    until = None if seconds is None else time.monotonic() + seconds
+    actor = thread.actor
+    while True:
+        if actor is not None and actor.cancelled:
+            raise asyncio.CancelledError
+        gate = threading.Lock()
+        gate.acquire()
+        if operation._block(gate):
+            return operation._take_outcome()
+        if actor is not None:
+            actor.park(operation)
+        claimed = _sleep(operation, gate, until)
+        if claimed == HAPPENED:
+            return operation._take_outcome()
+        if claimed == CANCELLED:
+            raise asyncio.CancelledError
+        if claimed == TIMED_OUT:
+            raise TimeoutError(f"{operation.does} on {label(operation.channel)} timed out")
+
+
+def _sleep(operation: Any, gate: threading.Lock, until: float | None) -> int:
+    """Sleep until claimed and return how; nothing happened where it raises."""
+    me = threading.get_ident()
+    parked_threads[me] = ParkedThread(operation, until)
+    try:
+        if until is None:
+            gate.acquire()
+        else:
+            gate.acquire(timeout=max(0.0, until - time.monotonic()))
+    except BaseException:  # a signal handler raised, KeyboardInterrupt most likely
+        operation.close()
+        raise
+    finally:
+        del parked_threads[me]
+    operation._wake(TIMED_OUT)  # in vain, if it was claimed
+    claimed: int = operation._claim
+    return claimed

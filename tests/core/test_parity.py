@@ -1,0 +1,106 @@
+"""The two cores are twins: what one shows by name, signature or docstring, the other shows."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from tailrace._core import native, python
+
+# What a parked operation of the native core is asked for by the task that awaits it: it is just
+# enough of a future itself, where the Python core has a waiter for that.
+FUTURE = {
+    *("add_done_callback", "cancel", "cancelled", "close", "done", "get_loop", "result", "throw"),
+}
+
+# How operations of the Python core are driven; of the native core that is C.
+DRIVING = {
+    *("attempt", "begin", "closed_case", "drive", "end", "enqueue", "fill", "finish", "hand_over"),
+    *("interrupted", "most", "park", "plain", "priority", "queued", "reversible", "sleep"),
+    *("take_more", "ticket", "timeout", "undo", "used", "value", "values", "waiter", "withdraw"),
+}
+
+MADE_BY_ITSELF = ("Operation", "RecvMany", "Select", "SendMany")
+"""Operations, which only a channel or `select` makes."""
+
+FOR_GROUP = ("_close", "_cause", "_hold", "_holders", "_release", "_was_let_go")
+FOR_OTHERS = {"Channel": FOR_GROUP, "ThreadActor": (), "SendingEnd": ("_channel",)}
+
+NAMES = sorted(python.__all__)
+CLASSES = [name for name in NAMES if isinstance(getattr(python, name), type)]
+FUNCTIONS = [name for name in NAMES if inspect.isfunction(getattr(python, name))]
+
+
+def public(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def shape(function: Any) -> list[tuple[str, Any]]:
+    """Names and defaults, but not whether a plain one may also be given by name."""
+    given = inspect.signature(function).parameters.values()
+    return [(each.name, each.default) for each in given]
+
+
+def described(member: Any) -> str | None:
+    """Its docstring, if it has one of its own rather than its type's."""
+    return inspect.getdoc(member) if callable(member) or inspect.isdatadescriptor(member) else None
+
+
+def members() -> list[tuple[str, str]]:
+    return [
+        (kind, name)
+        for kind in CLASSES
+        for name in sorted(public(getattr(python, kind)) & public(getattr(native, kind)))
+        if (kind, name) != ("ThreadActor", "park")  # which each core calls in its own way
+    ]
+
+
+def test_both_cores_have_the_same_names() -> None:
+    assert sorted(native.__all__) == NAMES
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_has_the_same_public_names_in_both_cores(name: str) -> None:
+    ours, theirs = getattr(python, name), getattr(native, name)
+    drives, parks = (DRIVING, FUTURE) if name in MADE_BY_ITSELF else (set[str](), set[str]())
+    assert public(ours) - public(theirs) - drives == set()
+    assert public(theirs) - public(ours) - parks == set()
+
+
+@pytest.mark.parametrize("kind", FOR_OTHERS)
+def test_what_other_layers_use_is_in_both_cores(kind: str) -> None:
+    for name in FOR_OTHERS[kind]:
+        assert hasattr(getattr(python, kind)(*([python.Channel()] * (kind != "Channel"))), name)
+        assert hasattr(getattr(native, kind)(*([native.Channel()] * (kind != "Channel"))), name)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_is_described_alike_in_both_cores(name: str) -> None:
+    assert inspect.getdoc(getattr(native, name)) == inspect.getdoc(getattr(python, name))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_takes_the_same_parameters_in_both_cores(name: str) -> None:
+    assert shape(getattr(native, name)) == shape(getattr(python, name))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_described_alike_in_both_cores(name: str) -> None:
+    assert inspect.getdoc(getattr(native, name)) == inspect.getdoc(getattr(python, name))
+
+
+def test_a_channel_is_made_of_the_same_parameters_in_both_cores() -> None:
+    assert shape(native.Channel) == shape(python.Channel)
+
+
+@pytest.mark.parametrize(("kind", "name"), members())
+def test_a_member_is_alike_in_both_cores(kind: str, name: str) -> None:
+    ours: Any = inspect.getattr_static(getattr(python, kind), name)
+    theirs: Any = inspect.getattr_static(getattr(native, kind), name)
+    assert callable(ours) == callable(theirs)
+    if callable(ours):
+        assert shape(theirs) == shape(ours)
+    if described(ours) is not None and not inspect.ismemberdescriptor(ours):
+        assert described(theirs) == described(ours)
