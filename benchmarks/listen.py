@@ -29,7 +29,7 @@ from typing import Any, cast
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import cpu_name
+from benchmarks.report import cpu_name
 from tailrace import Message
 from tailrace.listen import HttpServer
 from tailrace.listen._engine import Engine

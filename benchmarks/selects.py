@@ -21,6 +21,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -43,12 +44,10 @@ def checked(total: int, n: int) -> int:
 async def pass_on(n: int, a: Channel[int], b: Channel[int], received: list[int]) -> None:
     """Receives a token n times from either channel, each time sending it to the other."""
     await a.send(0)
+    token: Any  # Closed does not come here
     for _ in range(n):
-        match await select(a.recv(), b.recv()):
-            case 0, int(token):
-                await b.send(token + 1)
-            case 1, int(token):
-                await a.send(token + 1)
+        index, token = await select(a.recv(), b.recv())
+        await (b if index == 0 else a).send(token + 1)
     received += [channel.recv_nowait() for channel in (a, b) if len(channel)]
 
 

@@ -56,8 +56,8 @@ async def count(stream: AsyncIterable[str], counts: list[int]) -> None:
 
 
 async def listen(n: int, out: Sender[str]) -> None:
-    for data in events(n):
-        await out.send(data)
+    for i in range(n):
+        await out.send("foo" if i % 10 < 6 else "bar")
 
 
 async def filter_bars(inbox: Receiver[str], out: Sender[str]) -> None:
@@ -68,11 +68,15 @@ async def filter_bars(inbox: Receiver[str], out: Sender[str]) -> None:
 
 async def enrich(inbox: Receiver[str], out: Sender[str]) -> None:
     async for data in inbox:
-        await out.send(enriched(data))
+        await out.send(f"☆ {data} ☆")
 
 
 async def store(inbox: Receiver[str], counts: list[int]) -> None:
-    await count(inbox, counts)
+    stored = 0
+    async for data in inbox:
+        if data == STORED:
+            stored += 1
+    counts.append(stored)
 
 
 async def actors(capacity: int, n: int) -> int:
@@ -114,8 +118,8 @@ async def queues(capacity: int, n: int) -> int:
     to_filter, to_enrich, to_store = (asyncio.Queue[str | None](capacity or 1) for _ in range(3))
 
     async def first() -> None:
-        for data in events(n):
-            await to_filter.put(data)
+        for i in range(n):
+            await to_filter.put("foo" if i % 10 < 6 else "bar")
         await to_filter.put(None)
 
     async def second() -> None:
@@ -126,13 +130,14 @@ async def queues(capacity: int, n: int) -> int:
 
     async def third() -> None:
         while (data := await to_enrich.get()) is not None:
-            await to_store.put(enriched(data))
+            await to_store.put(f"☆ {data} ☆")
         await to_store.put(None)
 
     async def fourth() -> int:
         stored = 0
         while (data := await to_store.get()) is not None:
-            stored += data == STORED
+            if data == STORED:
+                stored += 1
         return stored
 
     *_, stored = await asyncio.gather(first(), second(), third(), fourth())
