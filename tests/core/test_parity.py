@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -31,6 +32,11 @@ FOR_OTHERS = {"Channel": FOR_GROUP, "ThreadActor": (), "SendingEnd": ("_channel"
 NAMES = sorted(python.__all__)
 CLASSES = [name for name in NAMES if isinstance(getattr(python, name), type)]
 FUNCTIONS = [name for name in NAMES if inspect.isfunction(getattr(python, name))]
+
+
+@pytest.fixture(scope="module")
+def core() -> ModuleType:
+    return native
 
 
 def public(kind: type) -> set[str]:
