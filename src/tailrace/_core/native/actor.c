@@ -216,6 +216,7 @@ yielded_bare(Actor *self)
         scheduler_push(scheduler, Py_NewRef(self));
         return 0;
     }
+    scheduler_keep_order(scheduler);
     return step_soon(self);
 }
 
@@ -374,6 +375,8 @@ actor_wakeup(Actor *self, PyObject *future)
     PyObject *error = NULL, *waiting = self->waiting;
     if (self->ended)
         Py_RETURN_NONE; /* cleared by the collector, it may even have no scheduler */
+    if (self->parked || waiting == NULL)
+        Py_RETURN_NONE; /* called back once more than it waited */
     State *state = scheduler->state;
     self->waiting = NULL;
     if (state->discard_awaited_by != NULL) {
@@ -471,6 +474,13 @@ actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *na
     Py_XSETREF(self->name, Py_NewRef(name));
     PyAsyncMethods *methods = Py_TYPE(coroutine)->tp_as_async;
     self->send_value = methods != NULL ? methods->am_send : NULL;
+    Py_CLEAR(self->waiting);
+    Py_CLEAR(self->thrown);
+    Py_CLEAR(self->cancel_message);
+    Py_CLEAR(self->cancelled_error);
+    Py_CLEAR(self->after);
+    self->cancelling = 0;
+    self->parked = self->must_cancel = self->ended = false; /* it may be made anew */
     self->log_destroy_pending = true;
     return note_task(state, self);
 }

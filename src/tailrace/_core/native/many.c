@@ -157,7 +157,7 @@ resume_sending(Operation *self)
 }
 
 static PySendResult
-send_many_send(PyObject *object, PyObject *arg, PyObject **result)
+send_many_step(PyObject *object, PyObject **result)
 {
     Operation *self = (Operation *)object;
     Sleeper *sleeper = &self->base;
@@ -194,6 +194,19 @@ send_many_send(PyObject *object, PyObject *arg, PyObject **result)
     sleeper->blocking = true;
     *result = Py_NewRef(object);
     return PYGEN_NEXT;
+}
+
+static PySendResult
+send_many_send(PyObject *object, PyObject *arg, PyObject **result)
+{
+    Sleeper *sleeper = (Sleeper *)object;
+    *result = NULL;
+    if (sleeper->busy)
+        return raise_busy(sleeper);
+    sleeper->busy = true;
+    PySendResult how = send_many_step(object, result);
+    sleeper->busy = false;
+    return how;
 }
 
 static PyObject *

@@ -77,6 +77,7 @@ struct Sleeper {
     uint8_t kind;         /* of an operation */
     bool queued;          /* an operation that stands in line, which holds a reference to it */
     bool priority;        /* of a select */
+    bool busy;            /* in a step: code of others that runs in it must not drive it */
     bool encumbered;      /* may hold more than a channel and a value: not for the free list as is */
 };
 
@@ -145,7 +146,10 @@ struct Scheduler {
     Py_hash_t loop_hash;
     int steps;              /* of this turn */
     int stride;             /* how many steps go by between two looks at the clock */
+    Py_ssize_t resumed, owed; /* how many were; how many must have been when the next turn ends */
     bool scheduled;         /* `run` is on its way, or running */
+    bool turning;           /* `run` is running */
+    bool again;             /* and on its way once more: see `scheduler_keep_order` */
     bool timeless;          /* a virtual clock: only the count bounds a turn */
 };
 
@@ -367,6 +371,7 @@ static inline Operation *operation_new(State *state, Channel *channel, uint8_t k
 static Operation *operation_of_type(State *state, PyTypeObject *type, Channel *channel, uint8_t kind);
 static ALWAYS_INLINE Verdict attempt(Operation *operation, Effects *effects);
 static int interrupted(Operation *operation, PyObject *interrupt);
+static PySendResult raise_busy(Sleeper *sleeper);
 static int park(Operation *operation, Select *select);
 static inline PyObject *outcome(Operation *operation);
 static PyObject *raise_closed(Operation *operation);

@@ -163,6 +163,15 @@ raise_used(Operation *operation)
     return PYGEN_ERROR;
 }
 
+/* As a generator says it; what code of others drives amid its own step (a loop that is asked whether
+ * it is closed, an iterator of values) would stand in line twice, or send its value twice. */
+static PySendResult
+raise_busy(Sleeper *sleeper)
+{
+    PyErr_Format(PyExc_RuntimeError, "%R is in a step already", (PyObject *)sleeper);
+    return PYGEN_ERROR;
+}
+
 /* Resumed, but not because it happened; PYGEN_RETURN to look again. */
 static PySendResult
 resumed_otherwise(Operation *operation, PyObject **result)
@@ -187,6 +196,8 @@ operation_send(PyObject *self, PyObject *arg, PyObject **result)
     Sleeper *sleeper = &operation->base;
     State *state = sleeper->state;
     *result = NULL;
+    if (sleeper->busy)
+        return raise_busy(sleeper);
     if (sleeper->phase == PARKED && sleeper->claim == HAPPENED)
         return finish_operation(operation, result);
     if (sleeper->phase >= PARKED) {
@@ -200,7 +211,9 @@ operation_send(PyObject *self, PyObject *arg, PyObject **result)
         return PYGEN_NEXT;
     }
     Effects effects = {NULL, NULL, false};
+    sleeper->busy = true;
     Verdict verdict = attempt(operation, &effects);
+    sleeper->busy = false;
     if (verdict == SUCCESS) {
         state->budget--;
         pay(state, &effects);
@@ -273,6 +286,10 @@ interrupted(Operation *operation, PyObject *interrupt)
 {
     Sleeper *sleeper = &operation->base;
     bool parked = sleeper->phase == PARKED;
+    if (sleeper->busy) {
+        raise_busy(sleeper);
+        return -1;
+    }
     sleeper->phase = SPENT;
     sleeper->encumbered = true;
     if (!parked)

@@ -223,6 +223,20 @@ dict_set(PyObject *dict, PyObject *key, PyObject *value, Py_hash_t hash)
 #endif
 }
 
+/* Before something is given to the loop: whoever is ready now has its turn before that, even if
+ * this turn, or the next one, would end first. */
+static void
+scheduler_keep_order(Scheduler *self)
+{
+    if (self->ready.count == 0)
+        return;
+    self->owed = self->resumed + self->ready.count;
+    if (self->turning && !self->again) {
+        schedule(self);
+        self->again = self->scheduled; /* not if the loop was closed */
+    }
+}
+
 /* Make `actor` the loop's current task, or nobody. */
 static inline int
 set_current(Scheduler *self, PyObject *actor)
@@ -311,24 +325,29 @@ scheduler_run(Scheduler *self, PyObject *unused)
     int failed = 0, look = self->stride;
     double last = self->timeless ? 0.0 : read_clock(self->state->monotonic);
     double ends = last + TURN_SECONDS;
-    self->scheduled = true;
+    Py_ssize_t owed = self->owed; /* as it is now: what this turn adds is for the next one */
+    self->scheduled = self->turning = true;
+    self->again = false;
     self->steps = 0;
     scheduler_enter(self);
-    while (self->ready.count > 0 && failed == 0 && self->steps < TURN_STEPS) {
+    while (self->ready.count > 0 && failed == 0 &&
+           (self->steps < TURN_STEPS || self->resumed < owed)) {
         PyObject *item = ring_pop(&self->ready);
+        self->resumed++;
         self->state->active = self; /* another thread may have had its turn */
         failed = resume_item(self, item);
         Py_DECREF(item);
         self->steps++;
         if (--look == 0 && !self->timeless && failed == 0) {
-            if (!has_time(self, &last, ends))
+            if (!has_time(self, &last, ends) && self->resumed >= owed)
                 break;
             look = self->stride;
         }
     }
     scheduler_leave(self);
-    self->scheduled = false;
-    if (self->ready.count > 0) {
+    self->turning = false;
+    self->scheduled = self->again;
+    if (self->ready.count > 0 && !self->again) {
         PyObject *error = take_exception();
         schedule(self);
         if (error != NULL)

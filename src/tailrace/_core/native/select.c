@@ -296,6 +296,8 @@ select_send(PyObject *object, PyObject *arg, PyObject **result)
     Sleeper *sleeper = &self->base;
     bool closed = false;
     *result = NULL;
+    if (sleeper->busy)
+        return raise_busy(sleeper);
     if (sleeper->phase == SPENT) {
         PyErr_SetString(PyExc_RuntimeError, "select was awaited already: it is used once");
         return PYGEN_ERROR;
@@ -318,7 +320,9 @@ select_send(PyObject *object, PyObject *arg, PyObject **result)
         return PYGEN_NEXT;
     }
     sleeper->phase = BEGUN;
+    sleeper->busy = true;
     Py_ssize_t index = attempt_or_park(self, true, &closed);
+    sleeper->busy = false;
     if (index == -1)
         return fall_asleep(self, result);
     sleeper->state->budget--;
@@ -357,6 +361,10 @@ select_interrupted(Select *self, PyObject *interrupt)
 {
     Sleeper *sleeper = &self->base;
     bool parked = sleeper->phase == PARKED;
+    if (sleeper->busy) {
+        raise_busy(sleeper);
+        return -1;
+    }
     sleeper->phase = SPENT;
     if (!parked)
         return 1;
