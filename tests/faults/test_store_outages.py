@@ -275,14 +275,14 @@ async def test_a_cancelled_store_acks_the_commit_that_waited_for_a_lock(path: Pa
 
 async def test_cancelled_at_any_moment_a_store_acks_exactly_what_is_stored(path: Path) -> None:
     everything: list[Message[str]] = []
-    for round_ in range(40):
+    for round_ in range(20):
         actor = store_sqlite(path, type=str, max_batch=16)
         channel = Channel[Message[str]](name="to_store")
         task = asyncio.create_task(actor(channel))
         sent = [Message(f"{round_}/{n}") for n in range(200)]
         sender = asyncio.create_task(send(channel, sent))
-        while channel.statistics().received <= round_ * 4:  # at that moment
-            await asyncio.sleep(0)
+        while channel.statistics().received <= round_ * 8:  # at that moment
+            await asyncio.sleep(0.0002)  # by a timer, so that the writer's thread has its turn
         task.cancel()
         await asyncio.wait([task])
         sender.cancel()
