@@ -255,18 +255,15 @@ async def in_tasks(schedule: Schedule) -> None:
     await asyncio.wait(tasks)
 
 
+async def work_as_actor(schedule: Schedule, worker: Worker) -> None:
+    await schedule.work(worker)
+
+
 async def in_actors(schedule: Schedule) -> None:
     """Its workers are actors of a Group."""
-
-    def actor(worker: Worker) -> Callable[[], Coroutine[Any, Any, None]]:
-        async def work() -> None:
-            await schedule.work(worker)
-
-        return work
-
     async with Group() as go:
         for worker in schedule.workers:
-            go(actor(worker))
+            go(work_as_actor, schedule, worker)
         await asyncio.sleep(0)
         await schedule.run()
 
