@@ -10,6 +10,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import itertools
 import logging
 import types
 from collections.abc import Callable, Generator
@@ -85,9 +86,9 @@ class Stage:
         """
         try:
             if self._on_loop:
-                fn, args = self._fn, self._args
-                with _nothing_to_collect(actors):
-                    self._works += [fn(*args) for _ in range(actors)]
+                calls = itertools.repeat(self._args, actors)
+                with _nothing_to_collect(actors):  # extended: what was made before a failure stays
+                    self._works.extend(itertools.starmap(self._fn, calls))
             else:
                 self._works += [functools.partial(self._fn, *self._args)] * actors
             self._hold()
