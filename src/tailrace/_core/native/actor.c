@@ -278,16 +278,19 @@ throw_in(Actor *self, PyObject *error, PyObject **result) /* takes the reference
 static inline int
 actor_step(Actor *self, PyObject *error)
 {
+    Scheduler *scheduler = self->scheduler;
+    PyThreadState *thread = scheduler->thread;
     PyObject *result = NULL;
     PySendResult how = PYGEN_ERROR;
     if (self->must_cancel && (error = cancellation_due(self, error)) == NULL)
         return raised(self);
-    self->scheduler->state->yielding = false;
-    if (set_current(self->scheduler, (PyObject *)self) == 0 && PyContext_Enter(self->context) == 0) {
+    scheduler->state->yielding = false;
+    if (set_current(scheduler, (PyObject *)self) == 0 &&
+        enter_context(thread, self->context) == 0) {
         how = error != NULL              ? throw_in(self, error, &result)
               : self->send_value != NULL ? self->send_value(self->coroutine, Py_None, &result)
                                          : PyIter_Send(self->coroutine, Py_None, &result);
-        PyContext_Exit(self->context);
+        exit_context(thread, self->context);
     }
     else
         Py_XDECREF(error);

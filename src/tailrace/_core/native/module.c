@@ -177,12 +177,11 @@ take_future(State *state)
     Py_XDECREF(asyncio);
     if (state->Future == NULL)
         return -1;
-    if (state->Future->tp_basicsize > FUTURE_SIZE) {
-        PyErr_Format(PyExc_ImportError,
-                     "the native core was built for another Python: asyncio's Future takes %zd bytes",
-                     state->Future->tp_basicsize);
+    int known = inside_is_as_known();
+    if (known == 0 || state->Future->tp_basicsize > FUTURE_SIZE)
+        PyErr_SetString(PyExc_ImportError, "the native core was built for another Python than this");
+    if (PyErr_Occurred())
         return -1;
-    }
     for (size_t n = 0; n < Py_ARRAY_LENGTH(future_methods); n++) {
         PyObject *method = PyObject_GetAttrString((PyObject *)state->Future, future_methods[n].name);
         if (method == NULL)

@@ -26,13 +26,17 @@
 #include <structmember.h>
 
 #include "docs.h"
+#include "inside.h"
 
 #if defined(__GNUC__) || defined(__clang__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#define NEVER_INLINE __attribute__((noinline))
 #elif defined(_MSC_VER)
 #define ALWAYS_INLINE __forceinline
+#define NEVER_INLINE __declspec(noinline)
 #else
 #define ALWAYS_INLINE inline
+#define NEVER_INLINE
 #endif
 
 #define FREE_OPERATIONS 256
@@ -70,15 +74,13 @@ struct Sleeper {
     PyObject *driver;     /* an Actor; the callback of another task; the lock that a thread waits on */
     PyObject *context;    /* in which that callback is called */
     PyObject *messages;   /* list: one for each time its task was cancelled while it slept here */
-    Operation *winner;    /* borrowed: which operation happened */
     double since;         /* the loop's time at which it was parked */
     uint8_t phase, claim, party;
+    bool encumbered;      /* may hold more than a channel and a value: not for the free list as is */
     bool blocking;        /* _asyncio_future_blocking */
     uint8_t kind;         /* of an operation */
     bool queued;          /* an operation that stands in line, which holds a reference to it */
-    bool priority;        /* of a select */
     bool busy;            /* in a step: code of others that runs in it must not drive it */
-    bool encumbered;      /* may hold more than a channel and a value: not for the free list as is */
 };
 
 struct Operation {
@@ -97,14 +99,15 @@ struct Select {
     Operation **cases; /* NULL for no case; `few`, where they are */
     Py_ssize_t count;
     Operation *few[FEW_CASES];
+    Operation *winner; /* borrowed: the case that happened */
     PyObject *timer;
     double timeout, deadline;
-    uint8_t timing;  /* NO_TIMEOUT, TIMEOUT, DEADLINE */
+    uint8_t timing;    /* NO_TIMEOUT, TIMEOUT, DEADLINE */
+    bool priority;
 };
 
 typedef struct {
     Operation *head, *tail;
-    Py_ssize_t length;
 } Queue;
 
 /* A ring of references. */
@@ -143,7 +146,7 @@ struct Scheduler {
     PyThreadState *thread;  /* which is in a step of this scheduler's */
     PyObject *current;      /* borrowed: the actor that is the loop's current task */
     double now;             /* the loop's time as read in this turn; negative: not yet */
-    Py_hash_t loop_hash;
+    Py_ssize_t place;       /* where asyncio's dictionary of current tasks has this loop's */
     int steps;              /* of this turn */
     int stride;             /* how many steps go by between two looks at the clock */
     Py_ssize_t resumed, owed; /* how many were; how many must have been when the next turn ends */
@@ -328,7 +331,6 @@ sleeper_of(Operation *operation)
 static void queue_append(Queue *queue, Operation *operation); /* takes a reference of its own */
 static void queue_unlink(Queue *queue, Operation *operation); /* its reference is the caller's */
 static bool queue_vet_first(State *state, Queue *queue);
-static Operation *claim_head(Queue *queue);
 static Py_ssize_t queue_waiting(State *state, Queue *queue);
 static Queue *queue_of(Operation *operation);
 
@@ -372,8 +374,8 @@ static Operation *operation_of_type(State *state, PyTypeObject *type, Channel *c
 static ALWAYS_INLINE Verdict attempt(Operation *operation, Effects *effects);
 static int interrupted(Operation *operation, PyObject *interrupt);
 static PySendResult raise_busy(Sleeper *sleeper);
-static int park(Operation *operation, Select *select);
-static inline PyObject *outcome(Operation *operation);
+static ALWAYS_INLINE int park(Operation *operation, Select *select);
+static ALWAYS_INLINE PyObject *outcome(Operation *operation);
 static PyObject *raise_closed(Operation *operation);
 static bool do_now(Channel *channel, uint8_t kind, PyObject *value, PyObject **result);
 static PyObject *operation_await(Operation *self);

@@ -96,15 +96,9 @@ raise_closed(Operation *operation)
     return NULL;
 }
 
-/* The value of an operation that happened, as a reference. */
-static inline PyObject *
-outcome(Operation *operation)
+static NEVER_INLINE PyObject *
+outcome_of_others(Operation *operation)
 {
-    PyObject *value = operation->value;
-    if (operation->base.kind <= NEXT) {
-        operation->value = NULL;
-        return value != NULL ? value : Py_NewRef(Py_None); /* nothing is left of what was sent */
-    }
     if (operation->base.kind == RECV_MANY)
         return recv_many_outcome(operation);
     if (operation->base.kind == DONE)
@@ -112,10 +106,21 @@ outcome(Operation *operation)
     Py_RETURN_NONE;
 }
 
+/* The value of an operation that happened, as a reference. */
+static ALWAYS_INLINE PyObject *
+outcome(Operation *operation)
+{
+    PyObject *value = operation->value;
+    if (operation->base.kind > NEXT)
+        return outcome_of_others(operation);
+    operation->value = NULL;
+    return value != NULL ? value : Py_NewRef(Py_None); /* nothing is left of what was sent */
+}
+
 /* --- awaiting ---------------------------------------------------------------------------------- */
 
 /* Stand in line, for oneself or as a case of `select`; code of others runs only for DONE. */
-static int
+static ALWAYS_INLINE int
 park(Operation *operation, Select *select)
 {
     if (select == NULL) {
@@ -147,7 +152,7 @@ unpark(Sleeper *sleeper)
     sleeper->claim = UNCLAIMED;
 }
 
-static inline PySendResult
+static ALWAYS_INLINE PySendResult
 finish_operation(Operation *operation, PyObject **result)
 {
     operation->base.phase = SPENT;
@@ -188,18 +193,15 @@ resumed_otherwise(Operation *operation, PyObject **result)
     return PYGEN_RETURN;
 }
 
-/* Attempt, and if need be sleep, until it happened. */
-static PySendResult
-operation_send(PyObject *self, PyObject *arg, PyObject **result)
+/* Attempt, and if need be sleep. */
+static NEVER_INLINE PySendResult
+operation_step(Operation *operation, PyObject **result)
 {
-    Operation *operation = (Operation *)self;
     Sleeper *sleeper = &operation->base;
     State *state = sleeper->state;
     *result = NULL;
     if (sleeper->busy)
         return raise_busy(sleeper);
-    if (sleeper->phase == PARKED && sleeper->claim == HAPPENED)
-        return finish_operation(operation, result);
     if (sleeper->phase >= PARKED) {
         PySendResult how = resumed_otherwise(operation, result);
         if (how != PYGEN_RETURN)
@@ -222,13 +224,23 @@ operation_send(PyObject *self, PyObject *arg, PyObject **result)
     if (verdict == PENDING) {
         if (park(operation, NULL) < 0)
             return PYGEN_ERROR;
-        *result = Py_NewRef(self);
+        *result = Py_NewRef(operation);
         return PYGEN_NEXT;
     }
     sleeper->phase = SPENT;
     if (verdict == CLOSED)
         raise_closed(operation);
     return PYGEN_ERROR;
+}
+
+/* Until it happened. That it did, while it slept, is what a resumed one finds most often. */
+static PySendResult
+operation_send(PyObject *self, PyObject *arg, PyObject **result)
+{
+    Operation *operation = (Operation *)self;
+    if (operation->base.phase == PARKED && operation->base.claim == HAPPENED)
+        return finish_operation(operation, result);
+    return operation_step(operation, result);
 }
 
 /* By kind and not by slot, as `am_send` is not inherited by types that are made in Python. */
@@ -523,15 +535,24 @@ operation_finalize(PyObject *self)
         raise_exception(pending);
 }
 
+static NEVER_INLINE void
+operation_free(Operation *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
+        return;
+    PyObject_GC_UnTrack(self);
+    operation_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
 static void
 operation_dealloc(Operation *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     State *state = self->base.state;
-    if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
-        return;
-    if (type == state->Operation && !self->base.encumbered && self->base.party == NOBODY &&
-        state->free_count < FREE_OPERATIONS) {
+    if (Py_IS_TYPE(self, state->Operation) && self->base.party == NOBODY && !self->base.encumbered &&
+        self->base.phase != FRESH && state->free_count < FREE_OPERATIONS) {
         PyObject *channel = (PyObject *)self->channel, *value = self->value;
         self->channel = NULL;
         self->value = NULL;
@@ -539,12 +560,9 @@ operation_dealloc(Operation *self)
         state->free[state->free_count++] = self;
         Py_XDECREF(value);
         Py_XDECREF(channel);
-        return;
     }
-    PyObject_GC_UnTrack(self);
-    operation_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    else
+        operation_free(self);
 }
 
 static PyObject *

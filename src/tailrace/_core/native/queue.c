@@ -18,7 +18,6 @@ queue_append(Queue *queue, Operation *operation)
     else
         queue->head = operation;
     queue->tail = operation;
-    queue->length++;
     operation->base.queued = true;
 }
 
@@ -35,7 +34,6 @@ queue_unlink(Queue *queue, Operation *operation)
         queue->tail = operation->prev;
     operation->next = operation->prev = NULL;
     operation->base.queued = false;
-    queue->length--;
 }
 
 /* The line that an operation on a channel stands in when it is parked. */
@@ -79,14 +77,17 @@ queue_vet_first(State *state, Queue *queue)
 }
 
 /* Claim the first in line, who was vetted; its reference is the caller's. NULL if there is none. */
-static Operation *
+static inline Operation *
 claim_head(Queue *queue)
 {
     Operation *first = queue->head;
-    if (first != NULL) {
-        queue_unlink(queue, first);
-        claim(sleeper_of(first), HAPPENED, first);
-    }
+    if (first == NULL)
+        return NULL;
+    queue_unlink(queue, first);
+    if (first->select != NULL)
+        claim((Sleeper *)first->select, HAPPENED, first);
+    else
+        first->base.claim = HAPPENED;
     return first;
 }
 
@@ -94,15 +95,15 @@ claim_head(Queue *queue)
 static Py_ssize_t
 queue_waiting(State *state, Queue *queue)
 {
-    Py_ssize_t waiting = 0, count = 0;
-    PyObject *parked = PyList_New(queue->length);
+    Py_ssize_t waiting = 0;
+    PyObject *parked = PyList_New(0); /* as the line may change while loops are asked */
+    for (Operation *each = queue->head; parked != NULL && each != NULL; each = each->next)
+        if (PyList_Append(parked, (PyObject *)each) < 0)
+            Py_CLEAR(parked);
     if (parked == NULL)
         return -1;
-    for (Operation *each = queue->head; each != NULL && count < PyList_GET_SIZE(parked);
-         each = each->next)
-        PyList_SET_ITEM(parked, count++, Py_NewRef(each));
-    while (count-- > 0) {
-        Sleeper *sleeper = sleeper_of((Operation *)PyList_GET_ITEM(parked, count));
+    for (Py_ssize_t n = PyList_GET_SIZE(parked); n-- > 0;) {
+        Sleeper *sleeper = sleeper_of((Operation *)PyList_GET_ITEM(parked, n));
         waiting += is_within_reach(state, sleeper) || is_reachable(scheduler_of_party(sleeper));
     }
     Py_DECREF(parked);

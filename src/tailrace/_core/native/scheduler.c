@@ -109,9 +109,6 @@ scheduler_fill(Scheduler *self, PyObject *loop)
     PyErr_Clear();
     self->stride = 1;
     self->now = -1.0;
-    self->loop_hash = PyObject_Hash(loop);
-    if (self->loop_hash == -1)
-        return -1;
     bool whole = self->call_soon && self->call_soon_threadsafe && self->is_closed && self->run &&
                  self->context && self->future_arguments && self->time;
     if (!whole)
@@ -212,17 +209,6 @@ scheduler_push(Scheduler *self, PyObject *item)
         schedule(self);
 }
 
-/* As PyDict_SetItem, for a key whose hash is known. */
-static inline int
-dict_set(PyObject *dict, PyObject *key, PyObject *value, Py_hash_t hash)
-{
-#if PY_VERSION_HEX < 0x030D0000
-    return _PyDict_SetItem_KnownHash(dict, key, value, hash);
-#else
-    return PyDict_SetItem(dict, key, value);
-#endif
-}
-
 /* Before something is given to the loop: whoever is ready now has its turn before that, even if
  * this turn, or the next one, would end first. */
 static void
@@ -237,26 +223,27 @@ scheduler_keep_order(Scheduler *self)
     }
 }
 
+static int
+swap_current(Scheduler *self, PyObject *actor)
+{
+    PyObject *arguments[] = {self->loop, actor != NULL ? actor : Py_None};
+    PyObject *before = PyObject_Vectorcall(self->state->swap_current_task, arguments, 2, NULL);
+    Py_XDECREF(before);
+    return before != NULL ? 0 : -1;
+}
+
 /* Make `actor` the loop's current task, or nobody. */
 static inline int
 set_current(Scheduler *self, PyObject *actor)
 {
-    State *state = self->state;
-    int failed = 0;
+    PyObject *tasks = self->state->current_tasks;
     if (self->current == actor)
         return 0;
-    if (state->current_tasks == NULL) {
-        PyObject *arguments[] = {self->loop, actor != NULL ? actor : Py_None};
-        PyObject *before = PyObject_Vectorcall(state->swap_current_task, arguments, 2, NULL);
-        failed = before == NULL ? -1 : 0;
-        Py_XDECREF(before);
-    }
-    else if (actor != NULL)
-        failed = dict_set(state->current_tasks, self->loop, actor, self->loop_hash);
-    else
-        failed = PyDict_DelItem(state->current_tasks, self->loop);
     self->current = actor;
-    return failed;
+    if (tasks == NULL)
+        return swap_current(self, actor);
+    return actor != NULL ? set_in_place(tasks, self->loop, actor, &self->place)
+                         : PyDict_DelItem(tasks, self->loop);
 }
 
 /* The step is over: nobody is the current task. */
@@ -278,14 +265,15 @@ scheduler_leave(Scheduler *self)
 static int
 resume_task(Scheduler *self, Sleeper *sleeper)
 {
+    PyThreadState *thread = self->thread;
     PyObject *callback = sleeper->driver, *context = sleeper->context, *done = NULL;
     if (callback == NULL || context == NULL)
         return 0;
     sleeper->driver = sleeper->context = NULL;
     sleeper->party = NOBODY;
-    if ((self->current == NULL || set_current(self, NULL) == 0) && PyContext_Enter(context) == 0) {
+    if ((self->current == NULL || set_current(self, NULL) == 0) && enter_context(thread, context) == 0) {
         done = PyObject_CallOneArg(callback, (PyObject *)sleeper);
-        PyContext_Exit(context);
+        exit_context(thread, context);
     }
     Py_DECREF(callback);
     Py_DECREF(context);

@@ -119,7 +119,7 @@ attempt_or_park(Select *self, bool may_park, bool *closed)
 {
     Py_ssize_t few[FEW_CASES];
     Py_ssize_t *order =
-        order_of(self->base.state, self->count, self->base.priority, few);
+        order_of(self->base.state, self->count, self->priority, few);
     if (order == NULL || ask_done_cases(self) < 0) {
         if (order != NULL && order != few)
             PyMem_Free(order);
@@ -139,6 +139,7 @@ attempt_or_park(Select *self, bool may_park, bool *closed)
 static void
 select_leave(Select *self, Operation *winner)
 {
+    self->winner = winner;
     for (Py_ssize_t n = 0; n < self->count; n++) {
         Operation *each = self->cases[n];
         if (each == NULL || each == winner)
@@ -217,7 +218,7 @@ static PyObject *
 winner_and_value(Select *self)
 {
     Py_ssize_t index = 0;
-    while (self->cases[index] != self->base.winner)
+    while (self->cases[index] != self->winner)
         index++;
     return index_and_value(self, index, false);
 }
@@ -344,7 +345,7 @@ select_await(Select *self)
 static int
 give_back_winner(Select *self)
 {
-    Operation *winner = self->base.winner;
+    Operation *winner = self->winner;
     PyObject *value = winner->value;
     if (winner->base.kind == DONE || !receives(winner) || value == NULL)
         return 0;
@@ -371,7 +372,7 @@ select_interrupted(Select *self, PyObject *interrupt)
     claim(sleeper, CANCELLED, NULL);
     if (release(self) < 0)
         return -1;
-    Operation *winner = sleeper->winner;
+    Operation *winner = self->winner;
     if (sleeper->claim != HAPPENED || winner->base.kind == DONE)
         return 1;
     if (!receives(winner)) {
@@ -491,7 +492,7 @@ select_new(State *state, PyObject *const *cases, Py_ssize_t count, PyObject *pri
     Select *self = first < 0 ? NULL : select_alloc(state);
     if (self == NULL)
         return NULL;
-    self->base.priority = first;
+    self->priority = first;
     if (count > FEW_CASES) {
         self->cases = PyMem_New(Operation *, count);
         if (self->cases == NULL) {

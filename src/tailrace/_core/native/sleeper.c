@@ -15,7 +15,6 @@ claim(Sleeper *sleeper, uint8_t how, Operation *winner)
     if (sleeper->claim != UNCLAIMED)
         return false;
     sleeper->claim = how;
-    sleeper->winner = winner;
     if (Py_IS_TYPE(sleeper, sleeper->state->Select))
         select_leave((Select *)sleeper, winner);
     else if (sleeper->queued) {
