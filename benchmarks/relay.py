@@ -84,9 +84,9 @@ async def plain_tasks(capacity: int, n: int) -> int:
 # The same with many values per operation.
 
 
-def slices(n: int) -> Iterator[range]:
+def slices(n: int) -> Iterator[list[int]]:
     """0 … n−1 in pieces of MANY."""
-    return (range(start, min(start + MANY, n)) for start in range(0, n, MANY))
+    return (list(range(start, min(start + MANY, n))) for start in range(0, n, MANY))
 
 
 async def produce_many(n: int, out: Sender[int]) -> None:

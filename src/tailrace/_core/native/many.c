@@ -5,65 +5,110 @@
 
 /* --- recv_many --------------------------------------------------------------------------------- */
 
-/* Put `value` (whose reference is taken) at the end; one that finds no room goes back. */
+/* For want of memory: `value` (whose reference is taken) goes back, and the error stays set. */
+static void
+return_value(Operation *operation, PyObject *value)
+{
+    PyObject *error = take_exception();
+    Effects effects = {NULL, NULL, false};
+    if (channel_give_back(operation->channel, operation->ticket, value, &effects) == 0)
+        pay(operation->base.state, &effects);
+    PyErr_Clear();
+    raise_exception(error);
+}
+
+/* Put `value` (whose reference is taken) at the end. */
 static int
 add_value(PyObject *values, Operation *operation, PyObject *value)
 {
-    int added = PyList_Append(values, value);
-    if (added < 0) {
-        PyObject *error = take_exception();
-        Effects effects = {NULL, NULL, false};
-        if (channel_give_back(operation->channel, operation->ticket, value, &effects) == 0)
-            pay(operation->base.state, &effects);
-        PyErr_Clear();
-        raise_exception(error);
+    if (PyList_Append(values, value) < 0) {
+        return_value(operation, value);
         return -1;
     }
     Py_DECREF(value);
     return 0;
 }
 
-/* The one it waited for, after older ones that others gave back, and what else is there. */
+/* What is given back as older than the one it waited for, into `values`. */
+static int
+take_older(Operation *self, PyObject *values)
+{
+    PyObject *value = NULL;
+    while (self->ticket > 0 && PyList_GET_SIZE(values) < self->count - 1) {
+        Effects effects = {NULL, NULL, false};
+        value = channel_returned_before(self->channel, self->ticket, &effects);
+        pay(self->base.state, &effects);
+        if (value == NULL)
+            return 0;
+        if (add_value(values, self, value) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* The one it waited for and what is buffered, in one go, where there is nothing to it: nobody has
+ * given back, and at most one sender moves up. NULL, without an error, elsewhere. */
+static PyObject *
+take_in_one_go(Operation *self)
+{
+    Channel *channel = self->channel;
+    Py_ssize_t more = Py_MIN(self->count - 1, channel->buffer.count);
+    PyObject *values = more > 0 ? PyList_New(1 + more) : NULL; /* the collector may run here */
+    if (values == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    Effects effects = {NULL, NULL, false};
+    queue_vet(self->base.state, &channel->senders);
+    if (channel->returned_count > 0 || channel->buffer.count < more ||
+        channel->senders.head != channel->senders.tail) {
+        Py_DECREF(values);
+        return NULL;
+    }
+    PyList_SET_ITEM(values, 0, self->value);
+    self->value = NULL;
+    for (Py_ssize_t n = 1; n <= more; n++)
+        PyList_SET_ITEM(values, n, ring_pop(&channel->buffer));
+    move_up(channel, &effects);
+    pay(self->base.state, &effects);
+    return values;
+}
+
+/* The one it waited for, after older ones that others gave back. */
+static PyObject *
+take_one_by_one(Operation *self)
+{
+    PyObject *values = PyList_New(0), *value = self->value;
+    int failed = values == NULL ? -1 : take_older(self, values);
+    self->value = NULL;
+    if (failed < 0)
+        return_value(self, value);
+    if (failed < 0 || add_value(values, self, value) < 0)
+        Py_CLEAR(values);
+    return values;
+}
+
+/* What it waited for, and what else is there. */
 static PyObject *
 recv_many_outcome(Operation *self)
 {
     State *state = self->base.state;
-    PyObject *values = PyList_New(0), *value, *first = self->value;
-    if (values == NULL)
-        return NULL; /* `first` stays with it, and goes back when it is closed */
-    self->value = NULL;
-    while (self->ticket > 0 && PyList_GET_SIZE(values) < self->count - 1) {
-        Effects effects = {NULL, NULL, false};
-        value = channel_returned_before(self->channel, self->ticket, &effects);
-        pay(state, &effects);
-        if (value == NULL)
-            break;
-        if (add_value(values, self, value) < 0)
-            goto failed;
-    }
-    value = first;
-    first = NULL;
-    do {
-        if (add_value(values, self, value) < 0)
-            goto failed;
-        if (PyList_GET_SIZE(values) >= self->count)
-            break;
+    PyObject *values = take_in_one_go(self), *value;
+    if (values == NULL && (values = take_one_by_one(self)) == NULL)
+        return NULL;
+    while (PyList_GET_SIZE(values) < self->count) {
         Effects effects = {NULL, NULL, false};
         value = channel_take(self->channel, &effects);
         pay(state, &effects);
-    } while (value != NULL);
+        if (value == NULL)
+            break;
+        if (add_value(values, self, value) < 0) {
+            Py_DECREF(values);
+            return NULL;
+        }
+    }
     state->budget -= PyList_GET_SIZE(values) - 1;
     return values;
-failed:;
-    PyObject *error = take_exception();
-    if (first != NULL) {
-        Effects effects = {NULL, NULL, false};
-        channel_give_back(self->channel, self->ticket, first, &effects);
-        pay(state, &effects);
-    }
-    Py_DECREF(values);
-    raise_exception(error);
-    return NULL;
 }
 
 static PyObject *
@@ -123,6 +168,26 @@ pull(Operation *self)
     return self->value != NULL ? 1 : PyErr_Occurred() ? -1 : 0;
 }
 
+/* As many as there is room for, in one go, of a list or tuple; nobody waits for them. */
+static void
+fill_buffer(Operation *self)
+{
+    Channel *channel = self->channel;
+    PyObject *values = self->values;
+    if (self->value != NULL || !is_plain(values) || channel->closed || channel->receivers.head != NULL)
+        return;
+    Py_ssize_t room = channel->limit - channel->buffer.count - channel->returned_count;
+    Py_ssize_t count = Py_MIN(room, PySequence_Fast_GET_SIZE(values) - self->count);
+    count = Py_MIN(count, self->base.state->budget);
+    for (Py_ssize_t n = 0; n < count && ring_has_room(&channel->buffer); n++) {
+        ring_push(&channel->buffer, Py_NewRef(PySequence_Fast_GET_ITEM(values, self->count)));
+        self->count++;
+        channel->sent++;
+        self->base.state->budget--;
+    }
+    PyErr_Clear(); /* no memory: the attempt with the next one says so */
+}
+
 /* One value: sent, parked with, or not. */
 static Verdict
 send_one(Operation *self)
@@ -174,6 +239,7 @@ send_many_step(PyObject *object, PyObject **result)
     Verdict verdict = PENDING;
     bool asleep = sleeper->phase == PARKED && resume_sending(self) != 0;
     while (!asleep) {
+        fill_buffer(self);
         int more = pull(self);
         if (more <= 0) {
             sleeper->phase = SPENT;
