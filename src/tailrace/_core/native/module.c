@@ -155,6 +155,14 @@ module_bind(PyObject *module, PyObject *parts)
     Py_RETURN_NONE;
 }
 
+static PyObject *
+nothing(PyObject *unused, PyObject *none)
+{
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef no_result = {"result", nothing, METH_NOARGS, NULL};
+
 static int
 take_strings(State *state)
 {
@@ -166,7 +174,8 @@ take_strings(State *state)
     state->empty_tuple = PyTuple_New(0);
     state->msg_names = Py_BuildValue("(s)", "msg");
     state->context_names = Py_BuildValue("(s)", "context");
-    return state->empty_tuple && state->msg_names && state->context_names ? 0 : -1;
+    state->no_result = PyCFunction_New(&no_result, NULL);
+    return state->empty_tuple && state->msg_names && state->context_names && state->no_result ? 0 : -1;
 }
 
 static int
@@ -258,7 +267,7 @@ each_reference(State *state, int (*visit)(PyObject **slot, void *arg), void *arg
         (PyObject **)&state->Future,         &state->schedulers,
         &state->stop_iteration,              &state->zero,
         &state->empty_tuple,                 &state->msg_names,
-        &state->context_names,
+        &state->context_names,               &state->no_result,
     };
     int failed = 0;
     for (size_t n = 0; n < Py_ARRAY_LENGTH(types) && !failed; n++)

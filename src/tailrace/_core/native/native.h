@@ -58,6 +58,8 @@ typedef struct Actor Actor;
 enum { FRESH, BEGUN, YIELDED, PARKED, SPENT };
 /* What woke a sleeper. The order is known to `threads.py` and `done.py`, by name. */
 enum { UNCLAIMED, HAPPENED, LOOK_AGAIN, TIMED_OUT, CANCELLED };
+/* Why an operation is not for the free list: it has a scheduler, for now; or for other reasons. */
+enum { FOR_A_TASK = 1, FOR_GOOD = 2 };
 /* Who sleeps: an actor of ours, a task of any other kind, a thread; nobody yet. */
 enum { NOBODY, ACTOR, TASK, THREAD };
 /* What an operation does. The even ones receive. */
@@ -76,7 +78,7 @@ struct Sleeper {
     PyObject *messages;   /* list: one for each time its task was cancelled while it slept here */
     double since;         /* the loop's time at which it was parked */
     uint8_t phase, claim, party;
-    bool encumbered;      /* may hold more than a channel and a value: not for the free list as is */
+    uint8_t encumbered;   /* holds more than a channel and a value: not for the free list as it is */
     bool blocking;        /* _asyncio_future_blocking */
     uint8_t kind;         /* of an operation */
     bool queued;          /* an operation that stands in line, which holds a reference to it */
@@ -140,6 +142,7 @@ struct Scheduler {
     PyObject_HEAD
     State *state;
     PyObject *loop, *call_soon, *call_soon_threadsafe, *is_closed, *time, *context, *run;
+    PyObject *get_loop;     /* what the sleepers of its tasks have under this name */
     PyObject *weakrefs;
     PyObject *future_arguments; /* {"loop": loop} */
     Ring ready;             /* actors and other parties to be resumed, each a reference */
@@ -199,6 +202,7 @@ struct State {
     int free_select_count;
     bool yielding; /* an operation has just yielded, for its budget was spent */
     PyObject *zero, *empty_tuple, *msg_names, *context_names;
+    PyObject *no_result; /* what a sleeper that happened has as its `result` */
     /* of asyncio's Future */
     PyObject *future_cancel, *future_set_result, *future_set_exception;
     /* given by `bind` */

@@ -130,7 +130,7 @@ park(Operation *operation, Select *select)
         sleeper->blocking = true;
     }
     else {
-        operation->base.encumbered = true;
+        operation->base.encumbered |= FOR_GOOD;
         operation->select = (Select *)Py_NewRef(select);
     }
     if (operation->base.kind != DONE) {
@@ -303,7 +303,7 @@ interrupted(Operation *operation, PyObject *interrupt)
         return -1;
     }
     sleeper->phase = SPENT;
-    sleeper->encumbered = true;
+    sleeper->encumbered |= FOR_GOOD;
     if (!parked)
         return 1;
     if (claim(sleeper, CANCELLED, NULL) || sleeper->claim != HAPPENED) {
@@ -409,7 +409,7 @@ operation_block(Operation *self, PyObject *gate)
         Py_RETURN_TRUE;
     case PENDING:
         unpark(&self->base);
-        self->base.encumbered = true;
+        self->base.encumbered |= FOR_GOOD;
         self->base.party = THREAD;
         self->base.driver = Py_NewRef(gate);
         park(self, NULL);
@@ -523,7 +523,7 @@ operation_clear(Operation *self)
 static void
 operation_finalize(PyObject *self)
 {
-    ((Sleeper *)self)->encumbered = true; /* by the mark of having been finalised, if nothing else */
+    ((Sleeper *)self)->encumbered |= FOR_GOOD; /* by the mark of having been finalised, if nothing else */
     if (((Sleeper *)self)->phase != FRESH)
         return;
     PyObject *pending = take_exception();

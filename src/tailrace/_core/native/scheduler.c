@@ -96,6 +96,7 @@ scheduler_fill(Scheduler *self, PyObject *loop)
     self->call_soon_threadsafe = PyObject_GetAttrString(loop, "call_soon_threadsafe");
     self->is_closed = PyObject_GetAttrString(loop, "is_closed");
     self->run = PyObject_GetAttrString((PyObject *)self, "run");
+    self->get_loop = PyObject_GetAttrString((PyObject *)self, "get_loop");
     self->context = PyContext_New();
     self->future_arguments = Py_BuildValue("{sO}", "loop", loop);
     time = PyObject_GetAttrString((PyObject *)Py_TYPE(loop), "time");
@@ -109,7 +110,7 @@ scheduler_fill(Scheduler *self, PyObject *loop)
     PyErr_Clear();
     self->stride = 1;
     self->now = -1.0;
-    bool whole = self->call_soon && self->call_soon_threadsafe && self->is_closed && self->run &&
+    bool whole = self->call_soon && self->call_soon_threadsafe && self->is_closed && self->run && self->get_loop &&
                  self->context && self->future_arguments && self->time;
     if (!whole)
         PyErr_Format(PyExc_TypeError, "%R is not an event loop", loop);
@@ -271,6 +272,8 @@ resume_task(Scheduler *self, Sleeper *sleeper)
         return 0;
     sleeper->driver = sleeper->context = NULL;
     sleeper->party = NOBODY;
+    sleeper->encumbered &= ~FOR_A_TASK;
+    Py_CLEAR(sleeper->scheduler);
     if ((self->current == NULL || set_current(self, NULL) == 0) && enter_context(thread, context) == 0) {
         done = PyObject_CallOneArg(callback, (PyObject *)sleeper);
         exit_context(thread, context);
@@ -359,6 +362,7 @@ scheduler_traverse(Scheduler *self, visitproc visit, void *arg)
     Py_VISIT(self->time);
     Py_VISIT(self->context);
     Py_VISIT(self->run);
+    Py_VISIT(self->get_loop);
     Py_VISIT(self->future_arguments);
     return ring_traverse(&self->ready, visit, arg);
 }
@@ -373,6 +377,7 @@ scheduler_clear(Scheduler *self)
     Py_CLEAR(self->time);
     Py_CLEAR(self->context);
     Py_CLEAR(self->run);
+    Py_CLEAR(self->get_loop);
     Py_CLEAR(self->future_arguments);
     ring_clear(&self->ready);
     return 0;
@@ -395,7 +400,14 @@ scheduler_dealloc(Scheduler *self)
     Py_DECREF(type);
 }
 
+static PyObject *
+scheduler_get_loop(Scheduler *self, PyObject *unused)
+{
+    return Py_NewRef(self->loop);
+}
+
 static PyMethodDef scheduler_methods[] = {
+    {"get_loop", (PyCFunction)scheduler_get_loop, METH_NOARGS, "The loop that it serves."},
     {"run", (PyCFunction)scheduler_run, METH_NOARGS, "One turn: resume the ready."},
     {NULL},
 };

@@ -123,7 +123,7 @@ attach_actor(Sleeper *sleeper, Actor *actor)
 static bool
 cancel_sleeper(Sleeper *sleeper, PyObject *message)
 {
-    sleeper->encumbered = true;
+    sleeper->encumbered |= FOR_GOOD;
     if (sleeper->messages == NULL)
         sleeper->messages = PyList_New(0);
     if (sleeper->messages == NULL || PyList_Append(sleeper->messages, message) < 0)
@@ -196,30 +196,23 @@ sleeper_get_claim(Sleeper *self, void *closure)
     return PyLong_FromLong(self->claim);
 }
 
-static PyGetSetDef sleeper_getset[] = {
-    {"_asyncio_future_blocking", (getter)sleeper_get_blocking, (setter)sleeper_set_blocking, NULL, NULL},
-    {"parked", (getter)sleeper_get_parked, NULL, "Whether somebody sleeps in it, whom nobody has woken.", NULL},
-    {"since", (getter)sleeper_get_since, NULL, "The loop's time at which a task parked here.", NULL},
-    {"_unused", (getter)sleeper_get_unused, NULL, NULL, NULL},
-    {"_claim", (getter)sleeper_get_claim, NULL, NULL, NULL},
-    {NULL},
-};
-
 /* The scheduler of the loop that runs here, which it will be resumed by. */
 static int
 sleeper_find_scheduler(Sleeper *self)
 {
     if (self->scheduler != NULL)
         return 0;
-    self->encumbered = true;
+    self->encumbered |= FOR_A_TASK;
     self->scheduler = scheduler_here(self->state);
     return self->scheduler != NULL ? 0 : -1;
 }
 
+/* An attribute and no method, as is `result`: a task asks for both each time it sleeps, and a bound
+ * method costs as much as the rest of asking. */
 static PyObject *
-sleeper_get_loop(Sleeper *self, PyObject *unused)
+sleeper_get_loop(Sleeper *self, void *closure)
 {
-    return sleeper_find_scheduler(self) < 0 ? NULL : Py_NewRef(self->scheduler->loop);
+    return sleeper_find_scheduler(self) < 0 ? NULL : Py_NewRef(self->scheduler->get_loop);
 }
 
 static PyObject *
@@ -255,15 +248,22 @@ sleeper_add_done_callback(Sleeper *self, PyObject *const *args, Py_ssize_t count
 }
 
 static PyObject *
-sleeper_result(Sleeper *self, PyObject *unused)
+raise_cancellation(Sleeper *self, PyObject *unused)
 {
-    if (self->claim == CANCELLED) {
-        PyObject *error = cancellation_of(self);
-        if (error != NULL)
-            raise_exception(error);
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    PyObject *error = cancellation_of(self);
+    if (error != NULL)
+        raise_exception(error);
+    return NULL;
+}
+
+static PyMethodDef cancelled_result = {"result", (PyCFunction)raise_cancellation, METH_NOARGS, NULL};
+
+static PyObject *
+sleeper_get_result(Sleeper *self, void *closure)
+{
+    if (self->claim == CANCELLED)
+        return PyCFunction_New(&cancelled_result, (PyObject *)self);
+    return Py_NewRef(self->state->no_result);
 }
 
 static PyObject *
@@ -295,11 +295,20 @@ sleeper_claim_by_number(Sleeper *self, PyObject *how)
     return PyBool_FromLong(claim_and_wake(self, (uint8_t)number));
 }
 
+static PyGetSetDef sleeper_getset[] = {
+    {"_asyncio_future_blocking", (getter)sleeper_get_blocking, (setter)sleeper_set_blocking, NULL, NULL},
+    {"get_loop", (getter)sleeper_get_loop, NULL, NULL, NULL},
+    {"result", (getter)sleeper_get_result, NULL, NULL, NULL},
+    {"parked", (getter)sleeper_get_parked, NULL, "Whether somebody sleeps in it, whom nobody has woken.", NULL},
+    {"since", (getter)sleeper_get_since, NULL, "The loop's time at which a task parked here.", NULL},
+    {"_unused", (getter)sleeper_get_unused, NULL, NULL, NULL},
+    {"_claim", (getter)sleeper_get_claim, NULL, NULL, NULL},
+    {NULL},
+};
+
 static PyMethodDef sleeper_methods[] = {
-    {"get_loop", (PyCFunction)sleeper_get_loop, METH_NOARGS, NULL},
     {"add_done_callback", (PyCFunction)(void (*)(void))sleeper_add_done_callback,
      METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"result", (PyCFunction)sleeper_result, METH_NOARGS, NULL},
     {"cancel", (PyCFunction)(void (*)(void))sleeper_cancel, METH_FASTCALL | METH_KEYWORDS, NULL},
     {"done", (PyCFunction)sleeper_done, METH_NOARGS, NULL},
     {"cancelled", (PyCFunction)sleeper_cancelled, METH_NOARGS, NULL},
