@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from .actors import spawn
+
 Start: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
@@ -17,7 +19,7 @@ def start(request: pytest.FixtureRequest, core: Any) -> Start:
     """Start a coroutine as a plain asyncio task, and as an actor of the core."""
     if request.param == "task":
         return asyncio.create_task
-    return lambda coroutine: core.spawn(coroutine, name="an actor")
+    return lambda coroutine: spawn(core, coroutine, "an actor")
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import contextvars
 import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 from tailrace._core import native
 from tailrace._core.native import _engine
 
+from . import actors
+
 Actor: Any = _engine.Actor  # type: ignore[attr-defined]  # the stub keeps it to itself
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="outside")
 
@@ -26,8 +29,7 @@ def core() -> ModuleType:
     return native
 
 
-def spawn(coroutine: Any) -> Any:
-    return native.spawn(coroutine, name="an actor")
+spawn = partial(actors.spawn, native)
 
 
 async def a_future() -> str:

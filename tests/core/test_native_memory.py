@@ -20,6 +20,8 @@ import pytest
 from tailrace._core import native
 from tailrace.errors import Closed
 
+from .actors import spawn
+
 
 @pytest.fixture(scope="module")
 def core() -> ModuleType:
@@ -187,7 +189,7 @@ async def test_an_operation_that_was_yielded_by_hand_and_abandoned_leaves_none_b
         async def wait() -> None:
             await ByHand(native.Channel().recv())
 
-        native.spawn(wait(), name="abandoned")
+        spawn(native, wait(), "abandoned")
 
     abandon()
     await asyncio.sleep(0.001)
@@ -199,7 +201,7 @@ async def test_an_operation_that_was_yielded_by_hand_and_abandoned_leaves_none_b
     async def receive() -> Any:
         return await channel.recv()
 
-    waiting = [native.spawn(receive(), name="next") for _ in range(3)]
+    waiting = [spawn(native, receive(), "next") for _ in range(3)]
     await asyncio.sleep(0.001)
     assert [channel.send_nowait(n) for n in range(3)] == [None] * 3
     assert await asyncio.gather(*waiting) == [0, 1, 2]
@@ -212,7 +214,7 @@ async def test_a_future_that_calls_back_twice_does_not_disturb_a_later_wait() ->
         await future
         return await channel.recv()
 
-    actor = native.spawn(wait(), name="called back")
+    actor = spawn(native, wait(), "called back")
     while not future.callbacks:
         await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
@@ -268,7 +270,7 @@ async def test_who_drives_by_hand_in_an_actor_may_keep_the_stop_iteration() -> N
         await asyncio.sleep(0)
         return before, kept.value
 
-    assert await native.spawn(drive(), name="driver") == ("value", "value")
+    assert await spawn(native, drive(), "driver") == ("value", "value")
 
 
 async def test_who_drives_by_hand_in_an_actor_is_not_kept_alive_by_it() -> None:
@@ -289,7 +291,7 @@ async def test_who_drives_by_hand_in_an_actor_is_not_kept_alive_by_it() -> None:
         except StopIteration:
             pass
 
-    await native.spawn(drive(), name="driver")
+    await spawn(native, drive(), "driver")
     gc.collect()
     assert kept[0]() is None
 
@@ -323,7 +325,7 @@ async def test_a_value_may_use_its_channel_when_a_cancelled_send_drops_it() -> N
     async def send() -> None:
         await channel.send(Receiving())
 
-    sender = native.spawn(send(), name="sender")
+    sender = spawn(native, send(), "sender")
     while not channel.statistics().waiting_senders:
         await asyncio.sleep(0)
     sender.cancel()
@@ -336,7 +338,7 @@ async def test_a_value_may_use_its_channel_when_a_cancelled_send_drops_it() -> N
 # At the end of the interpreter.
 
 SHUTDOWN = """
-import asyncio, threading
+import asyncio, contextvars, threading
 from tailrace._core import native
 
 channel = native.Channel()
@@ -353,7 +355,7 @@ loop = asyncio.new_event_loop()
 async def main():
     async def wait():
         await channel.recv()
-    kept.append(native.spawn(wait(), name="parked"))
+    kept.extend(native.spawn([wait()], "parked", 0, print, contextvars.Context()))
     await asyncio.sleep(0.01)
 
 kept = []
@@ -388,15 +390,15 @@ async def test_no_memory_is_lost_to_operations_selects_cancels_or_actors() -> No
     async def round_of_work() -> int:
         channel, other = native.Channel(), native.Channel()
         await asyncio.gather(
-            native.spawn(move(channel, 500), name="sender"),
-            native.spawn(choose(channel, other, 500), name="chooser"),
+            spawn(native, move(channel, 500), "sender"),
+            spawn(native, choose(channel, other, 500), "chooser"),
         )
         buffered = native.Channel(8)
-        sender = native.spawn(move(buffered, 2000), name="sender")
+        sender = spawn(native, move(buffered, 2000), "sender")
         for _ in range(2000):
             await buffered.recv()
         await sender
-        waiting = [native.spawn(wait(channel), name="waiting") for _ in range(200)]
+        waiting = [spawn(native, wait(channel), "waiting") for _ in range(200)]
         while channel.statistics().waiting_receivers < len(waiting):
             await asyncio.sleep(0)
         for actor in waiting:

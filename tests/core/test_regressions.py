@@ -18,6 +18,8 @@ import pytest
 
 from tailrace.errors import WouldBlock
 
+from .actors import spawn
+
 unused_is_fine = pytest.mark.filterwarnings("ignore:.*never awaited:RuntimeWarning")
 
 
@@ -358,7 +360,7 @@ async def test_an_operation_left_behind_by_whoever_awaited_it_is_not_used_again(
 
         async def main() -> None:
             for _ in range(50):
-                core.spawn(forget(), name="forgotten")._log_destroy_pending = False
+                spawn(core, forget(), "forgotten")._log_destroy_pending = False
             await settle()
 
         asyncio._set_running_loop(None)
@@ -375,7 +377,7 @@ async def test_an_operation_left_behind_by_whoever_awaited_it_is_not_used_again(
     here = asyncio.get_running_loop()
     litter()
     gc.collect()
-    tasks = [core.spawn(receive(core.Channel()), name="an actor") for _ in range(60)]
+    tasks = [spawn(core, receive(core.Channel()), "an actor") for _ in range(60)]
     await settle()
     assert not any(task.done() for task in tasks)
     for task in tasks:

@@ -12,7 +12,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 from tailrace.errors import Closed, WouldBlock
 from tailrace.testing import VirtualClockLoop
 
+from .actors import spawn
 from .channel_model import TIMED_OUT, Case, End, Model, Party, Result, World
 
 PATIENCE = 10.0
@@ -143,11 +144,10 @@ class Machine(RuleBasedStateMachine):
         coroutine = self.perform(party, how)
 
         def create() -> None:
-            spawn: Callable[[Coroutine[Any, Any, None]], Any] = asyncio.create_task
             if how == "actor":
-                party.real = self.core.spawn(coroutine, name="actor")
+                party.real = spawn(self.core, coroutine, "actor")
             else:
-                party.real = spawn(coroutine)
+                party.real = asyncio.create_task(coroutine)
 
         self.inside(create)
         self.world.step(party)

@@ -29,6 +29,8 @@ from hypothesis.stateful import (
 from tailrace.errors import Closed
 from tailrace.testing import VirtualClockLoop
 
+from .actors import spawn
+
 NAMES = "abc"
 FUTURES = 2
 CAUSE = ValueError("the cause")
@@ -140,8 +142,10 @@ class World:
                     self.log.append(f"{me}.{n}: {shown(error)}")
 
         def create() -> None:
-            make: Any = self.loop.create_task if how != "actor" else self.core.spawn
-            self.tasks.append(make(perform(), name=str(me)))
+            if how == "actor":
+                self.tasks.append(spawn(self.core, perform(), str(me)))
+            else:
+                self.tasks.append(self.loop.create_task(perform(), name=str(me)))
 
         self.inside(create)
 

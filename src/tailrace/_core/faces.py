@@ -154,23 +154,25 @@ class ChannelFace(Generic[T]):
         """One more holder of `end`; ValueError when its owners have closed it already."""
         side, keep = ("sending", "sending()") if end == "send" else ("receiving", "receiving()")
         with _holding:
-            if self._was_let_go(end):
+            holders = self._ends
+            if holders is None:
+                holders = self._ends = Holders()  # type: ignore[misc]  # a slot of the Python twin's
+            if end in holders.let_go:
                 raise ValueError(
                     f"the {side} end of {label(self)} was closed when the last that held it "
                     f"ended; start this one before that, or keep the end open meanwhile: "
                     f"`with channel.{keep}:`"
                 )
-            if self._ends is None:
-                self._ends = Holders()  # type: ignore[misc]  # a slot of the Python twin's
-            setattr(self._ends, end, self._holders(end) + 1)
+            setattr(holders, end, getattr(holders, end) + 1)
 
     def _release(self, end: End, cause: BaseException | None = None) -> bool:
         """One holder fewer; the last one closes. True if that closed the channel just now."""
         with _holding:
             holders = self._ends
             assert holders is not None
-            setattr(holders, end, self._holders(end) - 1)
-            last = not self._holders(end)
+            left = getattr(holders, end) - 1
+            setattr(holders, end, left)
+            last = not left
             if last:
                 holders.let_go.add(end)
         return last and self._close(cause)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -23,12 +24,25 @@ def wanted() -> bool:
 
 
 def spawn(
-    coroutine: Coroutine[Any, Any, None], *, name: str, number: int = 0
-) -> asyncio.Task[None]:
-    """Start an actor on the running loop, called `name`, or ``name#number`` if there is one."""
-    if number:
-        name = f"{name}#{number}"
-    return asyncio.get_running_loop().create_task(coroutine, name=name)
+    coroutines: list[Coroutine[Any, Any, None]],
+    name: str,
+    first: int,
+    ended: Callable[[asyncio.Task[None]], object],
+    context: Context,
+    /,
+) -> dict[asyncio.Task[None], None]:
+    """Start an actor for each of a list of coroutines: a dict of them.
+
+    They are called ``name#first`` and so on; with `first` 0 there is one, called `name`. `ended`
+    hears of the end of each, in `context`.
+    """
+    loop = asyncio.get_running_loop()
+    tasks: dict[asyncio.Task[None], None] = {}
+    for number, coroutine in enumerate(coroutines, first):
+        task = loop.create_task(coroutine, name=f"{name}#{number}" if number else name)
+        task.add_done_callback(ended, context=context)
+        tasks[task] = None
+    return tasks
 
 
 def task_factory(

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from types import CoroutineType
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from tailrace import _core
 
@@ -112,28 +112,17 @@ class LoopActor:
 
 
 def start_on_loop(
-    works: Iterable[Awaitable[None]],
-    name: str,
-    first: int,
-    ended: Callable[[asyncio.Task[None]], None],
+    works: list[Any], name: str, first: int, ended: Callable[[asyncio.Task[None]], None]
 ) -> dict[asyncio.Task[None], None]:
     """Start an actor for each of `works`; `ended` hears of the end of each.
 
     They are called ``name#first`` and so on; with `first` 0 there is one, called `name`.
     """
-    tasks: dict[asyncio.Task[None], None] = {}
-    for number, work in enumerate(works, first):
-        task = _core.spawn(_coroutine(work), name=name, number=number)
-        task.add_done_callback(ended, context=_NO_CONTEXT)
-        tasks[task] = None
-    return tasks
-
-
-def _coroutine(work: Awaitable[None]) -> Coroutine[Any, Any, None]:
+    coroutines = works
     # The exact type first: to ask the abstract one takes as long as to start an actor.
-    if type(work) is CoroutineType or isinstance(work, Coroutine):
-        return cast("Coroutine[Any, Any, None]", work)
-    return _await(work)
+    if not set(map(type, works)) <= {CoroutineType}:
+        coroutines = [each if isinstance(each, Coroutine) else _await(each) for each in works]
+    return _core.spawn(coroutines, name, first, ended, _NO_CONTEXT)
 
 
 async def _await(work: Awaitable[None]) -> None:

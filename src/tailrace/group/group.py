@@ -21,11 +21,12 @@ from tailrace.channel import Channel
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, ActorState
 from tailrace.group.graph import Graph
-from tailrace.group.stage import Stage, stage_name
+from tailrace.group.stage import MANY, Stage, nothing_to_collect, stage_name
 from tailrace.group.topology import Topology
 from tailrace.group.wiring import wire
 
 _log = logging.getLogger("tailrace")
+_AS_EVER = contextlib.nullcontext()
 
 Ts = TypeVarTuple("Ts")
 
@@ -129,10 +130,12 @@ class Group:
             failed=self._actor_failed,
             ended=self._stage_ended,
         )
-        stage.prepare(self._actors_of(unique, actors))
-        self._topology.add(unique, called, ordinal, wiring.holds)
-        self._live[stage] = None
-        stage.start()
+        actors = self._actors_of(unique, actors)
+        with nothing_to_collect() if actors >= MANY else _AS_EVER:
+            stage.prepare(actors)
+            self._topology.add(unique, called, ordinal, wiring.holds)
+            self._live[stage] = None
+            stage.start()
         if self._draining:
             self._stop(stage)
         # A loop that finds deadlocks exactly needs no watch, which would also keep it going.

@@ -86,9 +86,9 @@ class Stage:
         """
         try:
             if self._on_loop:
+                # Extended: what was made before a failure stays, and is closed.
                 calls = itertools.repeat(self._args, actors)
-                with _nothing_to_collect(actors):  # extended: what was made before a failure stays
-                    self._works.extend(itertools.starmap(self._fn, calls))
+                self._works.extend(itertools.starmap(self._fn, calls))
             else:
                 self._works += [functools.partial(self._fn, *self._args)] * actors
             self._hold()
@@ -112,8 +112,7 @@ class Stage:
         first = 0 if len(works) == 1 and not self.started else self.started + 1
         self.started += len(works)
         if self._on_loop:
-            with _nothing_to_collect(len(works)):
-                self._tasks |= start_on_loop(works, self.name, first, self._task_ended)
+            self._tasks |= start_on_loop(works, self.name, first, self._task_ended)
         else:
             for number, work in enumerate(works, first):
                 name = f"{self.name}#{number}" if number else self.name
@@ -208,19 +207,22 @@ class Stage:
 
 
 @contextmanager
-def _nothing_to_collect(actors: int) -> Generator[None]:
-    """For a section that makes so many actors and no garbage.
+def nothing_to_collect() -> Generator[None]:
+    """For a section that makes many actors and no garbage.
 
     Of a hundred thousand, half the time would go into looking for garbage among what was just
     made, again and again.
     """
-    if actors < MANY or not gc.isenabled():
+    if not gc.isenabled():
         yield
         return
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # all that there is goes to the oldest generation, unseen
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
 
 

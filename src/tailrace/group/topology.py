@@ -8,8 +8,7 @@ Numbered stages (``handle-2``: one of many of a function) are forgotten when the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from tailrace._core.common import End, label
@@ -18,8 +17,7 @@ from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
 from tailrace.group.wiring import Hold
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """One end of one channel, as a stage holds it, in words."""
 
     channel: str

@@ -14,11 +14,11 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import (
     Annotated,
     Any,
     ForwardRef,
+    NamedTuple,
     ParamSpecArgs,
     ParamSpecKwargs,
     TypeAlias,
@@ -45,8 +45,7 @@ _HEADS: dict[object, End] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """One end of one channel, held through one parameter."""
 
     channel: Channel[Any]
@@ -54,8 +53,7 @@ class Hold:
     parameter: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wiring:
+class Wiring(NamedTuple):
     """What a call holds. `unclear` says that a channel was passed to a bare parameter."""
 
     holds: tuple[Hold, ...]
@@ -101,7 +99,8 @@ def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
         elif ends is None:
             return None
         else:
-            holds += [Hold(channel, each, parameter) for each in ends]
+            for each in ends:
+                holds.append(Hold(channel, each, parameter))
     return Wiring(tuple(dict.fromkeys(holds)), False)
 
 

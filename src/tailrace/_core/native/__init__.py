@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 
 from tailrace._core import common, stock
@@ -40,6 +41,7 @@ from tailrace._core.native._engine import (
     SendMany,
     _End,
     bind,
+    know_future,
     parked_on,
     seed,
     select,
@@ -114,6 +116,26 @@ bind(
         "loop_time": asyncio.BaseEventLoop.time,
     }
 )
+
+
+class _NoLoop:
+    """For the future below, which is looked into and never waited for."""
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: object) -> None: ...
+
+
+def _show_future() -> None:
+    """Let the engine see how a future of asyncio's begins."""
+    loop: Any = _NoLoop()
+    context, future = Context(), asyncio.Future[None](loop=loop)
+    future.add_done_callback(print, context=context)
+    know_future(future, loop, print, context)
+
+
+_show_future()
 
 
 def task_factory(

@@ -460,49 +460,114 @@ note_task(State *state, Actor *self)
     return failed;
 }
 
-/* Bind a new actor to its coroutine; it is not started yet. */
+/* Bind a new actor, whose part of Future has begun, to its coroutine; it is not started yet. */
 static int
-actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *name, PyObject *context)
+actor_bind(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *name, PyObject *context)
 {
-    State *state = scheduler->state;
     PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
-    if (own == NULL ||
-        state->Future->tp_init((PyObject *)self, state->empty_tuple, scheduler->future_arguments) < 0) {
-        Py_XDECREF(own);
+    if (own == NULL)
         return -1;
-    }
     Py_XSETREF(self->scheduler, (Scheduler *)Py_NewRef(scheduler));
     Py_XSETREF(self->context, own);
     Py_XSETREF(self->coroutine, Py_NewRef(coroutine));
     Py_XSETREF(self->name, Py_NewRef(name));
     PyAsyncMethods *methods = Py_TYPE(coroutine)->tp_as_async;
     self->send_value = methods != NULL ? methods->am_send : NULL;
+    self->log_destroy_pending = true;
+    return note_task(scheduler->state, self);
+}
+
+/* As `__init__` does it, which may be called again. */
+static int
+actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *name, PyObject *context)
+{
+    State *state = scheduler->state;
+    if (state->Future->tp_init((PyObject *)self, state->empty_tuple, scheduler->future_arguments) < 0)
+        return -1;
     Py_CLEAR(self->waiting);
     Py_CLEAR(self->thrown);
     Py_CLEAR(self->cancel_message);
     Py_CLEAR(self->cancelled_error);
     Py_CLEAR(self->after);
     self->cancelling = 0;
-    self->parked = self->must_cancel = self->ended = false; /* it may be made anew */
-    self->log_destroy_pending = true;
-    return note_task(state, self);
+    self->parked = self->must_cancel = self->ended = false;
+    return actor_bind(self, scheduler, coroutine, name, context);
 }
 
-static PyObject *
-actor_spawn(State *state, PyObject *coroutine, PyObject *name, Py_ssize_t number)
+/* A new actor: a reference. `plainly` is how all but those in debug mode can be begun, which also
+ * note from where they come. */
+static Actor *
+actor_new(Scheduler *scheduler, PyObject *coroutine, PyObject *name, bool plainly)
 {
-    Scheduler *scheduler = scheduler_here(state);
-    if (scheduler == NULL)
-        return NULL;
-    Actor *self = (Actor *)state->Actor->tp_alloc(state->Actor, 0);
-    if (self != NULL && actor_begin(self, scheduler, coroutine, name, Py_None) < 0)
-        Py_CLEAR(self);
-    if (self != NULL) {
-        self->number = number;
-        scheduler_push(scheduler, Py_NewRef(self)); /* many of them, one handle of the loop's */
+    PyTypeObject *type = scheduler->state->Actor;
+    Actor *self = (Actor *)type->tp_alloc(type, 0);
+    int failed = -1;
+    if (self != NULL && plainly) {
+        ((FutureInside *)self)->loop = Py_NewRef(scheduler->loop);
+        failed = actor_bind(self, scheduler, coroutine, name, Py_None);
     }
-    Py_DECREF(scheduler);
-    return (PyObject *)self;
+    else if (self != NULL)
+        failed = actor_begin(self, scheduler, coroutine, name, Py_None);
+    if (failed < 0)
+        Py_CLEAR(self);
+    return self;
+}
+
+/* Have `ended` called, in `context`, when it has. */
+static int
+tell_its_end(Actor *self, PyObject *ended, PyObject *context, bool plainly)
+{
+    State *state = self->scheduler->state;
+    if (plainly) {
+        ((FutureInside *)self)->callback = Py_NewRef(ended);
+        ((FutureInside *)self)->context = Py_NewRef(context);
+        return 0;
+    }
+    PyObject *arguments[] = {(PyObject *)self, ended, context};
+    PyObject *added =
+        PyObject_VectorcallMethod(state->str_add_done_callback, arguments, 2, state->context_names);
+    Py_XDECREF(added);
+    return added != NULL ? 0 : -1;
+}
+
+static int
+is_debugged(Scheduler *scheduler)
+{
+    PyObject *answer = PyObject_CallMethod(scheduler->loop, "get_debug", NULL);
+    int debug = answer != NULL ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    return debug;
+}
+
+/* spawn(coroutines, name, first, ended, context): an actor for each, as keys of a dict. */
+static PyObject *
+spawn(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    State *state = PyModule_GetState(module);
+    if (count != 5 || !PyList_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "spawn(coroutines, name, first, ended, context)");
+        return NULL;
+    }
+    Py_ssize_t first = PyLong_AsSsize_t(args[2]);
+    Scheduler *scheduler = PyErr_Occurred() ? NULL : scheduler_here(state);
+    PyObject *tasks = scheduler != NULL ? PyDict_New() : NULL;
+    int debug = tasks != NULL ? is_debugged(scheduler) : -1;
+    bool plainly = state->future_is_known && debug == 0;
+    for (Py_ssize_t n = 0; debug >= 0 && n < PyList_GET_SIZE(args[0]); n++) {
+        Actor *actor = actor_new(scheduler, PyList_GET_ITEM(args[0], n), args[1], plainly);
+        if (actor == NULL || tell_its_end(actor, args[3], args[4], plainly) < 0 ||
+            PyDict_SetItem(tasks, (PyObject *)actor, Py_None) < 0)
+            debug = -1;
+        else {
+            actor->number = first != 0 ? first + n : 0;
+            scheduler_push(scheduler, Py_NewRef(actor)); /* many of them, one handle of the loop's */
+        }
+        Py_XDECREF(actor);
+    }
+    Py_XDECREF(scheduler);
+    if (debug < 0)
+        Py_CLEAR(tasks);
+    return tasks;
 }
 
 /* --- seen from outside ------------------------------------------------------------------------- */

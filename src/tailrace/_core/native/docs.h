@@ -71,8 +71,10 @@
 "Do one of `cases` if one can happen at once, else raise `WouldBlock` (Go's ``default``).\n\n" \
 "Cases, choice and values are as for `select`."
 
-#define spawn_doc "spawn($module, coroutine, *, name, number=0)\n--\n\n" \
-"Start an actor on the running loop, called `name`, or ``name#number`` if there is one."
+#define spawn_doc "spawn($module, coroutines, name, first, ended, context, /)\n--\n\n" \
+"Start an actor for each of a list of coroutines: a dict of them.\n\n" \
+"They are called ``name#first`` and so on; with `first` 0 there is one, called `name`. `ended`\n" \
+"hears of the end of each, in `context`."
 #define parked_on_doc "parked_on($module, task, /)\n--\n\n" \
 "The channel operation or select that `task` sleeps in, None if it runs or waits elsewhere."
 #define when_sent_doc "when_sent($module, task, then, /)\n--\n\n" \

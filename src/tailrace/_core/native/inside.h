@@ -5,6 +5,13 @@
 #ifndef TAILRACE_INSIDE_H
 #define TAILRACE_INSIDE_H
 
+/* How a future of asyncio's begins, where `bind` has found it so: a new one is begun, and told whom
+ * to call, by what its methods would store. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *loop, *callback, *context;
+} FutureInside;
+
 #if PY_VERSION_HEX < 0x030E0000
 
 typedef struct {

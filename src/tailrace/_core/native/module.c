@@ -63,19 +63,6 @@ module_seed(PyObject *module, PyObject *number)
 
 /* --- functions --------------------------------------------------------------------------------- */
 
-static PyObject *
-module_spawn(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
-{
-    static const char *const names[] = {"coroutine", "name", "number", NULL};
-    PyObject *values[] = {NULL, NULL, NULL};
-    if (read_arguments(args, count, keywords, names, 2, values) < 0)
-        return NULL;
-    Py_ssize_t number = values[2] != NULL ? PyLong_AsSsize_t(values[2]) : 0;
-    if (number == -1 && PyErr_Occurred())
-        return NULL;
-    return actor_spawn(PyModule_GetState(module), values[0], values[1], number);
-}
-
 /* How many thread actors there are that were cancelled: as long as there are none, a blocking
  * operation need not ask whether it is in one. */
 static PyObject *
@@ -138,6 +125,24 @@ static const struct {
     {SLOT(future_set_result), "set_result"},
     {SLOT(future_set_exception), "set_exception"},
 };
+
+/* Whether a future, one with a callback, begins as FutureInside says. */
+static bool
+is_as_known(PyObject *future, PyObject *loop, PyObject *callback, PyObject *context)
+{
+    FutureInside *inside = (FutureInside *)future;
+    return inside->loop == loop && inside->callback == callback && inside->context == context;
+}
+
+/* know_future(future, loop, callback, context): the parts of one that is pending. */
+static PyObject *
+know_future(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    State *state = PyModule_GetState(module);
+    state->future_is_known = count == 4 && PyObject_TypeCheck(args[0], state->Future) &&
+                             is_as_known(args[0], args[1], args[2], args[3]);
+    return PyBool_FromLong(state->future_is_known);
+}
 
 /* bind(parts): take what is written in Python or found by Python, by name; None for none. */
 static PyObject *
@@ -338,12 +343,13 @@ static PyMethodDef module_functions[] = {
     {"select", (PyCFunction)(void (*)(void))select_call, METH_FASTCALL | METH_KEYWORDS, select_doc},
     {"select_nowait", (PyCFunction)(void (*)(void))select_nowait_call,
      METH_FASTCALL | METH_KEYWORDS, select_nowait_doc},
-    {"spawn", (PyCFunction)(void (*)(void))module_spawn, METH_FASTCALL | METH_KEYWORDS, spawn_doc},
+    {"spawn", (PyCFunction)(void (*)(void))spawn, METH_FASTCALL, spawn_doc},
     {"parked_on", parked_on, METH_O, parked_on_doc},
     {"when_sent", (PyCFunction)(void (*)(void))when_sent, METH_FASTCALL, when_sent_doc},
     {"seed", module_seed, METH_O, seed_doc},
     {"count_cancelled", count_cancelled, METH_O, NULL},
     {"bind", module_bind, METH_O, NULL},
+    {"know_future", (PyCFunction)(void (*)(void))know_future, METH_FASTCALL, NULL},
     {NULL},
 };
 

@@ -200,6 +200,7 @@ struct State {
     int free_count;
     Select *free_selects[FREE_SELECTS];
     int free_select_count;
+    bool future_is_known; /* a future begins as FutureInside says */
     bool yielding; /* an operation has just yielded, for its budget was spent */
     PyObject *zero, *empty_tuple, *msg_names, *context_names;
     PyObject *no_result; /* what a sleeper that happened has as its `result` */
@@ -448,7 +449,7 @@ static PyType_Spec actor_spec;
 static int step_soon(Actor *actor);
 static int actor_begin(Actor *actor, Scheduler *scheduler, PyObject *coroutine, PyObject *name,
                 PyObject *context);
-static PyObject *actor_spawn(State *state, PyObject *coroutine, PyObject *name, Py_ssize_t number);
+static PyObject *spawn(PyObject *module, PyObject *const *args, Py_ssize_t count);
 static inline int actor_resume(Actor *actor);
 static int actor_cancel(Actor *actor, PyObject *message);
 static PyObject *when_sent(PyObject *module, PyObject *const *args, Py_ssize_t count);
