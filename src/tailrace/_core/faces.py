@@ -8,15 +8,16 @@ Nothing here runs when a value moves.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from tailrace._core.common import ChannelStatistics, End, label
+from tailrace._core.ends import Blocking, ReceivingEnd, SendingEnd
 from tailrace.errors import Closed
 
 if TYPE_CHECKING:
-    from tailrace._core.python import Channel, ReceivingEnd, SendingEnd
+    from tailrace._core.python import Channel
 
 T = TypeVar("T")
 
@@ -54,10 +55,6 @@ class ChannelFace(Generic[T]):
         def capacity(self) -> float: ...
         @property
         def closed(self) -> bool: ...
-        @property
-        def sender(self) -> SendingEnd[T]: ...
-        @property
-        def receiver(self) -> ReceivingEnd[T]: ...
         def _close(self, cause: BaseException | None, /) -> bool: ...
         def _counts(self) -> tuple[int, int, int, int, int]: ...
 
@@ -71,6 +68,21 @@ class ChannelFace(Generic[T]):
         if self.closed:
             parts.append("closed" if self._cause is None else f"closed by {self._cause!r}")
         return ", ".join(parts) + ">"
+
+    @property
+    def sender(self) -> SendingEnd[T]:
+        """The sending end alone."""
+        return SendingEnd(cast("Channel[T]", self))
+
+    @property
+    def receiver(self) -> ReceivingEnd[T]:
+        """The receiving end alone."""
+        return ReceivingEnd(cast("Channel[T]", self))
+
+    @property
+    def sync(self) -> Blocking[T]:
+        """The same channel for threads: its methods block instead of being awaited."""
+        return Blocking(cast("Channel[T]", self))
 
     @property
     def element(self) -> Any:
@@ -176,56 +188,6 @@ class ChannelFace(Generic[T]):
             if last:
                 holders.let_go.add(end)
         return last and self._close(cause)
-
-
-class EndFace(Generic[T]):
-    """An end of a channel but for what moves its values: two of one channel are equal."""
-
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-        _channel: Channel[T]
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other._channel is self._channel
-
-    def __hash__(self) -> int:
-        return hash((type(self), id(self._channel)))
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {label(self._channel)}>"
-
-    @property
-    def name(self) -> str:
-        """The channel's name."""
-        return self._channel.name
-
-    @property
-    def element(self) -> Any:
-        """The channel's element type, where written."""
-        return self._channel.element
-
-
-class ReceivingThreadFace(Generic[T]):
-    """How a thread iterates over a channel."""
-
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-        _channel: Channel[T]
-
-        def recv(self, timeout: float | None = None) -> T: ...
-
-    def __iter__(self) -> Iterator[T]:
-        """Receive until closed and drained; raises `Closed` if it was closed with a cause."""
-        while True:
-            try:
-                value = self.recv()
-            except Closed as closed:
-                if closed.channel is not self._channel or closed.__cause__ is not None:
-                    raise
-                return
-            yield value
 
 
 class OperationFace:

@@ -118,7 +118,7 @@ def start_on_loop(
 
     They are called ``name#first`` and so on; with `first` 0 there is one, called `name`.
     """
-    coroutines = works
+    coroutines: list[Any] = works
     # The exact type first: to ask the abstract one takes as long as to start an actor.
     if not set(map(type, works)) <= {CoroutineType}:
         coroutines = [each if isinstance(each, Coroutine) else _await(each) for each in works]

@@ -8,48 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, get_args
 
 from tailrace._core import common, stock
 from tailrace._core.cancellation import rearmed
-from tailrace._core.common import ChannelStatistics, End, Sending
-from tailrace._core.faces import (
-    ChannelFace,
-    EndFace,
-    OperationFace,
-    ReceivingThreadFace,
-    SelectFace,
-    SendManyFace,
-    adopt,
-)
-from tailrace._core.native import tasks, threads
-from tailrace._core.native._engine import (
-    BUDGET,
-    Actor,
+from tailrace._core.common import ChannelStatistics, Overflow, Sending
+from tailrace._core.ends import (
     Blocking,
     BlockingReceiver,
     BlockingSender,
+    ReceivingEnd,
+    SendingEnd,
+    resolver,
+)
+from tailrace._core.faces import ChannelFace, OperationFace, SelectFace, SendManyFace, adopt
+from tailrace._core.native import sleeping, tasks, threads
+from tailrace._core.native._engine import (
+    BUDGET,
+    Actor,
     Channel,
     Operation,
-    ReceivingEnd,
     RecvMany,
     Select,
-    SendingEnd,
     SendMany,
-    _End,
+    Sleeper,
     bind,
     know_future,
-    parked_on,
     seed,
     select,
     select_nowait,
     spawn,
-    when_sent,
 )
 from tailrace._core.native.done import Done
+from tailrace._core.native.tasks import parked_on, when_sent
 from tailrace._core.native.threads import ThreadActor, parked_threads, thread_actors
 from tailrace.errors import Closed, WouldBlock
 
@@ -82,9 +77,25 @@ __all__ = [
 ]
 
 assert BUDGET == common.BUDGET
+
+
+class _Making:
+    """How a channel is made."""
+
+    def __init__(
+        self: Any, capacity: float = 0, *, name: str = "", overflow: Overflow = "block"
+    ) -> None:
+        common.check_capacity(capacity)
+        common.check_overflow(overflow, capacity)
+        limit = min(capacity, sys.maxsize)
+        self._begin(limit, get_args(Overflow).index(overflow), capacity, name)
+
+
 adopt(Channel, ChannelFace)
-adopt(_End, EndFace)
-adopt(BlockingReceiver, ReceivingThreadFace)
+adopt(Channel, _Making)
+Channel._block = staticmethod(threads.block)
+adopt(Sleeper, sleeping.SleeperFace)
+adopt(Operation, sleeping.KindFace)
 adopt(Operation, OperationFace)
 adopt(SendMany, SendManyFace)
 adopt(Select, SelectFace)
@@ -94,15 +105,15 @@ bind(
         "Closed": Closed,
         "WouldBlock": WouldBlock,
         "CancelledError": asyncio.CancelledError,
-        "check_capacity": common.check_capacity,
-        "check_overflow": common.check_overflow,
         "check_timeout": common.check_timeout,
         "label": common.label,
         "rearmed": rearmed,
-        "block": threads.block,
         "warn_unused": tasks.warn_unused,
         "warn_lost": tasks.warn_lost,
-        "resume_then": tasks.resume_then,
+        "refuse_case": sleeping.refuse_case,
+        "refusal": tasks.refusal,
+        "schedulers": tasks.schedulers,
+        "parts_of": tasks.parts_of,
         "random_bits": lambda: random.SystemRandom().getrandbits(64),
         "monotonic": time.monotonic,
         "scheduled_tasks": tasks.scheduled_tasks,
@@ -113,7 +124,6 @@ bind(
         "get_running_loop": asyncio._get_running_loop,
         "get_event_loop": asyncio.get_event_loop,
         "iscoroutine": asyncio.iscoroutine,
-        "loop_time": asyncio.BaseEventLoop.time,
     }
 )
 
@@ -154,13 +164,4 @@ def done(source: Any) -> Operation:
     return Done(source)
 
 
-def resolve(value: object) -> tuple[Channel[Any], End | None] | None:
-    """The channel behind `value` and which end of it that is (None: both); None if neither."""
-    if isinstance(value, Channel):
-        return value, None  # pyright: ignore[reportUnknownVariableType]  # of any element
-    if isinstance(value, _End):
-        channel: Channel[Any] = value._channel  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        both = isinstance(value, Blocking)
-        sends = isinstance(value, (SendingEnd, BlockingSender))
-        return channel, None if both else "send" if sends else "receive"
-    return None
+resolve = resolver(Channel)

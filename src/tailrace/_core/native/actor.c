@@ -15,9 +15,7 @@
 static int
 settle_future(PyObject *method, Actor *self, PyObject *argument)
 {
-    PyObject *done = PyObject_CallFunctionObjArgs(method, self, argument, NULL);
-    Py_XDECREF(done);
-    return done != NULL ? 0 : -1;
+    return answered(PyObject_CallFunctionObjArgs(method, self, argument, NULL)) ? 0 : -1;
 }
 
 static int
@@ -25,9 +23,7 @@ end_as_cancelled(Actor *self, PyObject *message)
 {
     State *state = self->scheduler->state;
     PyObject *arguments[] = {(PyObject *)self, message != NULL ? message : Py_None};
-    PyObject *done = PyObject_Vectorcall(state->future_cancel, arguments, 1, state->msg_names);
-    Py_XDECREF(done);
-    return done != NULL ? 0 : -1;
+    return answered(PyObject_Vectorcall(state->future_cancel, arguments, 1, state->msg_names)) ? 0 : -1;
 }
 
 static int
@@ -51,14 +47,13 @@ raised(Actor *self)
 {
     State *state = self->scheduler->state;
     PyObject *error = take_exception();
-    int failed;
     self->ended = true;
     if (PyObject_TypeCheck(error, (PyTypeObject *)state->CancelledError)) {
         PyObject *args = ((PyBaseExceptionObject *)error)->args;
         Py_XSETREF(self->cancelled_error, error);
         return end_as_cancelled(self, PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL);
     }
-    failed = settle_future(state->future_set_exception, self, error);
+    int failed = settle_future(state->future_set_exception, self, error);
     if (failed == 0 && (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
                         PyErr_GivenExceptionMatches(error, PyExc_SystemExit))) {
         raise_exception(error);
@@ -70,26 +65,22 @@ raised(Actor *self)
 
 /* --- what it yielded --------------------------------------------------------------------------- */
 
-/* Have a RuntimeError raised in the coroutine, in a step of its own; takes both references. */
+/* Have what is set as an exception raised in the coroutine, in a step of its own. */
 static int
-throw_soon(Actor *self, PyObject *yielded, PyObject *text)
+throw_soon(Actor *self)
 {
-    PyObject *error = text != NULL ? PyObject_CallOneArg(PyExc_RuntimeError, text) : NULL;
-    if (error == NULL)
-        error = take_exception();
-    Py_XDECREF(text);
-    Py_DECREF(yielded);
-    Py_XSETREF(self->thrown, error);
+    Py_XSETREF(self->thrown, take_exception());
     scheduler_push(self->scheduler, Py_NewRef(self));
     return 0;
 }
 
+/* It cannot wait for that: `refusal` says why. Takes the reference. */
 static int
-throw_used_yield(Actor *self, PyObject *yielded)
+refuse(Actor *self, PyObject *yielded)
 {
-    return throw_soon(self, yielded,
-                      PyUnicode_FromFormat("yield was used instead of yield from in task %R with %R",
-                                           (PyObject *)self, yielded));
+    Py_XDECREF(PyObject_CallFunctionObjArgs(self->scheduler->state->refusal, self, yielded, NULL));
+    Py_DECREF(yielded);
+    return throw_soon(self);
 }
 
 /* Whether a future belongs to another loop: 1, 0, or -1 with an error. */
@@ -97,19 +88,26 @@ static int
 is_of_another_loop(Actor *self, PyObject *future)
 {
     State *state = self->scheduler->state;
-    PyObject *get_loop = PyObject_GetAttr(future, state->str_get_loop);
-    PyObject *loop;
-    if (get_loop != NULL) {
+    PyObject *get_loop = PyObject_GetAttr(future, state->str_get_loop), *loop;
+    if (get_loop != NULL)
         loop = PyObject_CallNoArgs(get_loop);
-        Py_DECREF(get_loop);
-    }
     else {
         PyErr_Clear();
-        loop = PyObject_GetAttr(future, state->str_loop);
+        loop = PyObject_GetAttr(future, state->str__loop);
     }
     int other = loop == NULL ? -1 : loop != self->scheduler->loop;
+    Py_XDECREF(get_loop);
     Py_XDECREF(loop);
     return other;
+}
+
+/* Pass a cancellation on to the future that it waits for: as that answers, whether it took it. */
+static int
+cancel_awaited(Actor *self, PyObject *message)
+{
+    State *state = self->scheduler->state;
+    PyObject *arguments[] = {self->waiting, message != NULL ? message : Py_None};
+    return truth(PyObject_VectorcallMethod(state->str_cancel, arguments, 1, state->msg_names));
 }
 
 static PyMethodDef wakeup_method, step_method;
@@ -118,74 +116,44 @@ static int
 wait_for(Actor *self, PyObject *future) /* takes the reference */
 {
     State *state = self->scheduler->state;
-    PyObject *wakeup = PyCFunction_New(&wakeup_method, (PyObject *)self), *added = NULL;
-    if (wakeup != NULL && PyObject_SetAttr(future, state->str_blocking, Py_False) == 0) {
+    PyObject *wakeup = PyCFunction_New(&wakeup_method, (PyObject *)self);
+    bool added = false;
+    if (wakeup != NULL && PyObject_SetAttr(future, state->str__asyncio_future_blocking, Py_False) == 0) {
         PyObject *arguments[] = {future, wakeup, self->scheduler->context};
-        added = PyObject_VectorcallMethod(state->str_add_done_callback, arguments, 2,
-                                          state->context_names);
+        added = answered(PyObject_VectorcallMethod(state->str_add_done_callback, arguments, 2,
+                                                   state->context_names));
     }
     Py_XDECREF(wakeup);
-    if (added == NULL) {
+    if (!added) {
         Py_DECREF(future);
-        Py_XSETREF(self->thrown, take_exception());
-        scheduler_push(self->scheduler, Py_NewRef(self));
-        return 0;
+        return throw_soon(self);
     }
-    Py_DECREF(added);
     self->waiting = future;
-    if (state->add_awaited_by != NULL) {
-        PyObject *noted =
-            PyObject_CallFunctionObjArgs(state->add_awaited_by, future, self, NULL);
-        Py_XDECREF(noted);
-        if (noted == NULL)
-            PyErr_WriteUnraisable(future);
-    }
-    if (self->must_cancel) {
-        PyObject *message = self->cancel_message != NULL ? self->cancel_message : Py_None;
-        PyObject *arguments[] = {future, message};
-        PyObject *cancelled =
-            PyObject_VectorcallMethod(state->str_cancel, arguments, 1, state->msg_names);
-        if (cancelled == NULL)
-            return -1;
-        if (PyObject_IsTrue(cancelled) == 1)
-            self->must_cancel = false;
-        Py_DECREF(cancelled);
-    }
-    return 0;
+    if (state->add_awaited_by != NULL &&
+        !answered(PyObject_CallFunctionObjArgs(state->add_awaited_by, future, self, NULL)))
+        PyErr_WriteUnraisable(future);
+    if (!self->must_cancel)
+        return 0;
+    int taken = cancel_awaited(self, self->cancel_message);
+    self->must_cancel = taken != 1;
+    return taken < 0 ? -1 : 0;
 }
 
 static int
 yielded_future(Actor *self, PyObject *future) /* takes the reference */
 {
-    State *state = self->scheduler->state;
-    PyObject *blocking = PyObject_GetAttr(future, state->str_blocking);
-    if (blocking == NULL || Py_IsNone(blocking)) {
+    PyObject *blocking = PyObject_GetAttr(future, self->scheduler->state->str__asyncio_future_blocking);
+    if (blocking == NULL)
         PyErr_Clear();
-        Py_XDECREF(blocking);
-        const char *format = PyGen_CheckExact(future)
-                                 ? "yield was used instead of yield from for generator in task %R with %R"
-                                 : "Task got bad yield: %R";
-        PyObject *text = PyGen_CheckExact(future)
-                             ? PyUnicode_FromFormat(format, (PyObject *)self, future)
-                             : PyUnicode_FromFormat(format, future);
-        return throw_soon(self, future, text);
-    }
-    int is_blocking = PyObject_IsTrue(blocking);
-    Py_DECREF(blocking);
-    int other = is_of_another_loop(self, future);
-    if (other < 0 || is_blocking < 0) {
+    int is_blocking = blocking != NULL && !Py_IsNone(blocking) ? PyObject_IsTrue(blocking) : 0;
+    Py_XDECREF(blocking);
+    int other = is_blocking == 1 ? is_of_another_loop(self, future) : 0;
+    if (is_blocking < 0 || other < 0) {
         Py_DECREF(future);
         return -1;
     }
-    if (other)
-        return throw_soon(self, future,
-                          PyUnicode_FromFormat("Task %R got Future %R attached to a different loop",
-                                               (PyObject *)self, future));
-    if (!is_blocking)
-        return throw_used_yield(self, future);
-    if (future == (PyObject *)self)
-        return throw_soon(self, future,
-                          PyUnicode_FromFormat("Task cannot await on itself: %R", future));
+    if (!is_blocking || other || future == (PyObject *)self)
+        return refuse(self, future);
     return wait_for(self, future);
 }
 
@@ -194,15 +162,13 @@ static int
 step_soon(Actor *self)
 {
     Scheduler *scheduler = self->scheduler;
-    PyObject *step = PyCFunction_New(&step_method, (PyObject *)self), *handle = NULL;
-    if (step != NULL) {
-        PyObject *arguments[] = {step, scheduler->context};
-        handle = PyObject_Vectorcall(scheduler->call_soon, arguments, 1,
-                                     scheduler->state->context_names);
-    }
-    Py_XDECREF(step);
-    Py_XDECREF(handle);
-    return handle != NULL ? 0 : -1;
+    PyObject *step = PyCFunction_New(&step_method, (PyObject *)self);
+    if (step == NULL)
+        return -1;
+    PyObject *arguments[] = {step, scheduler->context}, *names = scheduler->state->context_names;
+    bool soon = answered(PyObject_Vectorcall(scheduler->call_soon, arguments, 1, names));
+    Py_DECREF(step);
+    return soon ? 0 : -1;
 }
 
 /* For a spent budget it lets the others have their turn; otherwise (`asyncio.sleep(0)`) the loop. */
@@ -232,7 +198,7 @@ yielded(Actor *self, PyObject *result) /* takes the reference */
         return yielded_future(self, result);
     Sleeper *sleeper = (Sleeper *)result;
     if (sleeper->phase != PARKED || sleeper->party != NOBODY || !sleeper->blocking)
-        return throw_used_yield(self, result);
+        return refuse(self, result);
     attach_actor(sleeper, self);
     Py_DECREF(result);
     if (self->must_cancel &&
@@ -322,11 +288,8 @@ resume_otherwise(Actor *self, PyObject *waiting, bool parked)
             error = take_exception();
     }
     int failed = actor_step(self, error);
-    if (after != NULL && parked && failed == 0) {
-        PyObject *told = PyObject_CallNoArgs(after);
-        failed = told != NULL ? 0 : -1;
-        Py_XDECREF(told);
-    }
+    if (after != NULL && parked && failed == 0 && !answered(PyObject_CallNoArgs(after)))
+        failed = -1;
     Py_XDECREF(after);
     return failed;
 }
@@ -382,15 +345,11 @@ actor_wakeup(Actor *self, PyObject *future)
         Py_RETURN_NONE; /* called back once more than it waited */
     State *state = scheduler->state;
     self->waiting = NULL;
-    if (state->discard_awaited_by != NULL) {
-        PyObject *noted = PyObject_CallFunctionObjArgs(state->discard_awaited_by, future, self, NULL);
-        Py_XDECREF(noted);
+    if (state->discard_awaited_by != NULL &&
+        !answered(PyObject_CallFunctionObjArgs(state->discard_awaited_by, future, self, NULL)))
         PyErr_Clear();
-    }
-    PyObject *result = PyObject_CallMethodNoArgs(future, state->str_result);
-    if (result == NULL)
+    if (!answered(PyObject_CallMethodNoArgs(future, state->str_result)))
         error = take_exception();
-    Py_XDECREF(result);
     scheduler_enter(scheduler);
     int failed = actor_step(self, error);
     scheduler_leave(scheduler);
@@ -417,12 +376,7 @@ actor_cancel(Actor *self, PyObject *message)
             return 1;
     }
     else if (self->waiting != NULL) {
-        State *state = self->scheduler->state;
-        PyObject *arguments[] = {self->waiting, message};
-        PyObject *answer =
-            PyObject_VectorcallMethod(state->str_cancel, arguments, 1, state->msg_names);
-        int taken = answer != NULL ? PyObject_IsTrue(answer) : -1;
-        Py_XDECREF(answer);
+        int taken = cancel_awaited(self, message);
         if (taken != 0)
             return taken;
     }
@@ -439,8 +393,8 @@ note_task(State *state, Actor *self)
 {
     PyObject *tasks = state->scheduled_tasks;
     PyObject *data = PyObject_GetAttr(tasks, state->str_data);
-    PyObject *remove = PyObject_GetAttr(tasks, state->str_remove);
-    PyObject *pending = PyObject_GetAttr(tasks, state->str_pending_removals);
+    PyObject *remove = PyObject_GetAttr(tasks, state->str__remove);
+    PyObject *pending = PyObject_GetAttr(tasks, state->str__pending_removals);
     int failed = -1;
     if (data != NULL && PySet_Check(data) && remove != NULL && pending != NULL &&
         PyList_Check(pending) && PyList_GET_SIZE(pending) == 0) {
@@ -450,9 +404,7 @@ note_task(State *state, Actor *self)
     }
     else {
         PyErr_Clear();
-        PyObject *added = PyObject_CallMethodOneArg(tasks, state->str_add, (PyObject *)self);
-        failed = added != NULL ? 0 : -1;
-        Py_XDECREF(added);
+        failed = answered(PyObject_CallMethodOneArg(tasks, state->str_add, (PyObject *)self)) ? 0 : -1;
     }
     Py_XDECREF(data);
     Py_XDECREF(remove);
@@ -524,19 +476,8 @@ tell_its_end(Actor *self, PyObject *ended, PyObject *context, bool plainly)
         return 0;
     }
     PyObject *arguments[] = {(PyObject *)self, ended, context};
-    PyObject *added =
-        PyObject_VectorcallMethod(state->str_add_done_callback, arguments, 2, state->context_names);
-    Py_XDECREF(added);
-    return added != NULL ? 0 : -1;
-}
-
-static int
-is_debugged(Scheduler *scheduler)
-{
-    PyObject *answer = PyObject_CallMethod(scheduler->loop, "get_debug", NULL);
-    int debug = answer != NULL ? PyObject_IsTrue(answer) : -1;
-    Py_XDECREF(answer);
-    return debug;
+    return answered(PyObject_VectorcallMethod(state->str_add_done_callback, arguments, 2,
+                                              state->context_names)) ? 0 : -1;
 }
 
 /* spawn(coroutines, name, first, ended, context): an actor for each, as keys of a dict. */
@@ -551,7 +492,7 @@ spawn(PyObject *module, PyObject *const *args, Py_ssize_t count)
     Py_ssize_t first = PyLong_AsSsize_t(args[2]);
     Scheduler *scheduler = PyErr_Occurred() ? NULL : scheduler_here(state);
     PyObject *tasks = scheduler != NULL ? PyDict_New() : NULL;
-    int debug = tasks != NULL ? is_debugged(scheduler) : -1;
+    int debug = tasks != NULL ? truth(PyObject_CallMethod(scheduler->loop, "get_debug", NULL)) : -1;
     bool plainly = state->future_is_known && debug == 0;
     for (Py_ssize_t n = 0; debug >= 0 && n < PyList_GET_SIZE(args[0]); n++) {
         Actor *actor = actor_new(scheduler, PyList_GET_ITEM(args[0], n), args[1], plainly);
@@ -568,53 +509,4 @@ spawn(PyObject *module, PyObject *const *args, Py_ssize_t count)
     if (debug < 0)
         Py_CLEAR(tasks);
     return tasks;
-}
-
-/* --- seen from outside ------------------------------------------------------------------------- */
-
-/* The operation or select that a task sleeps in and that nobody has claimed; None if there is
- * none. A reference. */
-static PyObject *
-parked_on(PyObject *module, PyObject *task)
-{
-    State *state = PyModule_GetState(module);
-    PyObject *waiting = PyObject_GetAttrString(task, "_fut_waiter");
-    if (waiting == NULL) {
-        PyErr_Clear();
-        Py_RETURN_NONE;
-    }
-    if (is_sleeper(state, waiting) && ((Sleeper *)waiting)->phase == PARKED &&
-        ((Sleeper *)waiting)->claim == UNCLAIMED)
-        return waiting;
-    Py_DECREF(waiting);
-    Py_RETURN_NONE;
-}
-
-/* when_sent(task, then): if the task is parked in a send, call `then` once it has resumed. */
-static PyObject *
-when_sent(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    State *state = PyModule_GetState(module);
-    if (count != 2) {
-        PyErr_SetString(PyExc_TypeError, "when_sent(task, then)");
-        return NULL;
-    }
-    PyObject *parked = parked_on(module, args[0]);
-    bool sending = parked != NULL && is_operation(state, parked) && !receives((Operation *)parked) &&
-                   ((Sleeper *)parked)->kind != DONE;
-    if (sending && is_actor(state, args[0]))
-        Py_XSETREF(((Actor *)args[0])->after, Py_NewRef(args[1]));
-    else if (sending && ((Sleeper *)parked)->driver != NULL) {
-        Sleeper *sleeper = (Sleeper *)parked;
-        PyObject *both =
-            PyObject_CallFunctionObjArgs(state->resume_then, sleeper->driver, args[1], NULL);
-        if (both == NULL)
-            Py_CLEAR(parked);
-        else
-            Py_XSETREF(sleeper->driver, both);
-    }
-    if (parked == NULL)
-        return NULL;
-    Py_DECREF(parked);
-    return PyBool_FromLong(sending);
 }

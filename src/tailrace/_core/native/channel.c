@@ -1,77 +1,86 @@
 /* Channel: the state that operations work on.
  *
  * What moves a value is `attempt` in operation.c; here are the parts of the state: the buffer, the
- * values that cancelled receivers gave back, closing. Who holds which end, and all that is shown
- * to people, is written in Python, once for both cores (`_core/channels.py`).
+ * values that cancelled receivers gave back, closing. Its ends, who holds them, and all that is
+ * shown to people, is written in Python, once for both cores.
  */
 #include "native.h"
 
-/* --- returned values: a binary heap by ticket -------------------------------------------------- */
+/* --- returned values, in the order of their tickets --------------------------------------------- */
 
-static int
-returned_reserve(Channel *channel)
+static inline Py_ssize_t
+returned_count(Channel *channel)
 {
-    if (channel->returned_count < channel->returned_size)
-        return 0;
-    Py_ssize_t size = channel->returned_size != 0 ? 2 * channel->returned_size : 4;
-    Returned *returned = PyMem_Resize(channel->returned, Returned, size);
+    return channel->returned != NULL ? channel->returned->count : 0;
+}
+
+/* How many it holds. */
+static inline Py_ssize_t
+channel_length(Channel *channel)
+{
+    return channel->buffer.count + returned_count(channel);
+}
+
+static bool
+returned_has_room(Channel *channel)
+{
+    Returned *returned = channel->returned;
+    Py_ssize_t count = returned_count(channel), size = returned != NULL ? returned->size : 0;
+    if (count < size)
+        return true;
+    size = size != 0 ? 2 * size : 4;
+    returned = PyMem_Realloc(returned, sizeof(Returned) + (size_t)size * sizeof(returned->items[0]));
     if (returned == NULL) {
         PyErr_NoMemory();
-        return -1;
+        return false;
     }
+    returned->count = count;
+    returned->size = size;
     channel->returned = returned;
-    channel->returned_size = size;
-    return 0;
+    return true;
 }
 
 static void
-returned_push(Channel *channel, Returned entry)
+returned_insert(Returned *returned, Py_ssize_t ticket, PyObject *value) /* there is room */
 {
-    Returned *heap = channel->returned;
-    Py_ssize_t at = channel->returned_count++;
-    for (Py_ssize_t parent; at > 0 && entry.ticket < heap[parent = (at - 1) / 2].ticket; at = parent)
-        heap[at] = heap[parent];
-    heap[at] = entry;
+    Py_ssize_t at = returned->count++;
+    for (; at > 0 && returned->items[at - 1].ticket < ticket; at--) /* the oldest comes last */
+        returned->items[at] = returned->items[at - 1];
+    returned->items[at].ticket = ticket;
+    returned->items[at].value = value;
 }
 
 static PyObject *
 returned_pop(Channel *channel)
 {
-    Returned *heap = channel->returned;
-    PyObject *value = heap[0].value;
-    Py_ssize_t count = --channel->returned_count, at = 0, child;
-    Returned last = heap[count];
-    while ((child = 2 * at + 1) < count) {
-        if (child + 1 < count && heap[child + 1].ticket < heap[child].ticket)
-            child++;
-        if (last.ticket <= heap[child].ticket)
-            break;
-        heap[at] = heap[child];
-        at = child;
+    Returned *returned = channel->returned;
+    PyObject *value = returned->items[--returned->count].value;
+    if (returned->count == 0) {
+        channel->returned = NULL;
+        PyMem_Free(returned);
     }
-    heap[at] = last;
     return value;
 }
 
 /* A cancelled receiver returns what it was handed (the reference goes with it), to the next that
- * waits or to its place in the order. */
-static int
-channel_give_back(Channel *channel, Py_ssize_t ticket, PyObject *value, Effects *effects)
+ * waits or to its place in the order: whether it could, for want of memory. */
+static bool
+channel_give_back(Channel *channel, Py_ssize_t ticket, PyObject *value)
 {
     queue_vet(channel->state, &channel->receivers); /* may be code of others, which gives back too */
     Operation *peer = claim_head(&channel->receivers);
-    if (peer == NULL && returned_reserve(channel) < 0) {
-        Py_DECREF(value);
-        return -1;
-    }
     if (peer != NULL) {
-        peer->ticket = ticket;
+        peer->base.ticket = ticket;
         peer->value = value;
-        effects->woken = peer;
+        wake(peer);
     }
-    else
-        returned_push(channel, (Returned){ticket, value});
-    return 0;
+    else if (returned_has_room(channel))
+        returned_insert(channel->returned, ticket, value);
+    else {
+        Py_DECREF(value);
+        return false;
+    }
+    return true;
 }
 
 /* --- taking ------------------------------------------------------------------------------------ */
@@ -80,8 +89,7 @@ channel_give_back(Channel *channel, Py_ssize_t ticket, PyObject *value, Effects 
 static ALWAYS_INLINE void
 move_up(Channel *channel, Effects *effects)
 {
-    if (channel->senders.head == NULL ||
-        channel->buffer.count + channel->returned_count >= channel->limit)
+    if (channel->senders.head == NULL || channel_length(channel) >= channel->limit)
         return;
     if (!ring_has_room(&channel->buffer)) {
         PyErr_Clear(); /* no memory now: it moves up the next time */
@@ -100,7 +108,7 @@ channel_take(Channel *channel, Effects *effects)
 {
     effects->asked |= queue_vet(channel->state, &channel->senders);
     PyObject *value;
-    if (channel->returned_count > 0)
+    if (channel->returned != NULL)
         value = returned_pop(channel);
     else if (channel->buffer.count > 0)
         value = ring_pop(&channel->buffer);
@@ -123,7 +131,8 @@ static PyObject *
 channel_returned_before(Channel *channel, Py_ssize_t ticket, Effects *effects)
 {
     queue_vet(channel->state, &channel->senders);
-    if (channel->returned_count == 0 || channel->returned[0].ticket >= ticket)
+    Returned *returned = channel->returned;
+    if (returned == NULL || returned->items[returned->count - 1].ticket >= ticket)
         return NULL;
     PyObject *value = returned_pop(channel);
     move_up(channel, effects);
@@ -139,20 +148,6 @@ closed_error(Channel *channel)
     if (error != NULL && channel->cause != NULL)
         PyException_SetCause(error, Py_NewRef(channel->cause));
     return error;
-}
-
-/* Claim everybody in line, to look again; chained by `next`, before `rest`. */
-static Operation *
-claim_all(Queue *queue, Operation *rest)
-{
-    Operation *last;
-    while ((last = queue->tail) != NULL) {
-        queue_unlink(queue, last);
-        claim(sleeper_of(last), LOOK_AGAIN, last); /* by which it is woken */
-        last->next = rest;
-        rest = last;
-    }
-    return rest;
 }
 
 static PyObject *
@@ -175,48 +170,6 @@ channel_close(Channel *self, PyObject *cause)
 
 /* --- the type ---------------------------------------------------------------------------------- */
 
-static int
-channel_init(Channel *self, PyObject *args, PyObject *named)
-{
-    static char *names[] = {"capacity", "name", "overflow", NULL};
-    PyObject *capacity = NULL, *name = NULL, *overflow = NULL, *checked;
-    State *state = self->state;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "|O$UO:Channel", names, &capacity, &name, &overflow))
-        return -1;
-    capacity = capacity != NULL ? capacity : state->zero;
-    if ((checked = PyObject_CallOneArg(state->check_capacity, capacity)) == NULL)
-        return -1;
-    Py_DECREF(checked);
-    int policy = BLOCK;
-    if (overflow != NULL) {
-        checked = PyObject_CallFunctionObjArgs(state->check_overflow, overflow, capacity, NULL);
-        if (checked == NULL)
-            return -1;
-        if (!PyUnicode_Check(overflow)) { /* equal to a policy, but none */
-            Py_DECREF(checked);
-            PyErr_Format(PyExc_TypeError, "overflow must be a str, not %R", overflow);
-            return -1;
-        }
-        Py_DECREF(checked);
-        policy = PyUnicode_CompareWithASCIIString(overflow, "drop_newest") == 0   ? DROP_NEWEST
-                 : PyUnicode_CompareWithASCIIString(overflow, "drop_oldest") == 0 ? DROP_OLDEST
-                                                                                  : BLOCK;
-    }
-    Py_ssize_t limit = NO_LIMIT;
-    if (PyLong_Check(capacity)) {
-        limit = PyLong_AsSsize_t(capacity);
-        if (limit == -1 && PyErr_Occurred()) { /* more than can ever be: as good as no bound */
-            PyErr_Clear();
-            limit = NO_LIMIT;
-        }
-    }
-    self->limit = limit;
-    self->overflow = (uint8_t)policy;
-    Py_XSETREF(self->capacity, Py_NewRef(capacity));
-    Py_XSETREF(self->name, name != NULL ? Py_NewRef(name) : PyUnicode_FromString(""));
-    return self->name != NULL ? 0 : -1;
-}
-
 static PyObject *
 channel_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
@@ -224,6 +177,18 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *named)
     if (self != NULL)
         self->state = state_of((PyObject *)self);
     return (PyObject *)self;
+}
+
+/* _begin(limit, overflow, capacity, name): what `__init__` has checked. */
+static PyObject *
+channel_begin(Channel *self, PyObject *args)
+{
+    PyObject *capacity, *name;
+    if (!PyArg_ParseTuple(args, "nbOO", &self->limit, &self->overflow, &capacity, &name))
+        return NULL;
+    Py_XSETREF(self->capacity, Py_NewRef(capacity));
+    Py_XSETREF(self->name, Py_NewRef(name));
+    Py_RETURN_NONE;
 }
 
 static int
@@ -238,19 +203,9 @@ channel_traverse(Channel *self, visitproc visit, void *arg)
         Py_VISIT(each);
     for (Operation *each = self->senders.head; each != NULL; each = each->next)
         Py_VISIT(each);
-    for (Py_ssize_t n = 0; n < self->returned_count; n++)
-        Py_VISIT(self->returned[n].value);
+    for (Py_ssize_t n = 0; n < returned_count(self); n++)
+        Py_VISIT(self->returned->items[n].value);
     return ring_traverse(&self->buffer, visit, arg);
-}
-
-static void
-queue_clear(Queue *queue)
-{
-    Operation *first;
-    while ((first = queue->head) != NULL) {
-        queue_unlink(queue, first);
-        Py_DECREF(first);
-    }
 }
 
 static int
@@ -258,7 +213,7 @@ channel_clear(Channel *self)
 {
     queue_clear(&self->receivers);
     queue_clear(&self->senders);
-    while (self->returned_count > 0)
+    while (self->returned != NULL)
         Py_DECREF(returned_pop(self));
     ring_clear(&self->buffer);
     Py_CLEAR(self->cause);
@@ -276,18 +231,11 @@ channel_dealloc(Channel *self)
     if (self->weakrefs != NULL)
         PyObject_ClearWeakRefs((PyObject *)self);
     channel_clear(self);
-    PyMem_Free(self->returned);
     Py_XDECREF(self->capacity);
     Py_XDECREF(self->name);
     type->tp_free(self);
     Py_DECREF(type);
     Py_TRASHCAN_END
-}
-
-static Py_ssize_t
-channel_length(Channel *self)
-{
-    return self->buffer.count + self->returned_count;
 }
 
 static int
@@ -296,13 +244,7 @@ channel_bool(PyObject *self)
     return 1; /* an empty channel is still a channel */
 }
 
-static PyObject *
-channel_anext(Channel *self)
-{
-    return (PyObject *)operation_new(self->state, self, NEXT, NULL);
-}
-
-/* What `statistics` counts: sent, dropped, senders and receivers that wait, closed. */
+/* What `statistics` counts: sent, dropped, senders and receivers that wait. */
 static PyObject *
 channel_counts(Channel *self, PyObject *unused)
 {
@@ -313,47 +255,12 @@ channel_counts(Channel *self, PyObject *unused)
     return Py_BuildValue("nnnnn", channel_length(self), self->sent, self->dropped, senders, receivers);
 }
 
-static PyObject *
-channel_sender(Channel *self, void *closure)
-{
-    return end_new(self->state->SendingEnd, self);
-}
-
-static PyObject *
-channel_receiver(Channel *self, void *closure)
-{
-    return end_new(self->state->ReceivingEnd, self);
-}
-
-static PyObject *
-channel_sync(Channel *self, void *closure)
-{
-    return end_new(self->state->Blocking, self);
-}
-
-static PyObject *
-channel_closed(Channel *self, void *closure)
-{
-    return PyBool_FromLong(self->closed);
-}
-
-static PyMethodDef channel_methods[] = {
-    {"send", (PyCFunction)channel_send, METH_O, send_doc},
-    {"recv", (PyCFunction)channel_recv, METH_NOARGS, recv_doc},
-    {"send_nowait", (PyCFunction)channel_send_nowait, METH_O, send_nowait_doc},
-    {"recv_nowait", (PyCFunction)channel_recv_nowait, METH_NOARGS, recv_nowait_doc},
-    {"send_many", (PyCFunction)channel_send_many, METH_O, send_many_doc},
-    {"recv_many", (PyCFunction)channel_recv_many, METH_O, recv_many_doc},
-    {"_close", (PyCFunction)channel_close, METH_O, NULL},
-    {"_counts", (PyCFunction)channel_counts, METH_NOARGS, NULL},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
-    {NULL},
-};
-
 static PyMemberDef channel_members[] = {
     {"name", T_OBJECT, offsetof(Channel, name), READONLY, "What logs and graphs call this channel."},
     {"capacity", T_OBJECT, offsetof(Channel, capacity), READONLY,
      "How many values it holds: 0 for a rendezvous, `math.inf` for no bound."},
+    {"closed", T_BOOL, offsetof(Channel, closed), READONLY,
+     "Whether it was closed; values may still be buffered."},
     {"__orig_class__", T_OBJECT_EX, offsetof(Channel, origin), 0, NULL},
     {"_ends", T_OBJECT, offsetof(Channel, ends), 0, NULL},
     {"_cause", T_OBJECT, offsetof(Channel, cause), READONLY, NULL},
@@ -361,26 +268,36 @@ static PyMemberDef channel_members[] = {
     {NULL},
 };
 
-static PyGetSetDef channel_getset[] = {
-    {"sender", (getter)channel_sender, NULL, "The sending end alone.", NULL},
-    {"receiver", (getter)channel_receiver, NULL, "The receiving end alone.", NULL},
-    {"sync", (getter)channel_sync, NULL,
-     "The same channel for threads: its methods block instead of being awaited.", NULL},
-    {"closed", (getter)channel_closed, NULL,
-     "Whether it was closed; values may still be buffered.", NULL},
+static PyObject *channel_send(Channel *self, PyObject *value);
+static PyObject *channel_recv(Channel *self, PyObject *unused);
+static PyObject *channel_anext(Channel *self);
+static PyObject *channel_send_nowait(Channel *self, PyObject *value);
+static PyObject *channel_recv_nowait(Channel *self, PyObject *unused);
+static PyObject *channel_send_many(Channel *self, PyObject *values);
+static PyObject *channel_recv_many(Channel *self, PyObject *n);
+
+static PyMethodDef channel_methods[] = {
+    {"send", ONE(channel_send), send_doc},
+    {"recv", PLAIN(channel_recv), recv_doc},
+    {"send_nowait", ONE(channel_send_nowait), send_nowait_doc},
+    {"recv_nowait", PLAIN(channel_recv_nowait), recv_nowait_doc},
+    {"send_many", ONE(channel_send_many), send_many_doc},
+    {"recv_many", ONE(channel_recv_many), recv_many_doc},
+    {"_begin", (PyCFunction)channel_begin, METH_VARARGS, NULL},
+    {"_close", ONE(channel_close), NULL},
+    {"_counts", PLAIN(channel_counts), NULL},
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL},
 };
 
 static PyType_Slot channel_slots[] = {
     {Py_tp_doc, channel_doc},
     {Py_tp_new, channel_new},
-    {Py_tp_init, channel_init},
     {Py_tp_dealloc, channel_dealloc},
     {Py_tp_traverse, channel_traverse},
     {Py_tp_clear, channel_clear},
     {Py_tp_methods, channel_methods},
     {Py_tp_members, channel_members},
-    {Py_tp_getset, channel_getset},
     {Py_sq_length, channel_length},
     {Py_nb_bool, channel_bool},
     {Py_am_aiter, PyObject_SelfIter},

@@ -38,21 +38,11 @@
 "Await it for 1 to `n` values: waits for one, then takes what is there, in order.\n\n" \
 "Raises `Closed` as `recv`. Cancelled: none was taken. Not a case for `select`."
 
-#define send_end_doc "send($self, value, /)\n--\n\nAs `Channel.send`."
-#define send_nowait_end_doc "send_nowait($self, value, /)\n--\n\nAs `Channel.send_nowait`."
-#define send_many_end_doc "send_many($self, values, /)\n--\n\nAs `Channel.send_many`."
-#define recv_end_doc "recv($self, /)\n--\n\nAs `Channel.recv`."
-#define recv_nowait_end_doc "recv_nowait($self, /)\n--\n\nAs `Channel.recv_nowait`."
-#define recv_many_end_doc "recv_many($self, n, /)\n--\n\nAs `Channel.recv_many`."
-
-#define blocking_send_doc "send($self, value, timeout=None)\n--\n\n" \
-"Send, blocking this thread for at most `timeout` seconds (None: for ever).\n\n" \
-"Raises `Closed`; TimeoutError (then it was not sent); RuntimeError on the thread of a\n" \
-"running event loop; CancelledError in the thread of a cancelled actor (not sent)."
-
-#define blocking_recv_doc "recv($self, timeout=None)\n--\n\n" \
-"Receive, blocking this thread for at most `timeout` seconds (None: for ever).\n\n" \
-"Raises as `BlockingSender.send`; then nothing was received."
+#define operation_doc \
+"One channel operation that has not happened yet: await it, or give it to `select`, once.\n\n" \
+"Awaiting raises `Closed` as its channel's semantics say. When the await raises\n" \
+"`CancelledError` the operation did not happen; when it happened, the await returns.\n" \
+"Dropping one unused warns ``RuntimeWarning: … was never awaited``."
 
 #define select_doc "select($module, /, *cases, timeout=None, priority=False)\n--\n\n" \
 "Wait until one of `cases` can happen, do that one and no other: ``(index, value)``.\n\n" \
@@ -75,10 +65,6 @@
 "Start an actor for each of a list of coroutines: a dict of them.\n\n" \
 "They are called ``name#first`` and so on; with `first` 0 there is one, called `name`. `ended`\n" \
 "hears of the end of each, in `context`."
-#define parked_on_doc "parked_on($module, task, /)\n--\n\n" \
-"The channel operation or select that `task` sleeps in, None if it runs or waits elsewhere."
-#define when_sent_doc "when_sent($module, task, then, /)\n--\n\n" \
-"If `task` is parked in a send, call `then` once it has resumed; else False."
 #define seed_doc "seed($module, n, /)\n--\n\n" \
 "Start this thread's dice of select at `n`, and the budget anew, for runs that repeat."
 

@@ -26,11 +26,11 @@ attempt_send(Operation *operation, Effects *effects)
     PyObject *value = operation->value;
     Operation *peer = claim_head(&channel->receivers);
     if (peer != NULL) {
-        peer->ticket = ++channel->sent;
+        peer->base.ticket = ++channel->sent;
         peer->value = value;
         effects->woken = peer;
     }
-    else if (channel->buffer.count + channel->returned_count < channel->limit) {
+    else if (channel_length(channel) < channel->limit) {
         if (!ring_has_room(&channel->buffer))
             return FAILED;
         ring_push(&channel->buffer, value);
@@ -61,15 +61,12 @@ attempt_receive(Operation *operation, Effects *effects)
     return operation->channel->closed ? CLOSED : PENDING;
 }
 
-static Verdict
+static NEVER_INLINE Verdict
 attempt_done(Operation *operation, Effects *effects)
 {
     effects->asked = true;
-    State *state = operation->base.state;
-    PyObject *ready = PyObject_CallMethodNoArgs((PyObject *)operation, state->str_ready);
-    int truth = ready != NULL ? PyObject_IsTrue(ready) : -1;
-    Py_XDECREF(ready);
-    return truth < 0 ? FAILED : truth ? SUCCESS : PENDING;
+    int done = truth(PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__ready));
+    return done < 0 ? FAILED : done ? SUCCESS : PENDING;
 }
 
 static ALWAYS_INLINE Verdict
@@ -82,17 +79,17 @@ attempt(Operation *operation, Effects *effects)
 }
 
 /* Raise what an attempt on a closed channel raises; returns NULL. */
-static PyObject *
+static NEVER_INLINE PyObject *
 raise_closed(Operation *operation)
 {
     Channel *channel = operation->channel;
-    if (operation->base.kind == NEXT && channel->cause == NULL) {
+    if (operation->base.kind == NEXT && channel->cause == NULL)
         PyErr_SetNone(PyExc_StopAsyncIteration);
-        return NULL;
+    else {
+        PyObject *error = closed_error(channel);
+        if (error != NULL)
+            raise_exception(error);
     }
-    PyObject *error = closed_error(channel);
-    if (error != NULL)
-        raise_exception(error);
     return NULL;
 }
 
@@ -100,9 +97,9 @@ static NEVER_INLINE PyObject *
 outcome_of_others(Operation *operation)
 {
     if (operation->base.kind == RECV_MANY)
-        return recv_many_outcome(operation);
+        return recv_many_outcome((Many *)operation);
     if (operation->base.kind == DONE)
-        return PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str_outcome);
+        return PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__finish);
     Py_RETURN_NONE;
 }
 
@@ -120,7 +117,7 @@ outcome(Operation *operation)
 /* --- awaiting ---------------------------------------------------------------------------------- */
 
 /* Stand in line, for oneself or as a case of `select`; code of others runs only for DONE. */
-static ALWAYS_INLINE int
+static ALWAYS_INLINE bool
 park(Operation *operation, Select *select)
 {
     if (select == NULL) {
@@ -133,23 +130,19 @@ park(Operation *operation, Select *select)
         operation->base.encumbered |= FOR_GOOD;
         operation->select = (Select *)Py_NewRef(select);
     }
-    if (operation->base.kind != DONE) {
-        queue_append(queue_of(operation), operation);
-        return 0;
-    }
-    PyObject *watched =
-        PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str_watch);
-    Py_XDECREF(watched);
-    return watched != NULL ? 0 : -1;
+    if (operation->base.kind == DONE)
+        return answered(PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__watch));
+    queue_append(queue_of(operation), operation);
+    return true;
 }
 
-/* No longer asleep, and not because it happened: as if it had never been parked. */
-static void
-unpark(Sleeper *sleeper)
+static int
+withdraw_done(Operation *operation)
 {
-    sleeper_clear(sleeper);
-    sleeper->phase = BEGUN;
-    sleeper->claim = UNCLAIMED;
+    if (operation->base.kind != DONE)
+        return 0;
+    PyObject *gone = PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__withdraw);
+    return answered(gone) ? 0 : -1;
 }
 
 static ALWAYS_INLINE PySendResult
@@ -168,31 +161,6 @@ raise_used(Operation *operation)
     return PYGEN_ERROR;
 }
 
-/* As a generator says it; what code of others drives amid its own step (a loop that is asked whether
- * it is closed, an iterator of values) would stand in line twice, or send its value twice. */
-static PySendResult
-raise_busy(Sleeper *sleeper)
-{
-    PyErr_Format(PyExc_RuntimeError, "%R is in a step already", (PyObject *)sleeper);
-    return PYGEN_ERROR;
-}
-
-/* Resumed, but not because it happened; PYGEN_RETURN to look again. */
-static PySendResult
-resumed_otherwise(Operation *operation, PyObject **result)
-{
-    Sleeper *sleeper = &operation->base;
-    if (sleeper->phase == SPENT)
-        return raise_used(operation);
-    if (sleeper->claim == UNCLAIMED) { /* driven by hand */
-        sleeper->blocking = true;
-        *result = Py_NewRef(operation);
-        return PYGEN_NEXT;
-    }
-    unpark(sleeper); /* the channel was closed: something is ready now */
-    return PYGEN_RETURN;
-}
-
 /* Attempt, and if need be sleep. */
 static NEVER_INLINE PySendResult
 operation_step(Operation *operation, PyObject **result)
@@ -202,10 +170,12 @@ operation_step(Operation *operation, PyObject **result)
     *result = NULL;
     if (sleeper->busy)
         return raise_busy(sleeper);
-    if (sleeper->phase >= PARKED) {
-        PySendResult how = resumed_otherwise(operation, result);
-        if (how != PYGEN_RETURN)
-            return how;
+    if (sleeper->phase == SPENT)
+        return raise_used(operation);
+    if (sleeper->phase == PARKED) {
+        if (sleeper->claim == UNCLAIMED) /* driven by hand */
+            return yield_itself(sleeper, result);
+        unpark(sleeper, BEGUN); /* the channel was closed: something is ready now */
     }
     if (sleeper->phase != YIELDED && budget_is_spent(state)) {
         sleeper->phase = YIELDED;
@@ -222,7 +192,7 @@ operation_step(Operation *operation, PyObject **result)
         return finish_operation(operation, result);
     }
     if (verdict == PENDING) {
-        if (park(operation, NULL) < 0)
+        if (!park(operation, NULL))
             return PYGEN_ERROR;
         *result = Py_NewRef(operation);
         return PYGEN_NEXT;
@@ -243,14 +213,38 @@ operation_send(PyObject *self, PyObject *arg, PyObject **result)
     return operation_step(operation, result);
 }
 
+/* Return `value` (whose reference is taken) from an iterator's `__next__`, as 3.12 to 3.14 want
+ * it: as a StopIteration. None costs nothing. Within a step of ours the exception is one that is
+ * used again and again, as whoever awaits takes it apart at once. */
+static PyObject *
+hand_out(State *state, PyObject *value)
+{
+    PyObject *stop = state->stop_iteration;
+    if (Py_IsNone(value))
+        Py_DECREF(value);
+    else if (stop != NULL && Py_REFCNT(stop) == 1 && active_here(state) != NULL) {
+        /* Python code that caught it left its traceback: it would grow, and hold frames. */
+        Py_CLEAR(((PyBaseExceptionObject *)stop)->traceback);
+        Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
+        raise_exception(Py_NewRef(stop));
+    }
+    else {
+        /* Made here: given to PyErr_SetObject, a tuple or exception would be taken apart. */
+        stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+        Py_DECREF(value);
+        if (stop != NULL)
+            raise_exception(stop);
+    }
+    return NULL;
+}
+
 /* By kind and not by slot, as `am_send` is not inherited by types that are made in Python. */
 static PySendResult
 drive(PyObject *self, PyObject **result)
 {
-    Sleeper *sleeper = (Sleeper *)self;
-    if (Py_IS_TYPE(self, sleeper->state->Select))
+    if (is_select((Sleeper *)self))
         return select_send(self, Py_None, result);
-    if (sleeper->kind == SEND_MANY)
+    if (((Sleeper *)self)->kind == SEND_MANY)
         return send_many_send(self, Py_None, result);
     return operation_send(self, Py_None, result);
 }
@@ -263,8 +257,7 @@ operation_iternext(PyObject *self)
         PyErr_Format(PyExc_TypeError, "%R is not an iterator: await it", self);
         return NULL;
     }
-    PySendResult how = drive(self, &result);
-    if (how == PYGEN_RETURN)
+    if (drive(self, &result) == PYGEN_RETURN)
         return hand_out(((Sleeper *)self)->state, result);
     return result;
 }
@@ -280,107 +273,28 @@ operation_await(Operation *self)
     return Py_NewRef(self);
 }
 
-static int
-withdraw_done(Operation *operation)
-{
-    if (operation->base.kind != DONE)
-        return 0;
-    PyObject *gone =
-        PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str_withdraw);
-    Py_XDECREF(gone);
-    return gone != NULL ? 0 : -1;
-}
-
-/* Settle what an exception at the await means (NULL: it is given up): 1 if that is to be raised,
- * 0 if the operation happened all the same, and returns. */
-static int
-interrupted(Operation *operation, PyObject *interrupt)
-{
-    Sleeper *sleeper = &operation->base;
-    bool parked = sleeper->phase == PARKED;
-    if (sleeper->busy) {
-        raise_busy(sleeper);
-        return -1;
-    }
-    sleeper->phase = SPENT;
-    sleeper->encumbered |= FOR_GOOD;
-    if (!parked)
-        return 1;
-    if (claim(sleeper, CANCELLED, NULL) || sleeper->claim != HAPPENED) {
-        Py_CLEAR(operation->value);
-        return withdraw_done(operation) < 0 ? -1 : 1;
-    }
-    if (operation->base.kind == DONE)
-        return withdraw_done(operation) < 0 ? -1 : 1; /* nothing was taken: it is still done */
-    if (!receives(operation)) {
-        int put_off = rearmed(sleeper, interrupt);
-        return put_off < 0 ? -1 : !put_off;
-    }
-    PyObject *value = operation->value;
-    operation->value = NULL;
-    Effects effects = {NULL, NULL, false};
-    int given = channel_give_back(operation->channel, operation->ticket, value, &effects);
-    pay(sleeper->state, &effects);
-    return given < 0 ? -1 : 1;
-}
-
-static PyObject *
-operation_throw(Operation *self, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *error = interrupt_of(args, count);
-    if (error == NULL)
-        return NULL;
-    int raise = interrupted(self, error);
-    if (raise > 0)
-        raise_exception(error);
-    else {
-        Py_DECREF(error);
-        if (raise == 0)
-            PyErr_SetNone(PyExc_StopIteration);
-    }
-    return NULL;
-}
-
-static PyObject *
-operation_close(Operation *self, PyObject *unused)
-{
-    if (interrupted(self, NULL) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* --- the calls that do not wait, and threads ---------------------------------------------------- */
 
-/* Do it if that is possible at once: false, and nothing done, if it would have to wait. */
-static bool
-do_now(Channel *channel, uint8_t kind, PyObject *value, PyObject **result)
-{
-    Operation now = {.channel = channel, .value = Py_XNewRef(value)};
-    now.base.kind = kind;
-    now.base.state = channel->state;
-    Effects effects = {NULL, NULL, false};
-    Verdict verdict = attempt(&now, &effects);
-    *result = NULL;
-    if (verdict == SUCCESS) {
-        pay(channel->state, &effects);
-        *result = outcome(&now);
-    }
-    else
-        Py_CLEAR(now.value);
-    if (verdict == CLOSED)
-        raise_closed(&now);
-    return verdict != PENDING;
-}
-
+/* Do it at once, or raise WouldBlock. */
 static PyObject *
 now_or_never(Channel *channel, uint8_t kind, PyObject *value)
 {
-    PyObject *result;
-    if (do_now(channel, kind, value, &result))
-        return result;
-    PyObject *label = PyObject_CallOneArg(channel->state->label, (PyObject *)channel);
+    State *state = channel->state;
+    Operation now = {.channel = channel, .value = Py_XNewRef(value)};
+    now.base.kind = kind;
+    now.base.state = state;
+    Effects effects = {NULL, NULL, false};
+    Verdict verdict = attempt(&now, &effects);
+    if (verdict == SUCCESS) {
+        pay(state, &effects);
+        return outcome(&now);
+    }
+    Py_CLEAR(now.value);
+    if (verdict == CLOSED)
+        return raise_closed(&now);
+    PyObject *label = verdict == PENDING ? PyObject_CallOneArg(state->label, (PyObject *)channel) : NULL;
     if (label != NULL)
-        PyErr_Format(channel->state->WouldBlock, "%s on %U would wait", does[kind], label);
+        PyErr_Format(state->WouldBlock, "%s on %U would wait", does[kind], label);
     Py_XDECREF(label);
     return NULL;
 }
@@ -397,7 +311,8 @@ channel_recv_nowait(Channel *self, PyObject *unused)
     return now_or_never(self, RECV, NULL);
 }
 
-/* For a thread: do it now, or stand in line with a lock that whoever claims it releases. */
+/* _block(gate): for a thread. True if it happened at once; else False, and it stands in line with a
+ * lock that whoever claims it releases, or if that is None does not. */
 static PyObject *
 operation_block(Operation *self, PyObject *gate)
 {
@@ -405,14 +320,15 @@ operation_block(Operation *self, PyObject *gate)
     switch (attempt(self, &effects)) {
     case SUCCESS:
         pay(self->base.state, &effects);
-        self->base.phase = SPENT;
         Py_RETURN_TRUE;
     case PENDING:
-        unpark(&self->base);
-        self->base.encumbered |= FOR_GOOD;
-        self->base.party = THREAD;
-        self->base.driver = Py_NewRef(gate);
-        park(self, NULL);
+        if (!Py_IsNone(gate)) {
+            unpark(&self->base, BEGUN);
+            self->base.encumbered |= FOR_GOOD;
+            self->base.party = THREAD;
+            self->base.driver = Py_NewRef(gate);
+            park(self, NULL);
+        }
         Py_RETURN_FALSE;
     case CLOSED:
         self->base.phase = SPENT;
@@ -423,20 +339,20 @@ operation_block(Operation *self, PyObject *gate)
 }
 
 static PyObject *
-operation_wake_done(Operation *self, PyObject *unused)
-{
-    wake_done(self);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-operation_outcome(Operation *self, PyObject *unused)
+operation_take_outcome(Operation *self, PyObject *unused)
 {
     self->base.phase = SPENT;
     return outcome(self);
 }
 
-/* --- the types --------------------------------------------------------------------------------- */
+/* A future, task or event that a `done` case watches is done: it or its select happened. */
+static PyObject *
+operation_wake_done(Operation *self, PyObject *unused)
+{
+    return PyBool_FromLong(claim_and_wake(sleeper_of(self), HAPPENED, self));
+}
+
+/* --- the type ---------------------------------------------------------------------------------- */
 
 static Operation *
 operation_of_type(State *state, PyTypeObject *type, Channel *channel, uint8_t kind)
@@ -450,36 +366,41 @@ operation_of_type(State *state, PyTypeObject *type, Channel *channel, uint8_t ki
     return self;
 }
 
-static inline Operation *
-operation_new(State *state, Channel *channel, uint8_t kind, PyObject *value)
+static inline PyObject *
+operation_new(Channel *channel, uint8_t kind, PyObject *value)
 {
+    State *state = channel->state;
     Operation *self;
-    if (state->free_count == 0) {
-        self = operation_of_type(state, state->Operation, channel, kind);
-        if (self != NULL)
-            self->value = Py_XNewRef(value);
-        return self;
+    if (state->free_count > 0) {
+        self = state->free[--state->free_count]; /* with the reference that the list had */
+        self->base.phase = FRESH;
+        self->base.claim = UNCLAIMED;
+        self->base.kind = kind;
+        self->base.ticket = 0;
+        self->channel = (Channel *)Py_NewRef(channel);
     }
-    self = state->free[--state->free_count]; /* with the reference that the list had */
-    self->base.phase = FRESH;
-    self->base.claim = UNCLAIMED;
-    self->base.kind = kind;
-    self->ticket = 0;
-    self->channel = (Channel *)Py_NewRef(channel);
+    else if ((self = operation_of_type(state, state->Operation, channel, kind)) == NULL)
+        return NULL;
     self->value = Py_XNewRef(value);
-    return self;
+    return (PyObject *)self;
 }
 
 static PyObject *
 channel_send(Channel *self, PyObject *value)
 {
-    return (PyObject *)operation_new(self->state, self, SEND, value);
+    return operation_new(self, SEND, value);
 }
 
 static PyObject *
 channel_recv(Channel *self, PyObject *unused)
 {
-    return (PyObject *)operation_new(self->state, self, RECV, NULL);
+    return operation_new(self, RECV, NULL);
+}
+
+static PyObject *
+channel_anext(Channel *self)
+{
+    return operation_new(self, NEXT, NULL);
 }
 
 /* For Python's `Done`, the one kind that is made from outside. */
@@ -497,10 +418,8 @@ operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named)
 static int
 operation_traverse(Operation *self, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->channel);
     Py_VISIT(self->value);
-    Py_VISIT(self->values);
     Py_VISIT(self->select);
     return sleeper_traverse(&self->base, visit, arg);
 }
@@ -514,7 +433,6 @@ operation_clear(Operation *self)
     }
     Py_CLEAR(self->channel);
     Py_CLEAR(self->value);
-    Py_CLEAR(self->values);
     Py_CLEAR(self->select);
     sleeper_clear(&self->base);
     return 0;
@@ -523,16 +441,13 @@ operation_clear(Operation *self)
 static void
 operation_finalize(PyObject *self)
 {
-    ((Sleeper *)self)->encumbered |= FOR_GOOD; /* by the mark of having been finalised, if nothing else */
+    ((Sleeper *)self)->encumbered |= FOR_GOOD; /* by the mark of having been finalised, if by nothing else */
     if (((Sleeper *)self)->phase != FRESH)
         return;
     PyObject *pending = take_exception();
-    PyObject *warned = PyObject_CallOneArg(((Sleeper *)self)->state->warn_unused, self);
-    if (warned == NULL)
+    if (!answered(PyObject_CallOneArg(((Sleeper *)self)->state->warn_unused, self)))
         PyErr_WriteUnraisable(self);
-    Py_XDECREF(warned);
-    if (pending != NULL)
-        raise_exception(pending);
+    raise_exception(pending);
 }
 
 static NEVER_INLINE void
@@ -542,7 +457,7 @@ operation_free(Operation *self)
     if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
         return;
     PyObject_GC_UnTrack(self);
-    operation_clear(self);
+    type->tp_clear((PyObject *)self);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -571,51 +486,27 @@ get_does(Operation *self, void *closure)
     return PyUnicode_FromString(does[self->base.kind]);
 }
 
-static PyObject *
-get_doing(Operation *self, void *closure)
-{
-    return PyUnicode_FromString(self->base.kind == DONE ? "waiting for"
-                                : receives(self)        ? "receiving from"
-                                                        : "sending to");
-}
-
-static PyObject *
-get_receives(Operation *self, void *closure)
-{
-    return PyBool_FromLong(receives(self) && self->base.kind != DONE);
-}
-
 static PyGetSetDef operation_getset[] = {
     {"does", (getter)get_does, NULL, "What messages call it.", NULL},
-    {"doing", (getter)get_doing, NULL, "What somebody parked here is doing to its channel.", NULL},
-    {"receives", (getter)get_receives, NULL, "Whether it is a receive.", NULL},
     {NULL},
 };
 
 static PyMemberDef operation_members[] = {
     {"channel", T_OBJECT, offsetof(Operation, channel), READONLY, "The channel it works on."},
+    {"_kind", T_UBYTE, offsetof(Operation, base.kind), READONLY, NULL},
     {NULL},
 };
 
 static PyMethodDef operation_methods[] = {
-    {"throw", (PyCFunction)(void (*)(void))operation_throw, METH_FASTCALL, NULL},
-    {"close", (PyCFunction)operation_close, METH_NOARGS, NULL},
-    {"_block", (PyCFunction)operation_block, METH_O, NULL},
-    {"_wake_done", (PyCFunction)operation_wake_done, METH_NOARGS, NULL},
-    {"_take_outcome", (PyCFunction)operation_outcome, METH_NOARGS, NULL},
+    {"_block", ONE(operation_block), NULL},
+    {"_take_outcome", PLAIN(operation_take_outcome), NULL},
+    {"_wake_done", PLAIN(operation_wake_done), NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL},
 };
 
-PyDoc_STRVAR(operation_doc,
-"One channel operation that has not happened yet: await it, or give it to `select`, once.\n"
-"\n"
-"Awaiting raises `Closed` as its channel's semantics say. When the await raises\n"
-"`CancelledError` the operation did not happen; when it happened, the await returns.\n"
-"Dropping one unused warns ``RuntimeWarning: … was never awaited``.");
-
 static PyType_Slot operation_slots[] = {
-    {Py_tp_doc, (void *)operation_doc},
+    {Py_tp_doc, operation_doc},
     {Py_tp_new, operation_of_python},
     {Py_tp_dealloc, operation_dealloc},
     {Py_tp_finalize, operation_finalize},

@@ -1,4 +1,4 @@
-/* Lines of parked operations, first in, first out, and the rings that hold values.
+/* Rings that hold references; lines of parked operations, first in, first out; claims and wake-ups.
  *
  * Invariants
  * - An operation stands in at most one line; the line holds one reference to it.
@@ -7,8 +7,74 @@
  */
 #include "native.h"
 
+/* --- rings ------------------------------------------------------------------------------------ */
+
+static NEVER_INLINE bool
+ring_grow(Ring *ring)
+{
+    Py_ssize_t size = ring->size != 0 ? 2 * ring->size : 8;
+    PyObject **items = PyMem_New(PyObject *, size);
+    if (items == NULL) {
+        PyErr_NoMemory();
+        return false;
+    }
+    for (Py_ssize_t n = 0; n < ring->count; n++)
+        items[n] = ring->items[(ring->head + n) & (ring->size - 1)];
+    PyMem_Free(ring->items);
+    *ring = (Ring){.items = items, .count = ring->count, .size = size};
+    return true;
+}
+
+static inline bool
+ring_has_room(Ring *ring)
+{
+    return ring->count < ring->size || ring_grow(ring);
+}
+
+static inline void
+ring_push(Ring *ring, PyObject *item) /* takes the reference; there is room */
+{
+    ring->items[(ring->head + ring->count++) & (ring->size - 1)] = item;
+}
+
+static inline PyObject *
+ring_pop(Ring *ring) /* not empty; the reference is the caller's */
+{
+    PyObject *item = ring->items[ring->head];
+    ring->head = (ring->head + 1) & (ring->size - 1);
+    ring->count--;
+    return item;
+}
+
 static void
-queue_append(Queue *queue, Operation *operation)
+ring_clear(Ring *ring)
+{
+    while (ring->count > 0)
+        Py_DECREF(ring_pop(ring));
+    PyMem_Free(ring->items);
+    *ring = (Ring){NULL};
+}
+
+static int
+ring_traverse(Ring *ring, visitproc visit, void *arg)
+{
+    for (Py_ssize_t n = 0; n < ring->count; n++)
+        Py_VISIT(ring->items[(ring->head + n) & (ring->size - 1)]);
+    return 0;
+}
+
+/* --- lines ------------------------------------------------------------------------------------ */
+
+/* The line that an operation on a channel stands in when it is parked. */
+static inline Queue *
+queue_of(Operation *operation)
+{
+    Channel *channel = operation->channel;
+    return receives(operation) ? &channel->receivers : &channel->senders;
+}
+
+static inline void
+queue_append(Queue *queue, Operation *operation) /* takes a reference of its own */
 {
     Py_INCREF(operation);
     operation->next = NULL;
@@ -21,8 +87,8 @@ queue_append(Queue *queue, Operation *operation)
     operation->base.queued = true;
 }
 
-static void
-queue_unlink(Queue *queue, Operation *operation)
+static inline void
+queue_unlink(Queue *queue, Operation *operation) /* its reference is the caller's */
 {
     if (operation->prev != NULL)
         operation->prev->next = operation->next;
@@ -36,12 +102,69 @@ queue_unlink(Queue *queue, Operation *operation)
     operation->base.queued = false;
 }
 
-/* The line that an operation on a channel stands in when it is parked. */
-static Queue *
-queue_of(Operation *operation)
+static void
+queue_clear(Queue *queue)
 {
-    Channel *channel = operation->channel;
-    return receives(operation) ? &channel->receivers : &channel->senders;
+    Operation *first;
+    while ((first = queue->head) != NULL) {
+        queue_unlink(queue, first);
+        Py_DECREF(first);
+    }
+}
+
+/* --- claims ----------------------------------------------------------------------------------- */
+
+/* Take a sleeper for `how`, unless it is taken: atomic. The references of its lines to it are
+ * dropped, all but that of the winner, who was taken out of line by its peer. */
+static bool
+claim(Sleeper *sleeper, uint8_t how, Operation *winner)
+{
+    if (sleeper->claim != UNCLAIMED)
+        return false;
+    sleeper->claim = how;
+    if (is_select(sleeper))
+        select_leave((Select *)sleeper, winner);
+    else if (sleeper->queued) {
+        Operation *operation = (Operation *)sleeper;
+        queue_unlink(queue_of(operation), operation);
+        Py_DECREF(operation); /* frees nothing: the caller has one */
+    }
+    return true;
+}
+
+/* Claim the first in line, who was vetted; its reference is the caller's. NULL if there is none. */
+static inline Operation *
+claim_head(Queue *queue)
+{
+    Operation *first = queue->head;
+    if (first == NULL)
+        return NULL;
+    queue_unlink(queue, first);
+    if (first->select != NULL)
+        claim((Sleeper *)first->select, HAPPENED, first);
+    else
+        first->base.claim = HAPPENED;
+    return first;
+}
+
+/* Claim everybody in line, to look again; chained by `next`, before `rest`. */
+static Operation *
+claim_all(Queue *queue, Operation *rest)
+{
+    Operation *last;
+    while ((last = queue->tail) != NULL) {
+        queue_unlink(queue, last);
+        claim(sleeper_of(last), LOOK_AGAIN, last); /* by which it is woken */
+        last->next = rest;
+        rest = last;
+    }
+    return rest;
+}
+
+static inline Scheduler *
+scheduler_of_party(Sleeper *sleeper)
+{
+    return sleeper->party == ACTOR ? ((Actor *)sleeper->driver)->scheduler : sleeper->scheduler;
 }
 
 static bool
@@ -76,22 +199,19 @@ queue_vet_first(State *state, Queue *queue)
     return asked;
 }
 
-/* Claim the first in line, who was vetted; its reference is the caller's. NULL if there is none. */
-static inline Operation *
-claim_head(Queue *queue)
+/* The same, at once for an actor of the loop that is in a step here. */
+static inline bool
+queue_vet(State *state, Queue *queue)
 {
-    Operation *first = queue->head;
-    if (first == NULL)
-        return NULL;
-    queue_unlink(queue, first);
-    if (first->select != NULL)
-        claim((Sleeper *)first->select, HAPPENED, first);
-    else
-        first->base.claim = HAPPENED;
-    return first;
+    if (queue->head == NULL)
+        return false;
+    Sleeper *sleeper = sleeper_of(queue->head);
+    if (sleeper->party == ACTOR && ((Actor *)sleeper->driver)->scheduler == active_here(state))
+        return false;
+    return queue_vet_first(state, queue);
 }
 
-/* How many in line could still be claimed. */
+/* How many in line could still be claimed; -1 with an error set. */
 static Py_ssize_t
 queue_waiting(State *state, Queue *queue)
 {
@@ -110,40 +230,68 @@ queue_waiting(State *state, Queue *queue)
     return waiting;
 }
 
-/* --- rings ------------------------------------------------------------------------------------ */
+/* --- wake-ups --------------------------------------------------------------------------------- */
 
-static int
-ring_grow(Ring *ring)
+/* Have the driver of a claimed sleeper resumed. */
+static inline void
+wake_sleeper(Sleeper *sleeper)
 {
-    Py_ssize_t size = ring->size != 0 ? 2 * ring->size : 8;
-    PyObject **items = PyMem_New(PyObject *, size);
-    if (items == NULL) {
-        PyErr_NoMemory();
-        return -1;
+    PyObject *driver = sleeper->driver;
+    switch (sleeper->party) {
+    case ACTOR: /* the driver's reference goes into the ring */
+        sleeper->driver = NULL;
+        sleeper->party = NOBODY;
+        scheduler_push(((Actor *)driver)->scheduler, driver);
+        break;
+    case TASK:
+        scheduler_push(sleeper->scheduler, Py_NewRef(sleeper));
+        break;
+    case THREAD:
+        if (!answered(PyObject_CallMethodNoArgs(driver, sleeper->state->str_release)))
+            PyErr_WriteUnraisable(driver);
+        break;
+    default: /* nobody yet */
+        break;
     }
-    for (Py_ssize_t n = 0; n < ring->count; n++)
-        items[n] = ring->items[(ring->head + n) & (ring->size - 1)];
-    PyMem_Free(ring->items);
-    ring->items = items;
-    ring->head = 0;
-    ring->size = size;
-    return 0;
 }
 
-static void
-ring_clear(Ring *ring)
+/* Wake the party of a peer that was claimed; takes the reference to it. */
+static inline void
+wake(Operation *operation)
 {
-    while (ring->count > 0)
-        Py_DECREF(ring_pop(ring));
-    PyMem_Free(ring->items);
-    ring->items = NULL;
-    ring->size = ring->head = 0;
+    wake_sleeper(sleeper_of(operation));
+    Py_DECREF(operation);
 }
 
-static int
-ring_traverse(Ring *ring, visitproc visit, void *arg)
+/* Claim it by something that is no operation of a peer. */
+static bool
+claim_and_wake(Sleeper *sleeper, uint8_t how, Operation *winner)
 {
-    for (Py_ssize_t n = 0; n < ring->count; n++)
-        Py_VISIT(ring->items[(ring->head + n) & (ring->size - 1)]);
-    return 0;
+    if (sleeper->phase != PARKED || !claim(sleeper, how, winner))
+        return false;
+    wake_sleeper(sleeper);
+    return true;
+}
+
+/* Tell a value that an overflow policy dropped (and whose reference is taken), if it wants to know. */
+static NEVER_INLINE void
+pay_discarded(State *state, PyObject *value)
+{
+    PyObject *told = PyObject_GetAttr((PyObject *)Py_TYPE(value), state->str___discarded__);
+    if (told == NULL)
+        PyErr_Clear();
+    else if (!answered(PyObject_CallFunctionObjArgs(told, value, state->str_overflow, NULL)))
+        PyErr_WriteUnraisable(told);
+    Py_XDECREF(told);
+    Py_DECREF(value);
+}
+
+/* Do what an atomic section left to be done. */
+static inline void
+pay(State *state, Effects *effects)
+{
+    if (effects->woken != NULL)
+        wake(effects->woken);
+    if (effects->discarded != NULL)
+        pay_discarded(state, effects->discarded);
 }

@@ -31,7 +31,68 @@ running_loop(State *state)
     return Py_IsNone(loop) ? NULL : loop;
 }
 
-/* The scheduler of the loop that runs here, a reference; NULL with an error set if none does. */
+/* Whether the loop can still resume anybody: not once it was closed. */
+static bool
+is_reachable(Scheduler *scheduler)
+{
+    int closed = truth(PyObject_CallNoArgs(scheduler->is_closed));
+    if (closed < 0) /* a signal handler's exception, say: it does not mean that it is closed */
+        PyErr_WriteUnraisable(scheduler->is_closed);
+    return closed <= 0;
+}
+
+static Scheduler *
+scheduler_make(State *state, PyObject *loop)
+{
+    Scheduler *self = (Scheduler *)state->Scheduler->tp_alloc(state->Scheduler, 0);
+    if (self == NULL)
+        return NULL;
+    self->state = state;
+    PyObject *parts = PyObject_CallOneArg(state->parts_of, loop);
+    if (parts == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    int timeless = 0;
+    bool good = PyArg_ParseTuple(parts, "OOOOOOOp", &self->loop, &self->call_soon,
+                                 &self->call_soon_threadsafe, &self->is_closed, &self->time,
+                                 &self->future_arguments, &self->context, &timeless);
+    for (PyObject **part = &self->loop; part <= &self->context; part++)
+        Py_XINCREF(*part);
+    Py_DECREF(parts);
+    self->timeless = timeless;
+    self->stride = 1;
+    self->now = -1.0;
+    self->run = good ? PyObject_GetAttrString((PyObject *)self, "run") : NULL;
+    self->get_loop = self->run != NULL ? PyObject_GetAttrString((PyObject *)self, "get_loop") : NULL;
+    if (self->get_loop == NULL)
+        Py_CLEAR(self);
+    return self;
+}
+
+/* The scheduler that belongs to `loop`: a reference. It lives as long as an actor or a parked task
+ * needs it, or its turn is on its way, so that a closed loop is forgotten with all it had: those
+ * that live are known, by the address of their loop, to a WeakValueDictionary. */
+static Scheduler *
+scheduler_of(State *state, PyObject *loop)
+{
+    if (state->latest != NULL && state->latest->loop == loop)
+        return (Scheduler *)Py_NewRef(state->latest);
+    PyObject *key = PyLong_FromVoidPtr(loop), *known = NULL;
+    if (key != NULL)
+        known = PyObject_CallMethodOneArg(state->schedulers, state->str_get, key);
+    if (known != NULL && Py_IsNone(known)) {
+        Py_SETREF(known, (PyObject *)scheduler_make(state, loop));
+        if (known != NULL && PyObject_SetItem(state->schedulers, key, known) < 0)
+            Py_CLEAR(known);
+    }
+    Py_XDECREF(key);
+    if (known != NULL)
+        state->latest = (Scheduler *)known;
+    return (Scheduler *)known;
+}
+
+/* That of the loop that runs here, a reference; NULL with an error set if none does. */
 static Scheduler *
 scheduler_here(State *state)
 {
@@ -41,115 +102,6 @@ scheduler_here(State *state)
     PyErr_SetString(PyExc_RuntimeError,
                     "no running event loop to wait on; from a thread use channel.sync");
     return NULL;
-}
-
-/* Whether the loop can still resume anybody: not once it was closed. */
-static bool
-is_reachable(Scheduler *scheduler)
-{
-    PyObject *closed = PyObject_CallNoArgs(scheduler->is_closed);
-    if (closed == NULL) /* a signal handler's exception, say: it does not mean that it is closed */
-        PyErr_WriteUnraisable(scheduler->is_closed);
-    bool reachable = closed == NULL || !Py_IsTrue(closed);
-    Py_XDECREF(closed);
-    return reachable;
-}
-
-/* What a weak reference refers to: a reference; NULL, without an error, if that is gone. */
-static Scheduler *
-referent(PyObject *weak)
-{
-    PyObject *object = NULL;
-#if PY_VERSION_HEX >= 0x030D0000
-    if (PyWeakref_GetRef(weak, &object) < 0)
-        PyErr_Clear();
-#else
-    object = PyWeakref_GetObject(weak);
-    object = object == NULL || Py_IsNone(object) ? NULL : Py_NewRef(object);
-#endif
-    return (Scheduler *)object;
-}
-
-static int
-forget_the_gone(State *state)
-{
-    PyObject *all = PyDict_Items(state->schedulers);
-    int failed = all == NULL ? -1 : 0;
-    for (Py_ssize_t n = 0; failed == 0 && n < PyList_GET_SIZE(all); n++) {
-        PyObject *pair = PyList_GET_ITEM(all, n);
-        Scheduler *alive = referent(PyTuple_GET_ITEM(pair, 1));
-        if (alive == NULL && PyDict_DelItem(state->schedulers, PyTuple_GET_ITEM(pair, 0)) < 0)
-            PyErr_Clear(); /* somebody else has */
-        Py_XDECREF(alive);
-    }
-    Py_XDECREF(all);
-    return failed;
-}
-
-static int
-scheduler_fill(Scheduler *self, PyObject *loop)
-{
-    State *state = self->state;
-    PyObject *time = NULL, *timeless = NULL;
-    self->loop = Py_NewRef(loop);
-    self->call_soon = PyObject_GetAttrString(loop, "call_soon");
-    self->call_soon_threadsafe = PyObject_GetAttrString(loop, "call_soon_threadsafe");
-    self->is_closed = PyObject_GetAttrString(loop, "is_closed");
-    self->run = PyObject_GetAttrString((PyObject *)self, "run");
-    self->get_loop = PyObject_GetAttrString((PyObject *)self, "get_loop");
-    self->context = PyContext_New();
-    self->future_arguments = Py_BuildValue("{sO}", "loop", loop);
-    time = PyObject_GetAttrString((PyObject *)Py_TYPE(loop), "time");
-    /* The base loop's time() is this clock, behind a Python call. */
-    self->time = time == state->loop_time ? Py_NewRef(state->monotonic) : PyObject_GetAttrString(loop, "time");
-    Py_XDECREF(time);
-    PyErr_Clear();
-    timeless = PyObject_GetAttrString(loop, "detects_deadlock");
-    self->timeless = timeless != NULL && PyObject_IsTrue(timeless) == 1;
-    Py_XDECREF(timeless);
-    PyErr_Clear();
-    self->stride = 1;
-    self->now = -1.0;
-    bool whole = self->call_soon && self->call_soon_threadsafe && self->is_closed && self->run && self->get_loop &&
-                 self->context && self->future_arguments && self->time;
-    if (!whole)
-        PyErr_Format(PyExc_TypeError, "%R is not an event loop", loop);
-    return whole ? 0 : -1;
-}
-
-static Scheduler *
-scheduler_make(State *state, PyObject *loop, PyObject *key)
-{
-    Scheduler *self = (Scheduler *)state->Scheduler->tp_alloc(state->Scheduler, 0);
-    if (self == NULL)
-        return NULL;
-    self->state = state;
-    PyObject *weak = scheduler_fill(self, loop) == 0 ? PyWeakref_NewRef((PyObject *)self, NULL) : NULL;
-    if (weak == NULL || forget_the_gone(state) < 0 ||
-        PyDict_SetItem(state->schedulers, key, weak) < 0)
-        Py_CLEAR(self);
-    Py_XDECREF(weak);
-    return self;
-}
-
-/* The scheduler that belongs to `loop`: a reference. It lives as long as an actor or a parked task
- * needs it, or its turn is on its way, so that a closed loop is forgotten with all it had. */
-static Scheduler *
-scheduler_of(State *state, PyObject *loop)
-{
-    if (state->latest != NULL && state->latest->loop == loop)
-        return (Scheduler *)Py_NewRef(state->latest);
-    PyObject *key = PyLong_FromVoidPtr(loop);
-    if (key == NULL)
-        return NULL;
-    PyObject *weak = PyDict_GetItemWithError(state->schedulers, key);
-    Scheduler *self = weak != NULL ? referent(weak) : NULL;
-    if (self == NULL && !PyErr_Occurred())
-        self = scheduler_make(state, loop, key);
-    Py_DECREF(key);
-    if (self != NULL)
-        state->latest = self;
-    return self;
 }
 
 /* --- time -------------------------------------------------------------------------------------- */
@@ -174,6 +126,15 @@ scheduler_now(Scheduler *self)
     if (active_here(self->state) == self)
         self->now = now;
     return now;
+}
+
+/* A step of its begins in this thread. */
+static inline void
+scheduler_enter(Scheduler *self)
+{
+    self->state->active = self;
+    self->thread = PyThreadState_Get();
+    self->now = -1.0;
 }
 
 /* --- resuming ---------------------------------------------------------------------------------- */
@@ -228,9 +189,7 @@ static int
 swap_current(Scheduler *self, PyObject *actor)
 {
     PyObject *arguments[] = {self->loop, actor != NULL ? actor : Py_None};
-    PyObject *before = PyObject_Vectorcall(self->state->swap_current_task, arguments, 2, NULL);
-    Py_XDECREF(before);
-    return before != NULL ? 0 : -1;
+    return answered(PyObject_Vectorcall(self->state->swap_current_task, arguments, 2, NULL)) ? 0 : -1;
 }
 
 /* Make `actor` the loop's current task, or nobody. */
@@ -255,8 +214,7 @@ scheduler_leave(Scheduler *self)
         PyObject *error = take_exception();
         if (set_current(self, NULL) < 0)
             PyErr_Clear();
-        if (error != NULL)
-            raise_exception(error);
+        raise_exception(error);
     }
     self->thread = NULL;
     self->now = -1.0;
@@ -267,7 +225,8 @@ static int
 resume_task(Scheduler *self, Sleeper *sleeper)
 {
     PyThreadState *thread = self->thread;
-    PyObject *callback = sleeper->driver, *context = sleeper->context, *done = NULL;
+    PyObject *callback = sleeper->driver, *context = sleeper->context;
+    bool done = false;
     if (callback == NULL || context == NULL)
         return 0;
     sleeper->driver = sleeper->context = NULL;
@@ -275,13 +234,12 @@ resume_task(Scheduler *self, Sleeper *sleeper)
     sleeper->encumbered &= ~FOR_A_TASK;
     Py_CLEAR(sleeper->scheduler);
     if ((self->current == NULL || set_current(self, NULL) == 0) && enter_context(thread, context) == 0) {
-        done = PyObject_CallOneArg(callback, (PyObject *)sleeper);
+        done = answered(PyObject_CallOneArg(callback, (PyObject *)sleeper));
         exit_context(thread, context);
     }
     Py_DECREF(callback);
     Py_DECREF(context);
-    Py_XDECREF(done);
-    return done != NULL ? 0 : -1;
+    return done ? 0 : -1;
 }
 
 static int
@@ -309,6 +267,27 @@ has_time(Scheduler *self, double *last, double ends)
     return now < ends;
 }
 
+/* Have the processor fetch what the next steps look at, while this one runs: of the next but one who
+ * it is, of the next, who is known by now, where it stopped. Of many actors little is in its caches. */
+static inline void
+fetch_ahead(Scheduler *self)
+{
+    Ring *ready = &self->ready;
+    char *later = (char *)ready->items[(ready->head + 1) & (ready->size - 1)];
+    PyObject *next = ready->items[ready->head];
+    PREFETCH(later);
+    PREFETCH(later + offsetof(Actor, scheduler));
+    if (Py_IS_TYPE(next, self->state->Actor)) {
+        Actor *actor = (Actor *)next;
+        PREFETCH(actor->coroutine);
+        PREFETCH((char *)actor->coroutine + 64);
+        PREFETCH((char *)actor->coroutine + 128);
+        PREFETCH((char *)actor->waiting);
+        PREFETCH((char *)actor->waiting + 64);
+        PREFETCH(actor->context);
+    }
+}
+
 /* One turn: resume the ready and those whom they wake, within bounds, in order. */
 static PyObject *
 scheduler_run(Scheduler *self, PyObject *unused)
@@ -324,6 +303,8 @@ scheduler_run(Scheduler *self, PyObject *unused)
     while (self->ready.count > 0 && failed == 0 &&
            (self->steps < TURN_STEPS || self->resumed < owed)) {
         PyObject *item = ring_pop(&self->ready);
+        if (self->ready.count > 1)
+            fetch_ahead(self);
         self->resumed++;
         self->state->active = self; /* another thread may have had its turn */
         failed = resume_item(self, item);
@@ -341,8 +322,7 @@ scheduler_run(Scheduler *self, PyObject *unused)
     if (self->ready.count > 0 && !self->again) {
         PyObject *error = take_exception();
         schedule(self);
-        if (error != NULL)
-            raise_exception(error);
+        raise_exception(error);
     }
     if (failed < 0)
         return NULL;
@@ -355,30 +335,16 @@ static int
 scheduler_traverse(Scheduler *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->loop);
-    Py_VISIT(self->call_soon);
-    Py_VISIT(self->call_soon_threadsafe);
-    Py_VISIT(self->is_closed);
-    Py_VISIT(self->time);
-    Py_VISIT(self->context);
-    Py_VISIT(self->run);
-    Py_VISIT(self->get_loop);
-    Py_VISIT(self->future_arguments);
+    for (PyObject **each = &self->loop; each <= &self->get_loop; each++)
+        Py_VISIT(*each);
     return ring_traverse(&self->ready, visit, arg);
 }
 
 static int
 scheduler_clear(Scheduler *self)
 {
-    Py_CLEAR(self->loop);
-    Py_CLEAR(self->call_soon);
-    Py_CLEAR(self->call_soon_threadsafe);
-    Py_CLEAR(self->is_closed);
-    Py_CLEAR(self->time);
-    Py_CLEAR(self->context);
-    Py_CLEAR(self->run);
-    Py_CLEAR(self->get_loop);
-    Py_CLEAR(self->future_arguments);
+    for (PyObject **each = &self->loop; each <= &self->get_loop; each++)
+        Py_CLEAR(*each);
     ring_clear(&self->ready);
     return 0;
 }
@@ -407,8 +373,8 @@ scheduler_get_loop(Scheduler *self, PyObject *unused)
 }
 
 static PyMethodDef scheduler_methods[] = {
-    {"get_loop", (PyCFunction)scheduler_get_loop, METH_NOARGS, "The loop that it serves."},
-    {"run", (PyCFunction)scheduler_run, METH_NOARGS, "One turn: resume the ready."},
+    {"get_loop", PLAIN(scheduler_get_loop), "The loop that it serves."},
+    {"run", PLAIN(scheduler_run), "One turn: resume the ready."},
     {NULL},
 };
 

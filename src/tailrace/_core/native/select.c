@@ -6,38 +6,34 @@
  */
 #include "native.h"
 
-static int release(Select *self);
-static int give_back_winner(Select *self);
+enum { NONE_READY = -1, RAISED = -2 }; /* instead of the index of a case */
 
 /* --- the choice -------------------------------------------------------------------------------- */
 
-/* The cases in the order of their chances (Fisher and Yates, as Knuth writes it). */
-static Py_ssize_t *
-order_of(State *state, Py_ssize_t count, bool priority, Py_ssize_t *few)
+/* A random whole number in [0, n): Knuth's 64-bit LCG, its high half scaled. */
+static inline int
+dice_below(State *state, int n)
 {
-    Py_ssize_t *order = count <= FEW_CASES ? few : PyMem_New(Py_ssize_t, count);
-    if (order == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    for (Py_ssize_t n = 0; n < count; n++)
+    state->dice = state->dice * 6364136223846793005u + 1442695040888963407u;
+    return (int)(((state->dice >> 32) * (uint64_t)n) >> 32);
+}
+
+/* The cases in the order of their chances (Fisher and Yates, as Knuth writes it). */
+static void
+shuffle(Select *self, Py_ssize_t *order)
+{
+    for (Py_ssize_t n = 0; n < self->count; n++)
         order[n] = n;
-    for (Py_ssize_t last = count - 1; last > 0 && !priority; last--) {
-        int other = dice_below(state, (int)last + 1);
-        if (other < 0) {
-            if (order != few)
-                PyMem_Free(order);
-            return NULL;
-        }
+    for (Py_ssize_t last = self->count - 1; last > 0 && !self->priority; last--) {
+        int other = dice_below(self->base.state, (int)last + 1);
         Py_ssize_t swapped = order[last];
         order[last] = order[other];
         order[other] = swapped;
     }
-    return order;
 }
 
-/* Ask the futures and events first, as that is code of others; the answer is kept in `count`. */
-static int
+/* Ask the futures and events first, as that is code of others; the answer is kept in `blocking`. */
+static bool
 ask_done_cases(Select *self)
 {
     for (Py_ssize_t n = 0; n < self->count; n++) {
@@ -45,89 +41,87 @@ ask_done_cases(Select *self)
         if (each == NULL || each->base.kind != DONE)
             continue;
         Effects effects = {NULL, NULL, false};
-        Verdict verdict = attempt(each, &effects);
+        Verdict verdict = attempt_done(each, &effects);
         if (verdict == FAILED)
-            return -1;
-        each->count = verdict == SUCCESS;
+            return false;
+        each->base.blocking = verdict == SUCCESS;
     }
-    return 0;
+    return true;
 }
 
-/* Attempt one after another: the index of the case that happened, or whose channel is `closed`;
- * -1 if none can happen now, -2 with an error set. */
+/* Attempt one after another: the index of the case that happened, or whose channel is `closed`. */
 static Py_ssize_t
 attempt_in_order(Select *self, const Py_ssize_t *order, bool *closed)
 {
-    State *state = self->base.state;
-    Py_ssize_t count = self->count;
     bool again;
     do {
         again = false;
-        for (Py_ssize_t n = 0; n < count; n++) {
+        for (Py_ssize_t n = 0; n < self->count; n++) {
             Operation *each = self->cases[order[n]];
             if (each == NULL)
                 continue;
             Effects effects = {NULL, NULL, false};
             Verdict verdict = each->base.kind != DONE ? attempt(each, &effects)
-                              : each->count           ? SUCCESS
+                              : each->base.blocking   ? SUCCESS
                                                       : PENDING;
             if (verdict == PENDING) {
                 again |= effects.asked;
                 continue;
             }
             if (verdict == FAILED)
-                return -2;
+                return RAISED;
             *closed = verdict == CLOSED;
-            pay(state, &effects);
+            pay(self->base.state, &effects);
             return order[n];
         }
     } while (again);
-    return -1;
+    return NONE_READY;
 }
 
-static int
+/* Stand in all lines; the futures and events, whose watching is code of others, come last. */
+static bool
 park_all(Select *self, const Py_ssize_t *order)
 {
-    Py_ssize_t count = self->count;
     self->base.phase = PARKED;
     self->base.claim = UNCLAIMED;
     self->base.blocking = true;
-    for (Py_ssize_t n = 0; n < count; n++) {
-        Operation *each = self->cases[order[n]];
-        if (each != NULL && each->base.kind != DONE)
-            park(each, self);
-    }
-    for (Py_ssize_t n = 0; n < count; n++) {
-        Operation *each = self->cases[order[n]];
-        if (each != NULL && each->base.kind == DONE && park(each, self) < 0) {
-            PyObject *error = take_exception();
-            if (!claim(&self->base, CANCELLED, NULL) && self->base.claim == HAPPENED)
-                give_back_winner(self);
-            release(self);
-            PyErr_Clear();
-            raise_exception(error);
-            return -1;
+    for (int others = 0; others < 2; others++)
+        for (Py_ssize_t n = 0; n < self->count; n++) {
+            Operation *each = self->cases[order[n]];
+            if (each != NULL && (each->base.kind == DONE) == others && !park(each, self))
+                return false;
         }
-    }
-    return 0;
+    return true;
 }
 
-/* The index of the case that happened, after parking if none could: -1 when parked, -2 for an
- * error. */
+/* As if it had been cancelled, for an error in falling asleep, which stays set. */
+static void
+give_up(Select *self)
+{
+    PyObject *error = take_exception();
+    if (!claim(&self->base, CANCELLED, NULL) && self->base.claim == HAPPENED)
+        undo(self->winner);
+    release(self);
+    PyErr_Clear();
+    raise_exception(error);
+}
+
+/* The index of the case that happened; if none could, all are parked where that is wanted. */
 static Py_ssize_t
 attempt_or_park(Select *self, bool may_park, bool *closed)
 {
-    Py_ssize_t few[FEW_CASES];
-    Py_ssize_t *order =
-        order_of(self->base.state, self->count, self->priority, few);
-    if (order == NULL || ask_done_cases(self) < 0) {
-        if (order != NULL && order != few)
-            PyMem_Free(order);
-        return -2;
+    Py_ssize_t few[FEW_CASES], index = RAISED;
+    Py_ssize_t *order = self->count <= FEW_CASES ? few : PyMem_New(Py_ssize_t, self->count);
+    if (order == NULL)
+        PyErr_NoMemory();
+    else if (ask_done_cases(self)) {
+        shuffle(self, order);
+        index = attempt_in_order(self, order, closed);
+        if (index == NONE_READY && may_park && !park_all(self, order)) {
+            give_up(self);
+            index = RAISED;
+        }
     }
-    Py_ssize_t index = attempt_in_order(self, order, closed);
-    if (index == -1 && may_park && park_all(self, order) < 0)
-        index = -2;
     if (order != few)
         PyMem_Free(order);
     return index;
@@ -155,34 +149,26 @@ select_leave(Select *self, Operation *winner)
     }
 }
 
-/* Stop the timer and the watches of a select that is no longer asleep. */
+/* Stop the timer and the watches of a select that is no longer asleep: 0, or -1 with an error. */
 static int
 release(Select *self)
 {
-    State *state = self->base.state;
+    PyObject *timer = self->timer;
     int failed = 0;
     Py_INCREF(self);
     for (Py_ssize_t n = 0; n < self->count; n++) {
         Operation *each = self->cases[n];
         if (each == NULL || each->select == NULL)
             continue;
-        if (each->base.kind == DONE) {
-            PyObject *gone = PyObject_CallMethodNoArgs((PyObject *)each, state->str_withdraw);
-            failed |= gone == NULL;
-            Py_XDECREF(gone);
-        }
+        failed |= withdraw_done(each);
         Py_CLEAR(each->select);
     }
-    if (self->timer != NULL) {
-        PyObject *timer = self->timer;
-        self->timer = NULL;
-        PyObject *gone = PyObject_CallMethodNoArgs(timer, state->str_cancel);
-        failed |= gone == NULL;
-        Py_XDECREF(gone);
-        Py_DECREF(timer);
-    }
+    self->timer = NULL;
+    if (timer != NULL && !answered(PyObject_CallMethodNoArgs(timer, self->base.state->str_cancel)))
+        failed = -1;
+    Py_XDECREF(timer);
     Py_DECREF(self);
-    return failed ? -1 : 0;
+    return failed;
 }
 
 /* --- what it gives ----------------------------------------------------------------------------- */
@@ -214,15 +200,6 @@ index_and_value(Select *self, Py_ssize_t index, bool closed)
     return pair;
 }
 
-static PyObject *
-winner_and_value(Select *self)
-{
-    Py_ssize_t index = 0;
-    while (self->cases[index] != self->winner)
-        index++;
-    return index_and_value(self, index, false);
-}
-
 static PySendResult
 give(Select *self, PyObject *value, PyObject **result)
 {
@@ -233,46 +210,37 @@ give(Select *self, PyObject *value, PyObject **result)
 
 /* --- awaiting ---------------------------------------------------------------------------------- */
 
-static int
+static bool
 note_deadline(Select *self)
 {
     Scheduler *scheduler = scheduler_here(self->base.state);
     if (scheduler == NULL)
-        return -1;
+        return false;
     scheduler->now = -1.0; /* a deadline is exact */
     self->deadline = scheduler_now(scheduler) + self->timeout;
     self->timing = DEADLINE;
     Py_DECREF(scheduler);
-    return 0;
-}
-
-static int
-start_timer(Select *self)
-{
-    State *state = self->base.state;
-    PyObject *wake = PyObject_GetAttr((PyObject *)self, state->str_claim);
-    PyObject *loop = running_loop(state);
-    if (wake != NULL && loop == NULL)
-        PyErr_SetString(PyExc_RuntimeError, "no running event loop");
-    else if (wake != NULL)
-        self->timer = PyObject_CallMethod(loop, "call_at", "dOi", self->deadline, wake, TIMED_OUT);
-    Py_XDECREF(wake);
-    return self->timer != NULL ? 0 : -1;
+    return true;
 }
 
 static PySendResult
 fall_asleep(Select *self, PyObject **result)
 {
-    if (self->timing == DEADLINE && start_timer(self) < 0) {
-        claim(&self->base, CANCELLED, NULL);
-        PyObject *error = take_exception();
-        release(self);
-        PyErr_Clear();
-        raise_exception(error);
-        return give(self, NULL, result);
+    State *state = self->base.state;
+    if (self->timing == DEADLINE) {
+        PyObject *wake = PyObject_GetAttr((PyObject *)self, state->str__wake);
+        Scheduler *scheduler = wake != NULL ? scheduler_here(state) : NULL;
+        if (scheduler != NULL)
+            self->timer = PyObject_CallMethod(scheduler->loop, "call_at", "dOi", self->deadline, wake,
+                                              TIMED_OUT);
+        Py_XDECREF(scheduler);
+        Py_XDECREF(wake);
+        if (self->timer == NULL) {
+            give_up(self);
+            return give(self, NULL, result);
+        }
     }
-    *result = Py_NewRef(self);
-    return PYGEN_NEXT;
+    return yield_itself(&self->base, result);
 }
 
 /* What woke it: PYGEN_NEXT to look again. */
@@ -281,13 +249,23 @@ woken(Select *self, PyObject **result)
 {
     if (release(self) < 0)
         return give(self, NULL, result);
-    if (self->base.claim == HAPPENED)
-        return give(self, winner_and_value(self), result);
+    if (self->base.claim == HAPPENED) {
+        Py_ssize_t index = 0;
+        while (self->cases[index] != self->winner)
+            index++;
+        return give(self, index_and_value(self, index, false), result);
+    }
     if (self->base.claim == TIMED_OUT)
         return give(self, PyTuple_Pack(2, Py_None, Py_None), result);
-    sleeper_clear(&self->base);
-    self->base.phase = BEGUN;
+    unpark(&self->base, BEGUN);
     return PYGEN_NEXT;
+}
+
+static PySendResult
+raise_select_used(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "select was awaited already: it is used once");
+    return PYGEN_ERROR;
 }
 
 static PySendResult
@@ -299,21 +277,16 @@ select_send(PyObject *object, PyObject *arg, PyObject **result)
     *result = NULL;
     if (sleeper->busy)
         return raise_busy(sleeper);
-    if (sleeper->phase == SPENT) {
-        PyErr_SetString(PyExc_RuntimeError, "select was awaited already: it is used once");
-        return PYGEN_ERROR;
-    }
+    if (sleeper->phase == SPENT)
+        return raise_select_used();
     if (sleeper->phase == PARKED) {
-        if (sleeper->claim == UNCLAIMED) { /* driven by hand */
-            sleeper->blocking = true;
-            *result = Py_NewRef(self);
-            return PYGEN_NEXT;
-        }
+        if (sleeper->claim == UNCLAIMED) /* driven by hand */
+            return yield_itself(sleeper, result);
         PySendResult how = woken(self, result);
         if (how != PYGEN_NEXT)
             return how;
     }
-    if (self->timing == TIMEOUT && note_deadline(self) < 0)
+    if (self->timing == TIMEOUT && !note_deadline(self))
         return give(self, NULL, result);
     if (sleeper->phase != YIELDED && budget_is_spent(sleeper->state)) {
         sleeper->phase = YIELDED;
@@ -324,7 +297,7 @@ select_send(PyObject *object, PyObject *arg, PyObject **result)
     sleeper->busy = true;
     Py_ssize_t index = attempt_or_park(self, true, &closed);
     sleeper->busy = false;
-    if (index == -1)
+    if (index == NONE_READY)
         return fall_asleep(self, result);
     sleeper->state->budget--;
     return give(self, index >= 0 ? index_and_value(self, index, closed) : NULL, result);
@@ -334,212 +307,126 @@ static PyObject *
 select_await(Select *self)
 {
     if (self->base.phase != FRESH) {
-        PyErr_SetString(PyExc_RuntimeError, "select was awaited already: it is used once");
+        raise_select_used();
         return NULL;
     }
     self->base.phase = BEGUN;
     return Py_NewRef(self);
 }
 
-/* What the winner was handed, if it was a receive, goes back to its place in the order. */
-static int
-give_back_winner(Select *self)
-{
-    Operation *winner = self->winner;
-    PyObject *value = winner->value;
-    if (winner->base.kind == DONE || !receives(winner) || value == NULL)
-        return 0;
-    winner->value = NULL;
-    Effects effects = {NULL, NULL, false};
-    int given = channel_give_back(winner->channel, winner->ticket, value, &effects);
-    pay(self->base.state, &effects);
-    return given;
-}
-
-/* As for an operation: 1 if the interrupt is to be raised, 0 if a send happened all the same. */
-static int
-select_interrupted(Select *self, PyObject *interrupt)
-{
-    Sleeper *sleeper = &self->base;
-    bool parked = sleeper->phase == PARKED;
-    if (sleeper->busy) {
-        raise_busy(sleeper);
-        return -1;
-    }
-    sleeper->phase = SPENT;
-    if (!parked)
-        return 1;
-    claim(sleeper, CANCELLED, NULL);
-    if (release(self) < 0)
-        return -1;
-    Operation *winner = self->winner;
-    if (sleeper->claim != HAPPENED || winner->base.kind == DONE)
-        return 1;
-    if (!receives(winner)) {
-        int put_off = rearmed(sleeper, interrupt);
-        return put_off < 0 ? -1 : !put_off;
-    }
-    return give_back_winner(self) < 0 ? -1 : 1;
-}
-
-static PyObject *
-select_throw(Select *self, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *error = interrupt_of(args, count);
-    if (error == NULL)
-        return NULL;
-    int raise = select_interrupted(self, error);
-    if (raise > 0) {
-        raise_exception(error);
-        return NULL;
-    }
-    Py_DECREF(error);
-    PyObject *value = raise == 0 ? winner_and_value(self) : NULL;
-    return value != NULL ? hand_out_anew(value) : NULL;
-}
-
-static PyObject *
-select_close(Select *self, PyObject *unused)
-{
-    if (select_interrupted(self, NULL) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 /* --- the calls --------------------------------------------------------------------------------- */
 
-static int
-refuse(State *state, Py_ssize_t index, PyObject *item)
-{
-    if (PyErr_Occurred())
-        return -1; /* the first refusal counts */
-    bool usable = is_operation(state, item) && ((Sleeper *)item)->kind != NEXT &&
-                  ((Sleeper *)item)->kind != SEND_MANY && ((Sleeper *)item)->kind != RECV_MANY;
-    if (usable)
-        PyErr_Format(PyExc_RuntimeError, "case %zd of select was used already: %R", index, item);
-    else
-        PyErr_Format(PyExc_TypeError,
-                     "case %zd of select is %R: give it an operation, such as channel.recv(), "
-                     "channel.send(value) or done(future), or None for no case",
-                     index, item);
-    return -1;
-}
-
-/* Mark every operation used, so that a refusal of one does not make the others warn. */
-static int
-spend(State *state, PyObject *const *cases, Py_ssize_t count)
-{
-    int refused = 0;
-    for (Py_ssize_t n = 0; n < count; n++) {
-        if (Py_IsNone(cases[n]))
-            continue;
-        Operation *each = is_operation(state, cases[n]) ? (Operation *)cases[n] : NULL;
-        bool good = each != NULL && each->base.phase == FRESH &&
-                    (each->base.kind == RECV || each->base.kind == SEND || each->base.kind == DONE);
-        if (!good)
-            refused = refuse(state, n, cases[n]);
-        if (each != NULL && each->base.phase == FRESH)
-            each->base.phase = SPENT;
-    }
-    return refused;
-}
-
-/* Read the keywords that follow the cases. */
-static int
-read_names(PyObject *const *args, PyObject *names, PyObject **timeout, PyObject **priority)
-{
-    Py_ssize_t count = names != NULL ? PyTuple_GET_SIZE(names) : 0;
-    for (Py_ssize_t n = 0; n < count; n++) {
-        PyObject *name = PyTuple_GET_ITEM(names, n);
-        if (timeout != NULL && PyUnicode_CompareWithASCIIString(name, "timeout") == 0)
-            *timeout = args[n];
-        else if (PyUnicode_CompareWithASCIIString(name, "priority") == 0)
-            *priority = args[n];
-        else {
-            PyErr_Format(PyExc_TypeError, "select() got an unexpected keyword argument %R", name);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/* A new select: with no case yet and nothing to await. */
+/* A new select: with room for so many cases, no case yet, and nothing to await. */
 static Select *
-select_alloc(State *state)
+select_alloc(State *state, Py_ssize_t count)
 {
     Select *self;
-    if (state->free_select_count == 0) {
-        self = (Select *)state->Select->tp_alloc(state->Select, 0);
-        if (self == NULL)
-            return NULL;
-        self->base.state = state;
-    }
-    else {
+    if (state->free_select_count > 0) {
         self = state->free_selects[--state->free_select_count];
         self->base.claim = UNCLAIMED;
     }
+    else if ((self = (Select *)state->Select->tp_alloc(state->Select, 0)) == NULL)
+        return NULL;
+    self->base.state = state;
     self->base.phase = SPENT;
     self->timing = NO_TIMEOUT;
-    self->cases = self->few;
+    self->priority = false;
     self->count = 0;
-    return self;
-}
-
-static Select *
-select_new(State *state, PyObject *const *cases, Py_ssize_t count, PyObject *priority)
-{
-    int first = Py_IsFalse(priority) ? 0 : PyObject_IsTrue(priority);
-    Select *self = first < 0 ? NULL : select_alloc(state);
-    if (self == NULL)
+    self->cases = count > FEW_CASES ? PyMem_New(Operation *, count) : self->few;
+    if (self->cases == NULL) {
+        self->cases = self->few;
+        Py_DECREF(self);
+        PyErr_NoMemory();
         return NULL;
-    self->priority = first;
-    if (count > FEW_CASES) {
-        self->cases = PyMem_New(Operation *, count);
-        if (self->cases == NULL) {
-            self->cases = self->few;
-            Py_DECREF(self);
-            PyErr_NoMemory();
-            return NULL;
-        }
-    }
-    for (; self->count < count; self->count++) {
-        PyObject *each = cases[self->count];
-        self->cases[self->count] = Py_IsNone(each) ? NULL : (Operation *)Py_NewRef(each);
     }
     return self;
 }
 
-static int
+/* Take the cases. All operations are marked used, so that a refusal of one does not make the others
+ * warn; the first refusal counts. */
+static bool
+take_cases(Select *self, PyObject *const *cases, Py_ssize_t count)
+{
+    State *state = self->base.state;
+    PyObject *refused = NULL;
+    for (Py_ssize_t n = 0; n < count; n++) {
+        Operation *each = is_operation(state, cases[n]) ? (Operation *)cases[n] : NULL;
+        bool fresh = each != NULL && each->base.phase == FRESH;
+        if (fresh)
+            each->base.phase = SPENT;
+        if (fresh && (each->base.kind <= SEND || each->base.kind == DONE))
+            self->cases[self->count++] = (Operation *)Py_NewRef(each);
+        else if (Py_IsNone(cases[n]))
+            self->cases[self->count++] = NULL;
+        else if (refused == NULL)
+            refused = Py_BuildValue("nO", n, cases[n]);
+    }
+    if (refused != NULL) {
+        Py_XDECREF(PyObject_CallObject(state->refuse_case, refused));
+        Py_DECREF(refused);
+    }
+    return self->count == count && !PyErr_Occurred();
+}
+
+static bool
 set_timeout(Select *self, PyObject *given)
 {
-    if (Py_IsNone(given))
-        return 0;
     PyObject *timeout = PyObject_CallOneArg(self->base.state->check_timeout, given);
     if (timeout == NULL)
-        return -1;
+        return false;
     if (!Py_IsNone(timeout)) {
         self->timeout = PyFloat_AsDouble(timeout);
         self->timing = TIMEOUT;
     }
     Py_DECREF(timeout);
-    return PyErr_Occurred() ? -1 : 0;
+    return !PyErr_Occurred();
+}
+
+/* Read the keywords: `timeout`, where that is allowed, and `priority`. */
+static bool
+set_options(Select *self, PyObject *const *values, PyObject *names, bool timed)
+{
+    for (Py_ssize_t n = 0; names != NULL && n < PyTuple_GET_SIZE(names); n++) {
+        PyObject *name = PyTuple_GET_ITEM(names, n);
+        if (timed && PyUnicode_CompareWithASCIIString(name, "timeout") == 0) {
+            if (!set_timeout(self, values[n]))
+                return false;
+        }
+        else if (PyUnicode_CompareWithASCIIString(name, "priority") == 0) {
+            int first = PyObject_IsTrue(values[n]);
+            if (first < 0)
+                return false;
+            self->priority = first;
+        }
+        else {
+            PyErr_Format(PyExc_TypeError, "select() got an unexpected keyword argument %R", name);
+            return false;
+        }
+    }
+    return true;
+}
+
+static Select *
+select_new(State *state, PyObject *const *args, Py_ssize_t count, PyObject *names, bool timed)
+{
+    Select *self = select_alloc(state, count);
+    if (self == NULL)
+        return NULL;
+    bool good = take_cases(self, args, count);
+    if (!good || !set_options(self, args + count, names, timed))
+        Py_CLEAR(self);
+    return self;
 }
 
 static PyObject *
 select_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    PyObject *timeout = Py_None, *priority = Py_False;
-    int failed = read_names(args + count, names, &timeout, &priority);
-    if (spend(PyModule_GetState(module), args, count) < 0 || failed < 0)
+    Select *self = select_new(PyModule_GetState(module), args, count, names, true);
+    if (self == NULL)
         return NULL;
-    Select *self = select_new(PyModule_GetState(module), args, count, priority);
-    if (self == NULL || set_timeout(self, timeout) < 0) {
-        Py_XDECREF(self);
-        return NULL;
-    }
     bool something = self->timing == TIMEOUT;
-    for (Py_ssize_t n = 0; n < count; n++)
-        something |= !Py_IsNone(args[n]);
+    for (Py_ssize_t n = 0; n < count && !something; n++)
+        something = self->cases[n] != NULL;
     if (!something) {
         Py_DECREF(self);
         PyErr_SetString(PyExc_ValueError,
@@ -554,18 +441,15 @@ static PyObject *
 select_nowait_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     State *state = PyModule_GetState(module);
-    PyObject *priority = Py_False, *pair = NULL;
+    Select *self = select_new(state, args, count, names, false);
+    PyObject *pair = NULL;
     bool closed = false;
-    int failed = read_names(args + count, names, NULL, &priority);
-    if (spend(state, args, count) < 0 || failed < 0)
-        return NULL;
-    Select *self = select_new(state, args, count, priority);
     if (self == NULL)
         return NULL;
     Py_ssize_t index = attempt_or_park(self, false, &closed);
     if (index >= 0)
         pair = index_and_value(self, index, closed);
-    else if (index == -1)
+    else if (index == NONE_READY)
         PyErr_SetString(state->WouldBlock, "no case of select is ready");
     Py_DECREF(self);
     return pair;
@@ -576,7 +460,6 @@ select_nowait_call(PyObject *module, PyObject *const *args, Py_ssize_t count, Py
 static int
 select_traverse(Select *self, visitproc visit, void *arg)
 {
-    Py_VISIT(Py_TYPE(self));
     for (Py_ssize_t n = 0; n < self->count; n++)
         Py_VISIT(self->cases[n]);
     Py_VISIT(self->timer);
@@ -638,12 +521,6 @@ static PyGetSetDef select_getset[] = {
     {NULL},
 };
 
-static PyMethodDef select_methods[] = {
-    {"throw", (PyCFunction)(void (*)(void))select_throw, METH_FASTCALL, NULL},
-    {"close", (PyCFunction)select_close, METH_NOARGS, NULL},
-    {NULL},
-};
-
 static PyType_Slot select_slots[] = {
     {Py_tp_doc, "What `select` returns: await it once for ``(index, value)``."},
     {Py_tp_dealloc, select_dealloc},
@@ -654,7 +531,6 @@ static PyType_Slot select_slots[] = {
     {Py_tp_iternext, operation_iternext},
     {Py_am_await, select_await},
     {Py_am_send, select_send},
-    {Py_tp_methods, select_methods},
     {Py_tp_getset, select_getset},
     {0, NULL},
 };

@@ -1,118 +1,23 @@
-/* Sleepers: how whoever cannot go on is parked, claimed by one peer, and woken.
+/* Sleepers: what an operation or select is while whoever drives it sleeps.
  *
  * An operation sleeps for itself, a select for all of its cases. Whoever drives it attaches to it
- * when it yields itself: an actor by `attach_actor`, any other task by the methods that a task
- * expects of a future, a thread by `_block`. It may be claimed before that: then the driver finds
- * it claimed, and is resumed at once.
+ * when it yields itself: an actor by `attach_actor`, any other task by what a task expects of a
+ * future, a thread by `_block`. It may be claimed before that: then the driver finds it claimed, and
+ * is resumed at once. What is not in anybody's way (`throw`, `close`, `done`) is in `sleeping.py`.
  */
 #include "native.h"
 
-/* Take a sleeper for `how`, unless it is taken: atomic. The references of its lines to it are
- * dropped, all but that of the winner, who was taken out of line by its peer. */
-static bool
-claim(Sleeper *sleeper, uint8_t how, Operation *winner)
-{
-    if (sleeper->claim != UNCLAIMED)
-        return false;
-    sleeper->claim = how;
-    if (Py_IS_TYPE(sleeper, sleeper->state->Select))
-        select_leave((Select *)sleeper, winner);
-    else if (sleeper->queued) {
-        Operation *operation = (Operation *)sleeper;
-        queue_unlink(queue_of(operation), operation);
-        Py_DECREF(operation); /* frees nothing: the caller has one */
-    }
-    return true;
-}
-
-/* Have the driver of a claimed sleeper resumed. */
-static inline void
-wake_sleeper(Sleeper *sleeper)
-{
-    PyObject *driver = sleeper->driver;
-    switch (sleeper->party) {
-    case ACTOR: /* the driver's reference goes into the ring */
-        sleeper->driver = NULL;
-        sleeper->party = NOBODY;
-        scheduler_push(((Actor *)driver)->scheduler, driver);
-        break;
-    case TASK:
-        scheduler_push(sleeper->scheduler, Py_NewRef(sleeper));
-        break;
-    case THREAD: {
-        PyObject *released = PyObject_CallMethodNoArgs(driver, sleeper->state->str_release);
-        if (released == NULL)
-            PyErr_WriteUnraisable(driver);
-        Py_XDECREF(released);
-        break;
-    }
-    default: /* nobody yet */
-        break;
-    }
-}
-
-/* Wake the party of a peer that was claimed; takes the reference to it. */
-static void
-wake(Operation *operation)
-{
-    wake_sleeper(sleeper_of(operation));
-    Py_DECREF(operation);
-}
-
-/* A future, task or event that a `done` case watches is done: it or its select happened. */
-static void
-wake_done(Operation *operation)
-{
-    Sleeper *sleeper = sleeper_of(operation);
-    if (sleeper->phase == PARKED && claim(sleeper, HAPPENED, operation))
-        wake_sleeper(sleeper);
-}
-
-static bool
-claim_and_wake(Sleeper *sleeper, uint8_t how)
-{
-    if (sleeper->phase != PARKED || !claim(sleeper, how, NULL))
-        return false;
-    wake_sleeper(sleeper);
-    return true;
-}
-
-/* Tell a value that an overflow policy dropped (and whose reference is taken), if it wants to know. */
-static void
-pay_discarded(State *state, PyObject *value)
-{
-    PyObject *told = PyObject_GetAttr((PyObject *)Py_TYPE(value), state->str_discarded);
-    if (told == NULL)
-        PyErr_Clear();
-    else {
-        PyObject *answer = PyObject_CallFunctionObjArgs(told, value, state->str_overflow, NULL);
-        if (answer == NULL)
-            PyErr_WriteUnraisable(told);
-        Py_XDECREF(answer);
-        Py_DECREF(told);
-    }
-    Py_DECREF(value);
-}
-
-/* Do what an atomic section left to be done. */
-static inline void
-pay(State *state, Effects *effects)
-{
-    if (effects->woken != NULL)
-        wake(effects->woken);
-    if (effects->discarded != NULL)
-        pay_discarded(state, effects->discarded);
-}
-
 /* --- what drives it --------------------------------------------------------------------------- */
 
-static void
+static inline void
 attach_actor(Sleeper *sleeper, Actor *actor)
 {
+    double now = scheduler_now(actor->scheduler); /* may be code of others */
+    if (sleeper->claim == UNCLAIMED)
+        sleeper->since = now;
     sleeper->party = ACTOR;
     sleeper->blocking = false;
     sleeper->driver = Py_NewRef(actor);
-    sleeper->since = scheduler_now(actor->scheduler);
     actor->waiting = Py_NewRef(sleeper);
     actor->parked = true;
     if (sleeper->claim != UNCLAIMED)
@@ -128,7 +33,7 @@ cancel_sleeper(Sleeper *sleeper, PyObject *message)
         sleeper->messages = PyList_New(0);
     if (sleeper->messages == NULL || PyList_Append(sleeper->messages, message) < 0)
         PyErr_WriteUnraisable((PyObject *)sleeper);
-    return claim_and_wake(sleeper, CANCELLED);
+    return claim_and_wake(sleeper, CANCELLED, NULL);
 }
 
 /* A new CancelledError with the message of the first cancellation; NULL with an error set. */
@@ -142,18 +47,107 @@ cancellation_of(Sleeper *sleeper)
     return PyObject_CallOneArg(type, PyList_GET_ITEM(messages, 0));
 }
 
+static void
+sleeper_clear(Sleeper *sleeper)
+{
+    sleeper->party = NOBODY;
+    Py_CLEAR(sleeper->scheduler);
+    Py_CLEAR(sleeper->driver);
+    Py_CLEAR(sleeper->context);
+    Py_CLEAR(sleeper->messages);
+}
+
+static int
+sleeper_traverse(Sleeper *sleeper, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(sleeper));
+    Py_VISIT(sleeper->scheduler);
+    Py_VISIT(sleeper->driver);
+    Py_VISIT(sleeper->context);
+    Py_VISIT(sleeper->messages);
+    return 0;
+}
+
+/* No longer asleep, and not because it happened: as if it had never been parked. */
+static void
+unpark(Sleeper *sleeper, uint8_t phase)
+{
+    sleeper_clear(sleeper);
+    sleeper->phase = phase;
+    sleeper->claim = UNCLAIMED;
+    sleeper->ticket = 0;
+}
+
+/* As a generator says it; what code of others drives amid its own step (a loop that is asked whether
+ * it is closed, an iterator of values) would stand in line twice, or send its value twice. */
+static PySendResult
+raise_busy(Sleeper *sleeper)
+{
+    PyErr_Format(PyExc_RuntimeError, "%R is in a step already", (PyObject *)sleeper);
+    return PYGEN_ERROR;
+}
+
+static PySendResult
+yield_itself(Sleeper *sleeper, PyObject **result)
+{
+    sleeper->blocking = true;
+    *result = Py_NewRef(sleeper);
+    return PYGEN_NEXT;
+}
+
+/* --- an exception at the await ------------------------------------------------------------------ */
+
 /* Whether `interrupt` was a cancellation that is put off to the task's next await. */
 static int
-rearmed(Sleeper *sleeper, PyObject *interrupt)
+put_off(Sleeper *sleeper, PyObject *interrupt)
 {
     State *state = sleeper->state;
-    if (interrupt == NULL || !PyObject_TypeCheck(interrupt, (PyTypeObject *)state->CancelledError))
+    if (!PyObject_TypeCheck(interrupt, (PyTypeObject *)state->CancelledError))
         return 0;
     Py_ssize_t requests = sleeper->messages != NULL ? PyList_GET_SIZE(sleeper->messages) : 0;
-    PyObject *answer = PyObject_CallFunction(state->rearmed, "On", interrupt, requests);
-    int put_off = answer != NULL ? PyObject_IsTrue(answer) : -1;
-    Py_XDECREF(answer);
-    return put_off;
+    return truth(PyObject_CallFunction(state->rearmed, "On", interrupt, requests));
+}
+
+/* Give back what a receive was handed, and count what `send_many` has sent. */
+static bool
+undo(Operation *winner)
+{
+    PyObject *value = winner->value;
+    if (winner->base.kind == SEND_MANY)
+        ((Many *)winner)->count++;
+    if (winner->base.kind == DONE || !receives(winner) || value == NULL)
+        return true;
+    winner->value = NULL;
+    return channel_give_back(winner->channel, winner->base.ticket, value);
+}
+
+/* _interrupted(error): settle what an exception at the await means, None if it is merely given up.
+ * True if that is to be raised; False if a send happened all the same, and goes on as if nothing
+ * had been. */
+static PyObject *
+sleeper_interrupted(Sleeper *self, PyObject *interrupt)
+{
+    if (self->busy) {
+        raise_busy(self);
+        return NULL;
+    }
+    bool parked = self->phase == PARKED;
+    bool happened = parked && !claim(self, CANCELLED, NULL) && self->claim == HAPPENED;
+    Operation *winner = is_select(self) ? ((Select *)self)->winner : (Operation *)self;
+    self->phase = SPENT;
+    self->encumbered |= FOR_GOOD;
+    int later = happened && sends(winner) ? put_off(self, interrupt) : 0;
+    if (later > 0) {
+        self->phase = PARKED;
+        Py_RETURN_FALSE;
+    }
+    if (later == 0 && parked)
+        later = is_select(self) ? release((Select *)self) : withdraw_done(winner);
+    if (later < 0 || (happened && !undo(winner)))
+        return NULL;
+    if (!is_select(self))
+        Py_CLEAR(winner->value);
+    Py_RETURN_TRUE;
 }
 
 /* --- what a task asks of a future ------------------------------------------------------------- */
@@ -172,39 +166,15 @@ sleeper_set_blocking(Sleeper *self, PyObject *value, void *closure)
     return blocking < 0 ? -1 : 0;
 }
 
-static PyObject *
-sleeper_get_parked(Sleeper *self, void *closure)
-{
-    return PyBool_FromLong(self->phase == PARKED && self->claim == UNCLAIMED);
-}
-
-static PyObject *
-sleeper_get_since(Sleeper *self, void *closure)
-{
-    return PyFloat_FromDouble(self->since);
-}
-
-static PyObject *
-sleeper_get_unused(Sleeper *self, void *closure)
-{
-    return PyBool_FromLong(self->phase == FRESH);
-}
-
-static PyObject *
-sleeper_get_claim(Sleeper *self, void *closure)
-{
-    return PyLong_FromLong(self->claim);
-}
-
 /* The scheduler of the loop that runs here, which it will be resumed by. */
-static int
+static bool
 sleeper_find_scheduler(Sleeper *self)
 {
-    if (self->scheduler != NULL)
-        return 0;
-    self->encumbered |= FOR_A_TASK;
-    self->scheduler = scheduler_here(self->state);
-    return self->scheduler != NULL ? 0 : -1;
+    if (self->scheduler == NULL) {
+        self->encumbered |= FOR_A_TASK;
+        self->scheduler = scheduler_here(self->state);
+    }
+    return self->scheduler != NULL;
 }
 
 /* An attribute and no method, as is `result`: a task asks for both each time it sleeps, and a bound
@@ -212,39 +182,7 @@ sleeper_find_scheduler(Sleeper *self)
 static PyObject *
 sleeper_get_loop(Sleeper *self, void *closure)
 {
-    return sleeper_find_scheduler(self) < 0 ? NULL : Py_NewRef(self->scheduler->get_loop);
-}
-
-static PyObject *
-sleeper_add_done_callback(Sleeper *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
-    PyObject *context = names != NULL && PyTuple_GET_SIZE(names) == 1 ? args[count] : Py_None;
-    if (count != 1 || (names != NULL && PyTuple_GET_SIZE(names) > 1)) {
-        PyErr_SetString(PyExc_TypeError, "add_done_callback(callback, *, context=None)");
-        return NULL;
-    }
-    if (self->phase != PARKED || self->party != NOBODY) {
-        PyErr_SetString(PyExc_RuntimeError, "only the task that is parked here may wait for it");
-        return NULL;
-    }
-    if (sleeper_find_scheduler(self) < 0)
-        return NULL;
-    PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
-    if (own == NULL)
-        return NULL;
-    double since = scheduler_now(self->scheduler);
-    if (self->party != NOBODY) {
-        Py_DECREF(own);
-        PyErr_SetString(PyExc_RuntimeError, "only one task can be parked here");
-        return NULL;
-    }
-    self->since = since;
-    self->context = own;
-    self->driver = Py_NewRef(args[0]);
-    self->party = TASK;
-    if (self->claim != UNCLAIMED)
-        wake_sleeper(self);
-    Py_RETURN_NONE;
+    return sleeper_find_scheduler(self) ? Py_NewRef(self->scheduler->get_loop) : NULL;
 }
 
 static PyObject *
@@ -256,7 +194,7 @@ raise_cancellation(Sleeper *self, PyObject *unused)
     return NULL;
 }
 
-static PyMethodDef cancelled_result = {"result", (PyCFunction)raise_cancellation, METH_NOARGS, NULL};
+static PyMethodDef cancelled_result = {"result", PLAIN(raise_cancellation), NULL};
 
 static PyObject *
 sleeper_get_result(Sleeper *self, void *closure)
@@ -267,58 +205,81 @@ sleeper_get_result(Sleeper *self, void *closure)
 }
 
 static PyObject *
+sleeper_add_done_callback(Sleeper *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *context = names != NULL && PyTuple_GET_SIZE(names) == 1 ? args[count] : Py_None;
+    if (count != 1 || (names != NULL && PyTuple_GET_SIZE(names) > 1)) {
+        PyErr_SetString(PyExc_TypeError, "add_done_callback(callback, *, context=None)");
+        return NULL;
+    }
+    if (!sleeper_find_scheduler(self))
+        return NULL;
+    double since = scheduler_now(self->scheduler);
+    PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
+    if (own == NULL)
+        return NULL;
+    if (self->phase != PARKED || self->party != NOBODY) {
+        Py_DECREF(own);
+        PyErr_SetString(PyExc_RuntimeError, "only the task that is parked here may wait for it");
+        return NULL;
+    }
+    self->context = own;
+    self->driver = Py_NewRef(args[0]);
+    self->party = TASK;
+    if (self->claim != UNCLAIMED)
+        wake_sleeper(self);
+    else
+        self->since = since;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 sleeper_cancel(Sleeper *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     Py_ssize_t given = count + (names != NULL ? PyTuple_GET_SIZE(names) : 0);
     return PyBool_FromLong(cancel_sleeper(self, given > 0 ? args[0] : Py_None));
 }
 
+/* _wake(how): claim it by a timer, a thread's cancellation or timeout, a future that is done. */
 static PyObject *
-sleeper_done(Sleeper *self, PyObject *unused)
-{
-    return PyBool_FromLong(self->claim != UNCLAIMED);
-}
-
-static PyObject *
-sleeper_cancelled(Sleeper *self, PyObject *unused)
-{
-    return PyBool_FromLong(self->claim == CANCELLED);
-}
-
-/* Claim it by something that is no operation: a timer, a thread's cancellation, a `done` case. */
-static PyObject *
-sleeper_claim_by_number(Sleeper *self, PyObject *how)
+sleeper_wake(Sleeper *self, PyObject *how)
 {
     long number = PyLong_AsLong(how);
-    if (number == -1 && PyErr_Occurred())
+    if (number <= UNCLAIMED || number > CANCELLED) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "nobody is woken for %ld", number);
         return NULL;
-    return PyBool_FromLong(claim_and_wake(self, (uint8_t)number));
+    }
+    return PyBool_FromLong(claim_and_wake(self, (uint8_t)number, NULL));
 }
 
 static PyGetSetDef sleeper_getset[] = {
     {"_asyncio_future_blocking", (getter)sleeper_get_blocking, (setter)sleeper_set_blocking, NULL, NULL},
     {"get_loop", (getter)sleeper_get_loop, NULL, NULL, NULL},
     {"result", (getter)sleeper_get_result, NULL, NULL, NULL},
-    {"parked", (getter)sleeper_get_parked, NULL, "Whether somebody sleeps in it, whom nobody has woken.", NULL},
-    {"since", (getter)sleeper_get_since, NULL, "The loop's time at which a task parked here.", NULL},
-    {"_unused", (getter)sleeper_get_unused, NULL, NULL, NULL},
-    {"_claim", (getter)sleeper_get_claim, NULL, NULL, NULL},
+    {NULL},
+};
+
+static PyMemberDef sleeper_members[] = {
+    {"since", T_DOUBLE, offsetof(Sleeper, since), READONLY, "The loop's time at which a task parked here."},
+    {"_phase", T_UBYTE, offsetof(Sleeper, phase), READONLY, NULL},
+    {"_claim", T_UBYTE, offsetof(Sleeper, claim), READONLY, NULL},
+    {"_driver", T_OBJECT, offsetof(Sleeper, driver), 0, NULL},
     {NULL},
 };
 
 static PyMethodDef sleeper_methods[] = {
-    {"add_done_callback", (PyCFunction)(void (*)(void))sleeper_add_done_callback,
-     METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"cancel", (PyCFunction)(void (*)(void))sleeper_cancel, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"done", (PyCFunction)sleeper_done, METH_NOARGS, NULL},
-    {"cancelled", (PyCFunction)sleeper_cancelled, METH_NOARGS, NULL},
-    {"_wake", (PyCFunction)sleeper_claim_by_number, METH_O, NULL},
+    {"add_done_callback", FAST_NAMED(sleeper_add_done_callback), NULL},
+    {"cancel", FAST_NAMED(sleeper_cancel), NULL},
+    {"_interrupted", ONE(sleeper_interrupted), NULL},
+    {"_wake", ONE(sleeper_wake), NULL},
     {NULL},
 };
 
 static PyType_Slot sleeper_slots[] = {
     {Py_tp_doc, "What may be parked: the common part of operations and selects."},
     {Py_tp_methods, sleeper_methods},
+    {Py_tp_members, sleeper_members},
     {Py_tp_getset, sleeper_getset},
     {0, NULL},
 };
@@ -329,87 +290,3 @@ static PyType_Spec sleeper_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .slots = sleeper_slots,
 };
-
-/* --- handing out what was received ------------------------------------------------------------ */
-
-/* Return `value` (whose reference is taken) from an iterator's `__next__`, as 3.12 to 3.14 want
- * it: as a StopIteration. None costs nothing. Within a step of ours the exception is one that is
- * used again and again, as whoever awaits takes it apart at once. */
-static PyObject *
-hand_out(State *state, PyObject *value)
-{
-    if (Py_IsNone(value)) {
-        Py_DECREF(value);
-        return NULL;
-    }
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *stop = state->stop_iteration;
-    if (stop != NULL && Py_REFCNT(stop) == 1 && active_here(state) != NULL) {
-        /* Python code that caught it left its traceback: it would grow, and hold frames. */
-        if (((PyBaseExceptionObject *)stop)->traceback != NULL)
-            Py_CLEAR(((PyBaseExceptionObject *)stop)->traceback);
-        Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
-        PyErr_SetRaisedException(Py_NewRef(stop));
-        return NULL;
-    }
-#endif
-    return hand_out_anew(value);
-}
-
-static PyObject *
-hand_out_anew(PyObject *value) /* takes the reference */
-{
-    /* Made here: given to PyErr_SetObject, a tuple or exception would be taken apart. */
-    PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
-    Py_DECREF(value);
-    if (stop != NULL)
-        raise_exception(stop);
-    return NULL;
-}
-
-/* The exception that `throw(type_or_instance, value, traceback)` was called with: a reference. */
-static PyObject *
-interrupt_of(PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *type = count > 0 ? args[0] : Py_None;
-    PyObject *value = count > 1 && !Py_IsNone(args[1]) ? args[1] : NULL;
-    PyObject *traceback = count > 2 && !Py_IsNone(args[2]) ? args[2] : NULL;
-    PyObject *error = NULL;
-    if (PyExceptionInstance_Check(type))
-        error = Py_NewRef(type);
-    else if (!PyExceptionClass_Check(type))
-        PyErr_Format(PyExc_TypeError, "throw() takes an exception, not %R", type);
-    else if (value != NULL && PyExceptionInstance_Check(value))
-        error = Py_NewRef(value);
-    else if (value != NULL && PyTuple_Check(value))
-        error = PyObject_CallObject(type, value);
-    else if (value != NULL)
-        error = PyObject_CallOneArg(type, value);
-    else
-        error = PyObject_CallNoArgs(type);
-    if (error != NULL && traceback != NULL && PyTraceBack_Check(traceback))
-        PyException_SetTraceback(error, traceback);
-    return error;
-}
-
-/* --- memory ----------------------------------------------------------------------------------- */
-
-static int
-sleeper_traverse(Sleeper *sleeper, visitproc visit, void *arg)
-{
-    Py_VISIT(sleeper->scheduler);
-    Py_VISIT(sleeper->driver);
-    Py_VISIT(sleeper->context);
-    Py_VISIT(sleeper->messages);
-    return 0;
-}
-
-static void
-sleeper_clear(Sleeper *sleeper)
-{
-    sleeper->party = NOBODY;
-    Py_CLEAR(sleeper->scheduler);
-    Py_CLEAR(sleeper->driver);
-    Py_CLEAR(sleeper->context);
-    Py_CLEAR(sleeper->messages);
-}

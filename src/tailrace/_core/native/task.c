@@ -29,9 +29,7 @@ new_name(State *state, PyObject *name)
 static int
 check_coroutine(State *state, PyObject *coroutine)
 {
-    PyObject *answer = PyObject_CallOneArg(state->iscoroutine, coroutine);
-    int good = answer != NULL ? PyObject_IsTrue(answer) : -1;
-    Py_XDECREF(answer);
+    int good = truth(PyObject_CallOneArg(state->iscoroutine, coroutine));
     if (good == 0)
         PyErr_Format(PyExc_TypeError, "a coroutine was expected, got %R", coroutine);
     return good == 1 ? 0 : -1;
@@ -98,12 +96,9 @@ actor_finalize(PyObject *object)
     Actor *self = (Actor *)object;
     if (!self->ended && self->log_destroy_pending && self->scheduler != NULL) {
         PyObject *pending = take_exception();
-        PyObject *told = PyObject_CallOneArg(self->scheduler->state->warn_lost, object);
-        if (told == NULL)
+        if (!answered(PyObject_CallOneArg(self->scheduler->state->warn_lost, object)))
             PyErr_WriteUnraisable(object);
-        Py_XDECREF(told);
-        if (pending != NULL)
-            raise_exception(pending);
+        raise_exception(pending);
     }
     asyncio_future(object)->tp_finalize(object);
 }
@@ -152,39 +147,19 @@ task_uncancel(Actor *self, PyObject *unused)
 /* --- what the Python part of it needs ----------------------------------------------------------- */
 
 static PyMethodDef actor_methods[] = {
-    {"cancel", (PyCFunction)(void (*)(void))task_cancel, METH_FASTCALL | METH_KEYWORDS,
+    {"cancel", FAST_NAMED(task_cancel),
      "cancel($self, msg=None)\n--\n\n"
      "Have CancelledError raised in it at its await; False if it has ended."},
-    {"cancelling", (PyCFunction)task_cancelling, METH_NOARGS,
+    {"cancelling", PLAIN(task_cancelling),
      "How many cancellations were not taken back."},
-    {"uncancel", (PyCFunction)task_uncancel, METH_NOARGS,
+    {"uncancel", PLAIN(task_uncancel),
      "Take one cancellation back; how many are left."},
     {NULL},
 };
 
-static PyObject *
-get_log_destroy_pending(Actor *self, void *closure)
-{
-    return PyBool_FromLong(self->log_destroy_pending);
-}
-
-static int
-set_log_destroy_pending(Actor *self, PyObject *value, void *closure)
-{
-    int truth = value != NULL ? PyObject_IsTrue(value) : -1;
-    if (value == NULL)
-        PyErr_SetString(PyExc_AttributeError, "cannot delete attribute");
-    self->log_destroy_pending = truth == 1;
-    return truth < 0 ? -1 : 0;
-}
-
-static PyGetSetDef actor_getset[] = {
-    {"_log_destroy_pending", (getter)get_log_destroy_pending, (setter)set_log_destroy_pending, NULL,
-     NULL},
-    {NULL},
-};
-
 static PyMemberDef actor_members[] = {
+    {"_warns_when_lost", T_BOOL, offsetof(Actor, log_destroy_pending), 0, NULL},
+    {"_after", T_OBJECT, offsetof(Actor, after), 0, NULL},
     {"_must_cancel", T_BOOL, offsetof(Actor, must_cancel), READONLY, NULL},
     {"_fut_waiter", T_OBJECT, offsetof(Actor, waiting), READONLY, NULL},
     {"_cancel_message", T_OBJECT, offsetof(Actor, cancel_message), 0, NULL},
@@ -205,7 +180,6 @@ static PyType_Slot actor_slots[] = {
     {Py_tp_clear, actor_clear},
     {Py_tp_methods, actor_methods},
     {Py_tp_members, actor_members},
-    {Py_tp_getset, actor_getset},
     {0, NULL},
 };
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import _asyncio
 import asyncio
+import time
 import warnings
 from asyncio import base_tasks
 from collections.abc import Callable
 from contextvars import Context
-from types import SimpleNamespace
+from types import GeneratorType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakValueDictionary
+
+from tailrace._core.native._engine import Actor, Sleeper
 
 # asyncio's own ways to make a third-party task known, as they are on this version.
 current_tasks: Any = getattr(_asyncio, "_current_tasks", None)
@@ -34,11 +38,21 @@ class ActorFace:
         _coro: Any
         _name: str
         _number: int
+        _warns_when_lost: bool
 
     def __repr__(self) -> str:
         if self._coro is None:
             return f"<{type(self).__name__} not started>"
         return f"<{type(self).__name__} {' '.join(_describe._task_repr_info(self))}>"
+
+    @property
+    def _log_destroy_pending(self) -> bool:
+        """As a task's: whether it is told of that it was dropped before it had ended."""
+        return self._warns_when_lost
+
+    @_log_destroy_pending.setter
+    def _log_destroy_pending(self, warns: bool) -> None:
+        self._warns_when_lost = warns
 
     def get_name(self) -> str:
         """Its name."""
@@ -107,14 +121,62 @@ def warn_lost(actor: Any) -> None:
     actor.get_loop().call_exception_handler(context)
 
 
-def resume_then(resume: Callable[[Any], Any], then: Callable[[], object]) -> Callable[[Any], None]:
-    """The callback `resume`, and `then` after it."""
+def refusal(actor: Any, yielded: Any) -> NoReturn:
+    """Say why an actor cannot wait for what its coroutine yielded, in asyncio's words."""
+    blocking = getattr(yielded, "_asyncio_future_blocking", None)
+    if blocking is None and isinstance(yielded, GeneratorType):
+        raise RuntimeError(
+            f"yield was used instead of yield from for generator in task {actor!r} with {yielded!r}"
+        )
+    if blocking is None and not isinstance(yielded, Sleeper):
+        raise RuntimeError(f"Task got bad yield: {yielded!r}")
+    if not blocking:
+        raise RuntimeError(
+            f"yield was used instead of yield from in task {actor!r} with {yielded!r}"
+        )
+    if yielded is actor:
+        raise RuntimeError(f"Task cannot await on itself: {yielded!r}")
+    raise RuntimeError(f"Task {actor!r} got Future {yielded!r} attached to a different loop")
 
-    def resume_then(parked: Any) -> None:
-        resume(parked)
-        then()
 
-    return resume_then
+# By the address of their loop: the schedulers that live.
+schedulers: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+def parts_of(loop: Any) -> tuple[Any, ...]:
+    """What a scheduler keeps of its loop, and whether that is one of virtual time."""
+    try:
+        clock = loop.time
+        if getattr(loop.__class__, "time", None) is asyncio.BaseEventLoop.time:
+            clock = time.monotonic  # which is what that calls
+        parts = loop.call_soon, loop.call_soon_threadsafe, loop.is_closed, clock
+    except AttributeError as error:
+        raise TypeError(f"{loop!r} is not an event loop") from error
+    return loop, *parts, {"loop": loop}, Context(), bool(getattr(loop, "detects_deadlock", False))
+
+
+def parked_on(task: asyncio.Task[Any]) -> Any:
+    """The channel operation or select that `task` sleeps in, None if it runs or waits elsewhere."""
+    waiting: Any = getattr(task, "_fut_waiter", None)
+    return waiting if isinstance(waiting, Sleeper) and waiting.parked else None
+
+
+def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
+    """If `task` is parked in a send, call `then` once it has resumed; else False."""
+    parked = parked_on(task)
+    if getattr(parked, "doing", None) != "sending to":
+        return False
+    if isinstance(task, Actor):
+        task._after = then
+    elif parked._driver is not None:
+        resume = parked._driver
+
+        def resume_then(parked: Any) -> None:
+            resume(parked)
+            then()
+
+        parked._driver = resume_then
+    return True
 
 
 def warn_unused(unused: Any) -> None:

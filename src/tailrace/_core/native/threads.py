@@ -1,7 +1,4 @@
-"""Threads: how one waits in a channel operation, and how one that is an actor is cancelled.
-
-An operation that can happen at once does so in C and never comes here.
-"""
+"""Threads: how one waits in a channel operation, and how one that is an actor is cancelled."""
 
 from __future__ import annotations
 
@@ -12,10 +9,7 @@ import weakref
 from typing import Any
 
 from tailrace._core.common import ParkedThread, check_timeout, label
-from tailrace._core.native._engine import count_cancelled
-
-HAPPENED, LOOK_AGAIN, TIMED_OUT, CANCELLED = range(1, 5)
-"""How a sleeper was claimed, as the engine counts."""
+from tailrace._core.native.sleeping import CANCELLED, HAPPENED, TIMED_OUT
 
 
 class _ThreadState(threading.local):
@@ -45,10 +39,6 @@ class ThreadActor:
         state = "parked" if self.parked else "running" if self.alive else "ended"
         return f"<ThreadActor {state}{', cancelled' if self.cancelled else ''}>"
 
-    def __del__(self) -> None:
-        if self.cancelled:
-            count_cancelled(-1)
-
     @property
     def parked(self) -> bool:
         """Whether the thread sleeps in a channel operation that nobody has completed."""
@@ -71,9 +61,7 @@ class ThreadActor:
 
         With `finish_send` a send that is parked is left to happen first.
         """
-        if not self.cancelled:
-            self.cancelled = True
-            count_cancelled(1)
+        self.cancelled = True
         operation = self.operation
         if operation is not None and not (finish_send and not operation.receives):
             operation._wake(CANCELLED)
@@ -85,6 +73,7 @@ def block(operation: Any, timeout: float | None) -> Any:
     TimeoutError after `timeout` seconds; CancelledError in the thread of a cancelled actor. Then
     it did not happen.
     """
+    operation.__await__()  # from here on it is used
     if asyncio._get_running_loop() is not None:
         raise RuntimeError(
             f"a blocking {operation.does} would stop this thread's event loop; await it instead"
@@ -95,6 +84,8 @@ def block(operation: Any, timeout: float | None) -> Any:
     while True:
         if actor is not None and actor.cancelled:
             raise asyncio.CancelledError
+        if operation._block(None):
+            return operation._take_outcome()
         gate = threading.Lock()
         gate.acquire()
         if operation._block(gate):

@@ -1,15 +1,14 @@
 """The Python core: normative and readable. The native core is its twin, name by name."""
 
 from tailrace._core.common import BUDGET, ChannelStatistics, Sending
-from tailrace._core.python.channel import (
+from tailrace._core.ends import (
     Blocking,
     BlockingReceiver,
     BlockingSender,
-    Channel,
     ReceivingEnd,
     SendingEnd,
-    resolve,
 )
+from tailrace._core.python.channel import Channel, resolve
 from tailrace._core.python.operation import Operation, RecvMany, SendMany
 from tailrace._core.python.select import Select, done, select, select_nowait
 from tailrace._core.python.task import parked_on, when_sent

@@ -1,4 +1,4 @@
-"""Channel: the state that operations work on, its two ends, and its view for threads.
+"""Channel: the state that operations work on.
 
 Invariants, whenever the lock is free
 - A receiver stands in line only while nothing is buffered or returned; a sender only while
@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import Any, Literal, TypeVar
 
 from tailrace._core.common import (
-    End,
     Overflow,
     Sending,
     check_capacity,
     check_overflow,
 )
-from tailrace._core.faces import ChannelFace, EndFace, Holders, ReceivingThreadFace
+from tailrace._core.ends import resolver
+from tailrace._core.faces import ChannelFace, Holders
 from tailrace._core.python.operation import (
     FreshNext,
     FreshRecv,
@@ -198,20 +198,7 @@ class Channel(ChannelFace[T]):
             peer.wake(here)
         return value  # type: ignore[no-any-return]  # the channel's word for it
 
-    @property
-    def sender(self) -> SendingEnd[T]:
-        """The sending end alone."""
-        return SendingEnd(self)
-
-    @property
-    def receiver(self) -> ReceivingEnd[T]:
-        """The receiving end alone."""
-        return ReceivingEnd(self)
-
-    @property
-    def sync(self) -> Blocking[T]:
-        """The same channel for threads: its methods block instead of being awaited."""
-        return Blocking(self)
+    _block = staticmethod(block)
 
     def _counts(self) -> tuple[int, int, int, int, int]:
         """Buffered, sent, dropped, senders and receivers that wait, at one instant."""
@@ -303,104 +290,4 @@ class Channel(ChannelFace[T]):
         return None
 
 
-class _End(EndFace[T]):
-    """What the two ends have in common."""
-
-    __slots__ = ("_channel",)
-
-    def __init__(self, channel: Channel[T]) -> None:
-        self._channel = channel
-
-
-class SendingEnd(_End[T]):
-    """The sending end of a channel: `send`, `send_nowait`, `send_many`, and no more."""
-
-    __slots__ = ()
-
-    def send(self, value: T, /) -> Operation[None]:
-        """As `Channel.send`."""
-        return FreshSend(self._channel, value)
-
-    def send_nowait(self, value: T, /) -> None:
-        """As `Channel.send_nowait`."""
-        self._channel.send_nowait(value)
-
-    def send_many(self, values: Iterable[T], /) -> Sending:
-        """As `Channel.send_many`."""
-        return FreshSendMany(self._channel, values)
-
-
-class ReceivingEnd(_End[T]):
-    """The receiving end: `recv`, `recv_nowait`, `recv_many`, `async for`, and no more."""
-
-    __slots__ = ()
-
-    def recv(self) -> Operation[T]:
-        """As `Channel.recv`."""
-        return FreshRecv(self._channel)
-
-    def recv_nowait(self) -> T:
-        """As `Channel.recv_nowait`."""
-        return self._channel.recv_nowait()
-
-    def recv_many(self, n: int, /) -> Awaitable[list[T]]:
-        """As `Channel.recv_many`."""
-        return self._channel.recv_many(n)
-
-    def __aiter__(self) -> AsyncIterator[T]:
-        return self._channel
-
-
-class BlockingSender(_End[T]):
-    """The sending end of a channel, for threads."""
-
-    __slots__ = ()
-
-    def send(self, value: T, timeout: float | None = None) -> None:
-        """Send, blocking this thread for at most `timeout` seconds (None: for ever).
-
-        Raises `Closed`; TimeoutError (then it was not sent); RuntimeError on the thread of a
-        running event loop; CancelledError in the thread of a cancelled actor (not sent).
-        """
-        block(FreshSend(self._channel, value), timeout)
-
-
-class BlockingReceiver(ReceivingThreadFace[T], _End[T]):
-    """The receiving end of a channel, for threads."""
-
-    __slots__ = ()
-
-    def recv(self, timeout: float | None = None) -> T:
-        """Receive, blocking this thread for at most `timeout` seconds (None: for ever).
-
-        Raises as `BlockingSender.send`; then nothing was received.
-        """
-        return block(FreshRecv(self._channel), timeout)
-
-
-class Blocking(BlockingSender[T], BlockingReceiver[T]):
-    """A channel as threads use it: `send`, `recv`, ``for v in …``; `Channel.sync` gives it."""
-
-    __slots__ = ()
-
-    @property
-    def sender(self) -> BlockingSender[T]:
-        """The sending end alone, for threads."""
-        return BlockingSender(self._channel)
-
-    @property
-    def receiver(self) -> BlockingReceiver[T]:
-        """The receiving end alone, for threads."""
-        return BlockingReceiver(self._channel)
-
-
-def resolve(value: object) -> tuple[Channel[Any], End | None] | None:
-    """The channel behind `value` and which end of it that is (None: both); None if neither."""
-    if isinstance(value, Channel):
-        return value, None  # pyright: ignore[reportUnknownVariableType]  # of any element
-    if isinstance(value, _End):
-        channel: Channel[Any] = value._channel  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        both = isinstance(value, Blocking)
-        sends = isinstance(value, (SendingEnd, BlockingSender))
-        return channel, None if both else "send" if sends else "receive"
-    return None
+resolve = resolver(Channel)
