@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import subprocess
 import sys
 import weakref
@@ -374,8 +375,13 @@ def test_an_interpreter_ends_cleanly_with_actors_and_threads_parked() -> None:
 # Nothing grows.
 
 
+def resident() -> int:
+    """The process's memory in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 @pytest.mark.timeout(240)
-async def test_no_memory_is_lost_to_operations_selects_cancels_or_actors() -> None:
+async def test_a_million_operations_selects_and_cancellations_lose_no_memory() -> None:
     async def move(channel: Any, values: int) -> None:
         for value in range(values):
             await channel.send(value)
@@ -390,15 +396,15 @@ async def test_no_memory_is_lost_to_operations_selects_cancels_or_actors() -> No
     async def round_of_work() -> int:
         channel, other = native.Channel(), native.Channel()
         await asyncio.gather(
-            spawn(native, move(channel, 500), "sender"),
-            spawn(native, choose(channel, other, 500), "chooser"),
+            spawn(native, move(channel, 1000), "sender"),
+            spawn(native, choose(channel, other, 1000), "chooser"),
         )
         buffered = native.Channel(8)
-        sender = spawn(native, move(buffered, 2000), "sender")
-        for _ in range(2000):
+        sender = spawn(native, move(buffered, 15_000), "sender")
+        for _ in range(15_000):
             await buffered.recv()
         await sender
-        waiting = [spawn(native, wait(channel), "waiting") for _ in range(200)]
+        waiting = [spawn(native, wait(channel), "waiting") for _ in range(500)]
         while channel.statistics().waiting_receivers < len(waiting):
             await asyncio.sleep(0)
         for actor in waiting:
@@ -410,7 +416,8 @@ async def test_no_memory_is_lost_to_operations_selects_cancels_or_actors() -> No
 
     for _ in range(5):
         await round_of_work()
-    before = await round_of_work()
+    before, memory = await round_of_work(), resident()
     rounds = [await round_of_work() for _ in range(25)]
-    # One object lost for each of what a round does 200 times or more would be 5000.
+    # One object lost for each of what a round does 500 times or more would be 12 500.
     assert max(rounds[-5:]) - before < 1000, rounds
+    assert resident() - memory < 4096
