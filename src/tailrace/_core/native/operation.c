@@ -354,7 +354,7 @@ operation_wake_done(Operation *self, PyObject *unused)
 
 /* --- the type ---------------------------------------------------------------------------------- */
 
-static Operation *
+static NEVER_INLINE Operation *
 operation_of_type(State *state, PyTypeObject *type, Channel *channel, uint8_t kind)
 {
     Operation *self = (Operation *)type->tp_alloc(type, 0);

@@ -116,7 +116,7 @@ queue_clear(Queue *queue)
 
 /* Take a sleeper for `how`, unless it is taken: atomic. The references of its lines to it are
  * dropped, all but that of the winner, who was taken out of line by its peer. */
-static bool
+static NEVER_INLINE bool
 claim(Sleeper *sleeper, uint8_t how, Operation *winner)
 {
     if (sleeper->claim != UNCLAIMED)
@@ -139,7 +139,13 @@ claim_head(Queue *queue)
     Operation *first = queue->head;
     if (first == NULL)
         return NULL;
-    queue_unlink(queue, first);
+    queue->head = first->next;
+    if (first->next != NULL)
+        first->next->prev = NULL;
+    else
+        queue->tail = NULL;
+    first->next = NULL;
+    first->base.queued = false;
     if (first->select != NULL)
         claim((Sleeper *)first->select, HAPPENED, first);
     else

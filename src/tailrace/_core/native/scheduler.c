@@ -12,6 +12,7 @@
 #define TURN_STEPS 512
 #define TURN_SECONDS 0.00025
 #define LONGEST_STRIDE 64
+#define MANY_READY 8 /* more than are surely in the processor's caches */
 
 /* --- which loop -------------------------------------------------------------------------------- */
 
@@ -303,7 +304,7 @@ scheduler_run(Scheduler *self, PyObject *unused)
     while (self->ready.count > 0 && failed == 0 &&
            (self->steps < TURN_STEPS || self->resumed < owed)) {
         PyObject *item = ring_pop(&self->ready);
-        if (self->ready.count > 1)
+        if (self->ready.count > MANY_READY)
             fetch_ahead(self);
         self->resumed++;
         self->state->active = self; /* another thread may have had its turn */
