@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
-from tailrace.gather.backends import Answer, Backend, close_unstarted
-from tailrace.gather.race import Ask, Race, factories
+from tailrace.gather.backends import Answer, Backend, check, close_unstarted
+from tailrace.gather.tally import Tally
 
 __all__ = ["query_all", "query_each", "query_some", "together"]
 
@@ -39,17 +38,22 @@ async def query_all(query: Q, *backends: Backend[Q, R], timeout: float | None = 
     note that names its backend. After `timeout` seconds: TimeoutError, which names those that had
     not answered. Cancelled: all copies are cancelled and have ended (or `GRACE` has passed).
     """
-    async with Race("query_all", factories("query_all", query, backends), timeout) as race:
-        answer = await race.arrival()
-        while answer is not None and answer.ok:
-            answer = await race.arrival()
-        missing = race.missing()
-    if answer is not None:
+    check("query_all", backends)
+    race: Tally[Backend[Q, R], R] = Tally("query_all", backends, len(backends), 0, timeout)
+    try:
+        race.ask(query)
+        await race.decided()
+        failed = race.failed
+        missing = race.missing() if race.answered < len(backends) else ""
+    finally:
+        if race.stop():
+            await race.gone()
+    if failed:
         errors = race.errors()  # those, too, that came while the others were being cancelled
         raise ExceptionGroup(f"query_all: {len(errors)} of {len(backends)} backends failed", errors)
     if missing:
         raise TimeoutError(f"query_all: no answer within {timeout} s from {missing}")
-    return [answer.value for answer in race.answers if answer is not None]
+    return [task.result() for task in race.tasks]
 
 
 @overload
@@ -86,38 +90,38 @@ async def query_some(
     many have failed, an ExceptionGroup of the failures, each with a note that names its backend.
     Cancelled: as for `query_all`.
     """
-    copies = factories("query_some", query, backends)
-    if first is not None and not 1 <= first <= len(copies):
-        raise ValueError(f"query_some: first={first} of {len(copies)} backends")
+    check("query_some", backends)
+    asked = len(backends)
+    if first is not None and not 1 <= first <= asked:
+        raise ValueError(f"query_some: first={first} of {asked} backends")
     if at_least is None:
         at_least = first or 1
-    elif not 0 <= at_least <= (first or len(copies)):
+    elif not 0 <= at_least <= (first or asked):
         raise ValueError(
             f"query_some: at_least={at_least} of "
-            + (f"first={first}" if first else f"{len(copies)} backends")
+            + (f"first={first}" if first else f"{asked} backends")
         )
-    answered = failed = 0
-    async with Race("query_some", copies, timeout) as race:
-        while (
-            answered != first
-            and len(copies) - failed >= at_least
-            and (answer := await race.arrival()) is not None
-        ):
-            if answer.ok:
-                answered += 1
-            else:
-                failed += 1
+    race: Tally[Backend[Q, R], R] = Tally(
+        "query_some", backends, first or asked, asked - at_least, timeout
+    )
+    try:
+        race.ask(query)
+        await race.decided()
+        answered = race.answered
         errors = race.errors()
         missing = race.missing()
-        answers = race.waited_for(
+        answers = race.answers(
             f"not waited for, as {answered} others had answered"
             if answered == first
             else f"no answer within {timeout} s"
         )
+    finally:
+        if race.stop():
+            await race.gone()
     if answered >= at_least:
         return answers
-    summary = f"query_some: {answered} of {len(copies)} answered, at least {at_least} wanted"
-    if len(copies) - failed < at_least:
+    summary = f"query_some: {answered} of {asked} answered, at least {at_least} wanted"
+    if asked - len(errors) < at_least:
         raise ExceptionGroup(summary, errors)
     failures = ExceptionGroup(summary, errors) if errors else None
     raise TimeoutError(f"{summary}; no answer within {timeout} s from {missing}") from failures
@@ -142,20 +146,27 @@ def query_each(
     ``async with contextlib.aclosing(query_each(…)) as answers:``.
     Cancelled: as for `query_all`.
     """
-    return _each_answer(factories("query_each", query, backends), timeout)
+    check("query_each", backends)
+    return _each_answer(query, backends, timeout)
 
 
 async def _each_answer(
-    asks: Sequence[Ask[R]], timeout: float | None
+    query: Q, backends: Sequence[Backend[Q, R]], timeout: float | None
 ) -> AsyncGenerator[Answer[R], None]:
-    async with Race("query_each", asks, timeout) as race:
-        while (answer := await race.arrival()) is not None:
+    race: Tally[Backend[Q, R], R] = Tally("query_each", backends, 0, 0, timeout)
+    try:
+        race.ask(query)
+        came = 0
+        while (answer := await race.arrival(came)) is not None:
+            came += 1
             yield answer
-        came = list(race.answers)
-        answers = race.waited_for(f"no answer within {timeout} s")
-    for before, answer in zip(came, answers, strict=True):
-        if before is None:
-            yield answer
+        answers = race.answers(f"no answer within {timeout} s")
+        late = [a for task, a in zip(race.tasks, answers, strict=True) if task not in race.ends]
+    finally:
+        if race.stop():
+            await race.gone()
+    for answer in late:
+        yield answer
 
 
 @overload
@@ -220,11 +231,16 @@ async def together(
         for position, awaitable in enumerate(awaitables, 1):
             if not inspect.isawaitable(awaitable):
                 raise TypeError(f"together: argument {position} is not awaitable: {awaitable!r}")
-        copies = [(awaitable, partial(_itself, awaitable)) for awaitable in awaitables]
-        async with Race("together", copies, timeout) as race:
-            while await race.arrival() is not None:
-                pass
-            answers = race.waited_for(f"not done within {timeout} s")
+        race: Tally[Awaitable[Any], Any] = Tally(
+            "together", awaitables, len(awaitables), len(awaitables), timeout
+        )
+        try:
+            race.ask(None, _itself)
+            await race.decided()
+            answers = race.answers(f"not done within {timeout} s")
+        finally:
+            if race.stop():
+                await race.gone()
         return tuple(answers)
     finally:
         # Those that were never begun: nobody else can await them now.
@@ -232,5 +248,5 @@ async def together(
             close_unstarted(awaitable)
 
 
-def _itself(awaitable: Awaitable[A]) -> Awaitable[A]:
-    return awaitable
+def _itself(awaitable: Awaitable[A]) -> Callable[[None], Awaitable[A]]:
+    return lambda _: awaitable

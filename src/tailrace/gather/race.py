@@ -1,214 +1,240 @@
-"""Copies of a question that run at once, none of which outlives the block that started them.
+"""Copies of a question that run at once, none of which outlives the race that started them.
 
 Invariants:
-- Each copy is asked through a factory, in a task of its own. No path out of the block (answer,
+- Each copy is asked through a factory and is a task of its own. No path out of a race (answer,
   failure, timeout, cancellation, early exit of an iterator) leaves one behind: they are cancelled
   *and awaited*, for at most `GRACE` seconds, after which a stubborn one is named in a warning and
   no longer waited for.
-- A copy's exception is caught in the copy, so none is ever left unretrieved.
+- A copy's end is heard by a done-callback, which takes its exception, so none is left unretrieved.
+- A success that nobody returns is disposed of, if the race has a `dispose`, however late it comes.
 - A cancellation from outside is never swallowed, not even one that arrives during the clean-up: it
   is raised when the copies have ended. A timeout is a timer that wakes the waiter, never a
   `Task.cancel` of it: it cannot be mistaken for one, nor leave one pending.
+
+A race is run so, where `stop` says whether there is anything to wait for, and mostly there is not::
+
+    try:
+        race.ask(…)
+        await race.decided()
+    finally:
+        if race.stop():
+            await race.gone()
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context, copy_context
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from tailrace.gather import deadline
-from tailrace.gather.backends import Answer, Backend, check, label
+from tailrace.gather.backends import label
 
-__all__ = ["GRACE", "Ask", "Race", "factories"]
+__all__ = ["GRACE", "Dispose", "Race", "close", "sign"]
 
 Q = TypeVar("Q")
 R = TypeVar("R")
+T = TypeVar("T")
+
+Dispose: TypeAlias = Callable[[R], object]
 
 _log = logging.getLogger(__name__)
 
 GRACE: Final = 1.0  # seconds that a cancelled copy gets to clean up
 
-Ask: TypeAlias = tuple[object, Callable[[], Awaitable[R]]]  # whom, and how
-
-
-def factories(who: str, query: Q, backends: Sequence[Backend[Q, R]]) -> list[Ask[R]]:
-    """How to ask each of `backends`; TypeError or ValueError, as `who`, if they cannot be asked."""
-    check(who, backends)
-    return [(candidate, partial(candidate.query, query)) for candidate in backends]
-
 
 class Race(Generic[R]):
-    """``async with Race(who, asks, timeout) as race:`` all copies run; none outlives the block."""
+    """Copies that run at once, until `over` says that there is nothing to wait for any more.
 
-    def __init__(self, who: str, asks: Sequence[Ask[R]], timeout: float | None = None) -> None:
-        self._who = who
-        self._asks = asks
-        self._timeout = None if timeout == math.inf else timeout
-        self._tasks: list[asyncio.Task[Answer[R]]] = []
-        self._running = 0  # tasks whose end has not been noted
-        self._arrived: deque[Answer[R]] = deque()
-        self._wake: asyncio.Future[None] | None = None
-        self._late = False
-        self._ending = False
-        self._abandoned = False  # our coroutine is being closed: it cannot await any more
-        self._crash: BaseException | None = None  # KeyboardInterrupt and its like, of a copy
-        self.answers: list[Answer[R] | None] = [None] * len(asks)
+    With a `dispose` one success is the winner, and `dispose` is called with every other. A race is
+    what its caller awaits: just enough of a future for any Task. A future of asyncio's own would
+    cost a turn of the loop between the end of a copy, which is heard in a turn of its own, and
+    whoever waits for it.
+    """
 
-    async def __aenter__(self) -> Race[R]:
-        self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
-        self._deadline = None if self._timeout is None else deadline.Deadline(self._timeout)
-        before = deadline.current.get()
-        if self._deadline is not None:
-            deadline.current.set(self._deadline)  # for the copies, which inherit it
+    # What a race begins with; most end with it.
+    running = 0  # tasks whose end has not been heard of
+    ending = False
+    winner: asyncio.Task[R] | None = None  # the first success, where only one is wanted
+    crash: BaseException | None = None  # KeyboardInterrupt and its like, of a copy
+    settled = False  # it is over
+    late = False
+    _abandoned = False  # our coroutine is being closed: it cannot await any more
+    _asyncio_future_blocking = False
+    _wakeup: Callable[[Any], object] | None = None  # of the task that waits
+
+    def __init__(self, who: str, dispose: Dispose[R] | None = None) -> None:
+        self.who = who
+        self.loop = self._loop = asyncio.get_running_loop()
+        self.started = self.loop.time()
+        self.tasks: list[asyncio.Task[R]] = []
+        self._dispose = dispose
+
+    # --- the copies
+
+    def won(self, task: asyncio.Task[R]) -> bool:
+        """A copy has answered; whether it is the one whose answer is returned."""
+        if self._dispose is None:
+            return False
+        if self.winner is None and not self.ending:
+            self.winner = task
+            return True
+        self.dispose(task.result())
+        return False
+
+    def over(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """Something has happened. The last that a callback does: who waits goes on inside."""
+        if self.settled or self.over():
+            self.settled = True
+            self._resume()
+
+    def expire(self) -> None:
+        """Time is up."""
+        self.late = True
+        self.look()
+
+    # --- who waits for them
+
+    async def decided(self) -> None:
+        """Return when it is over."""
         try:
-            for index in range(len(self._asks)):
-                self._start(index)
-        except BaseException:  # an eager task's first step
-            await self._end()
+            while not self.settled:
+                await self
+            if self.crash is not None:
+                raise self.crash
+        except BaseException:
+            self.forfeit()
             raise
-        finally:
-            if self._deadline is not None:
-                deadline.current.set(before)
-        self._timer = (
-            None
-            if self._timeout is None
-            else self._loop.call_at(self._started + self._timeout, self._expire)
-        )
-        return self
 
-    def _start(self, index: int) -> None:
-        whom, ask = self._asks[index]
-        place = (index + 1, len(self._asks))
-        task = asyncio.create_task(_ask(whom, ask, place), name=f"{self._who}: {label(whom)}")
-        self._tasks.append(task)
-        self._running += 1
-        task.add_done_callback(partial(self._finished, index))
-
-    def _finished(self, index: int, task: asyncio.Task[Answer[R]]) -> None:
-        self._running -= 1
-        if task.cancelled():
-            if not self._ending:
-                whom = self._asks[index][0]
-                error = RuntimeError(f"cancelled, and not by {self._who}")
-                _sign(error, whom, (index + 1, len(self._asks)))
-                self._came(index, Answer(whom, error=error, seconds=self._elapsed()))
-        elif (crash := task.exception()) is not None:
-            self._crash = crash
-        else:
-            self._came(index, task.result())
-        self._notify()
-
-    def _came(self, index: int, answer: Answer[R]) -> None:
-        self.answers[index] = answer
-        self._arrived.append(answer)
-
-    def _expire(self) -> None:
-        self._late = True
-        self._notify()
-
-    def _notify(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def _something_happens(self) -> None:
-        self._wake = self._loop.create_future()
-        try:
-            await self._wake
-        except GeneratorExit:
-            self._abandoned = True
-            raise
-        finally:
-            self._wake = None
-
-    async def arrival(self) -> Answer[R] | None:
-        """The next answer or failure, in order of arrival; None when time or copies ran out."""
-        while not self._arrived:
-            if self._crash is not None:
-                raise self._crash
-            if self._late or not self._running:
-                return None
-            await self._something_happens()
-        return self._arrived.popleft()
-
-    def waited_for(self, why: str) -> list[Answer[R]]:
-        """An answer for each backend, in order; those that have not come say `why`."""
-        return [
-            Answer(whom, error=TimeoutError(f"{label(whom)}: {why}"), seconds=self._elapsed())
-            if answer is None
-            else answer
-            for (whom, _), answer in zip(self._asks, self.answers, strict=True)
-        ]
-
-    def missing(self) -> str:
-        """The names of those that have not answered."""
-        return ", ".join(
-            label(whom)
-            for (whom, _), answer in zip(self._asks, self.answers, strict=True)
-            if answer is None
-        )
-
-    def errors(self) -> list[Exception]:
-        """The failures so far, in the order of the backends."""
-        return [a.error for a in self.answers if a is not None and a.error is not None]
-
-    def _elapsed(self) -> float:
-        return self._loop.time() - self._started
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._end()
-
-    async def _end(self) -> None:
-        """Cancel what still runs and wait for it. A cancellation of ours waits with it."""
-        self._ending = True
-        if self._deadline is not None:
-            self._deadline.active = False
-        if self._loop.is_closed() or all(task.done() for task in self._tasks):
-            return
-        for task in self._tasks:
+    def stop(self) -> bool:
+        """Cancel what still runs; whether there is anything to await (`gone`)."""
+        self.ending = self.settled = True
+        if not self.running or self.loop.is_closed():
+            return False
+        for task in self.tasks:
             task.cancel()
-        if self._abandoned:
-            return
+        return not self._abandoned
+
+    async def gone(self) -> None:
+        """Wait for what `stop` has cancelled. A cancellation of ours waits with it."""
         interruption: asyncio.CancelledError | None = None
-        self._late = False
-        timer = self._loop.call_later(GRACE, self._expire)
+        self.late = False
+        timer = self.loop.call_later(GRACE, self.expire)
         try:
-            while self._running and not self._late:
+            while self.running and not self.late:
                 try:
-                    await self._something_happens()
+                    await self
                 except asyncio.CancelledError as error:
                     interruption = error
-            for (whom, _), task in zip(self._asks, self._tasks, strict=False):
+                    self.forfeit()
+            for task in self.tasks:
                 if not task.done():
-                    _leave(task, f"{self._who}: {label(whom)}")
+                    _leave(task)
             if interruption is not None:
                 raise interruption
         finally:
             timer.cancel()
             del interruption  # it refers to this frame
 
+    def forfeit(self) -> None:
+        """Nobody will take the answer any more."""
+        if self.winner is not None:
+            result = self.winner.result()
+            self.winner = None
+            self.dispose(result)
 
-async def _ask(whom: object, ask: Callable[[], Awaitable[R]], place: tuple[int, int]) -> Answer[R]:
-    # Outside of `Race`, since the traceback of an error that a race holds must not hold the race.
-    clock = asyncio.get_running_loop().time
-    started = clock()
+    def dispose(self, result: R) -> None:
+        """Dispose of a success that nobody returns, unless the winner's is the same object."""
+        if self._dispose is None or (self.winner is not None and self.winner.result() is result):
+            return
+        try:
+            disposing = self._dispose(result)
+        except Exception:
+            _log.exception("%s: a result could not be disposed of", self.who)
+            return
+        if inspect.isawaitable(disposing):
+            task = asyncio.Task(awaiting(disposing), loop=self.loop, name=f"{self.who}: dispose")
+            _left_behind.add(task)
+            self.running += 1
+            task.add_done_callback(self._disposed)
+
+    def _disposed(self, task: asyncio.Task[Any]) -> None:
+        _left_behind.discard(task)
+        self.running -= 1
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s: a result could not be disposed of", self.who, exc_info=error)
+        self.look()
+
+    # --- what a Task asks of a future, beside `_loop`
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._asyncio_future_blocking = True
+        try:
+            yield self
+        except GeneratorExit:
+            self._abandoned = True
+            raise
+        finally:
+            self._wakeup = None
+
+    def add_done_callback(
+        self, callback: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        """A task waits."""
+        self._wakeup = callback
+        self._context = context or copy_context()
+
+    def result(self) -> None:
+        """Nothing: whoever is resumed looks for itself."""
+
+    def cancel(self, msg: object = None) -> bool:
+        """Resume the task, in which its cancellation is then raised: that is what False says."""
+        self.loop.call_soon(self._resume)
+        return False
+
+    def _resume(self) -> None:
+        wakeup, self._wakeup = self._wakeup, None
+        if wakeup is not None:
+            self._context.run(wakeup, self)
+
+
+def close(result: Any) -> object:
+    """Dispose of a result as its class says, if it does: ``aclose()``, else ``close()``."""
+    for name in ("aclose", "close"):
+        closing = getattr(result, name, None)
+        if callable(closing):
+            return closing()
+    return None
+
+
+async def awaiting(awaitable: Awaitable[T]) -> T:
+    """The coroutine of a copy, of what is none."""
+    return await awaitable
+
+
+def failing(error: Exception) -> Coroutine[Any, Any, Any]:
+    """The coroutine of a copy that could not even be asked."""
+    # Without the frame that caught it: an error that a race holds must not hold the race.
+    trace = error.__traceback__
+    return _fail(error.with_traceback(trace and trace.tb_next))
+
+
+async def _fail(error: Exception) -> Any:
     try:
-        value = await ask()
-    except Exception as error:
-        _sign(error, whom, place)
-        return Answer(whom, error=error, seconds=clock() - started)
-    return Answer(whom, value, seconds=clock() - started)
+        raise error
+    finally:
+        del error  # it refers to this frame
 
 
-def _sign(error: Exception, whom: object, place: tuple[int, int]) -> None:
-    note = f"backend {place[0]} of {place[1]}: {label(whom)}"
+def sign(error: Exception, whom: object, position: int, of: int) -> None:
+    """Note on a failure whose it is."""
+    note = f"backend {position} of {of}: {label(whom)}"
     if note not in getattr(error, "__notes__", ()):  # some backends raise one object many times
         error.add_note(note)
 
@@ -216,9 +242,11 @@ def _sign(error: Exception, whom: object, place: tuple[int, int]) -> None:
 _left_behind: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks but weakly
 
 
-def _leave(task: asyncio.Task[Any], name: str) -> None:
+def _leave(task: asyncio.Task[Any]) -> None:
     _left_behind.add(task)
     task.add_done_callback(_left_behind.discard)
     _log.warning(
-        "%s has not ended within %g s of its cancellation; no longer waiting for it", name, GRACE
+        "%s has not ended within %g s of its cancellation; no longer waiting for it",
+        task.get_name(),
+        GRACE,
     )

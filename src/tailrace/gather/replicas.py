@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from tailrace.gather.backends import Backend, check, label
-from tailrace.gather.race import Race, factories
+from tailrace.gather.race import close
+from tailrace.gather.tally import Tally
 
 __all__ = ["Replicas"]
 
@@ -18,23 +20,36 @@ class Replicas(Generic[Q_contra, R_co]):
 
     The losers are cancelled and awaited before `query` returns; a failure never beats an answer.
     When all fail: ExceptionGroup of the failures, each with a note that names its backend.
-    Cancelled: as for `query_all`. It is a `Backend` itself, so it nests.
+    `dispose`, plain or async, is called with each further success; by default it is closed, if it
+    has an ``aclose()`` or ``close()``. Cancelled: as for `query_all`. It is a `Backend` itself, so
+    it nests.
     """
 
-    def __init__(self, *backends: Backend[Q_contra, R_co], name: str = "") -> None:
+    def __init__(
+        self,
+        *backends: Backend[Q_contra, R_co],
+        dispose: Callable[[R_co], object] = close,
+        name: str = "",
+    ) -> None:
         check("Replicas", backends)
+        self._dispose = dispose
         self.backends = backends
         self.name = name
 
     async def query(self, query: Q_contra, /) -> R_co:
         """The first answer."""
-        async with Race("Replicas", factories("Replicas", query, self.backends)) as race:
-            answer = await race.arrival()
-            while answer is not None and not answer.ok:
-                answer = await race.arrival()
-        if answer is None:
+        race: Tally[Backend[Q_contra, R_co], R_co] = Tally(
+            "Replicas", self.backends, 1, len(self.backends) - 1, dispose=self._dispose
+        )
+        try:
+            race.ask(query)
+            await race.decided()
+        finally:
+            if race.stop():
+                await race.gone()
+        if race.winner is None:
             raise ExceptionGroup(f"all {len(self.backends)} replicas failed", race.errors())
-        return answer.value
+        return race.winner.result()
 
     def __repr__(self) -> str:
         names = ", ".join(label(b) for b in self.backends)

@@ -1,0 +1,204 @@
+"""`Hedged`: several backends that know the same, as one, at hardly more than the price of one."""
+
+from __future__ import annotations
+
+import functools
+import random as _random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from tailrace.gather.backends import Backend, check, label
+from tailrace.gather.backends import backend as as_backend
+from tailrace.gather.balance import BALANCERS, Balance
+from tailrace.gather.copies import HedgedRace
+from tailrace.gather.eject import Eject
+from tailrace.gather.pool import Pool
+from tailrace.gather.race import close
+from tailrace.gather.statistics import HedgedStatistics, snapshot
+
+__all__ = ["Hedged", "HedgedFunction", "hedged"]
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+Q_contra = TypeVar("Q_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+_DEFAULT = Eject()
+
+
+class Hedged(Generic[Q_contra, R_co]):
+    """Several backends that know the same, as one: one is asked, and another when it pays.
+
+    The first answer wins; the losers are cancelled and awaited before `query` returns. It is a
+    `Backend` itself, so it nests; with one backend, copies go to that. Of one event loop at a time.
+
+    - `target`, `budget`: another copy is sent when that brings the `target` quantile of the latency
+      down most, for at most `budget` more copies per query (0: none, `math.inf`: any number). When
+      that is, is learnt; before some hundreds of answers nothing is hedged.
+    - `delay`: seconds after which another copy is sent instead, if the budget allows. 0: all at
+      once; `math.inf`: only when one fails.
+    - `max_copies`: at most so many for one query, failed ones included. A copy that fails is
+      replaced at once, outside the budget, by one to another backend.
+    - `balance`: "p2c", the less busy and slow of two at random; "random"; "in_order" of listing.
+    - `eject`: when a backend that fails is left alone (`Eject`); None: never.
+    - `limit`: concurrent queries per backend. More wait in line, and the copy of a query that gets
+      a slot first takes the others of that query out of their lines.
+    - `fatal(error)`: whether a failure is the answer: it ends the query and is raised as it is.
+    - `dispose(result)`, plain or async: called with each success that is not returned. By default
+      that is closed if it has an ``aclose()`` or ``close()``.
+    - `random`: a generator to repeat a run with.
+
+    When all copies fail: ExceptionGroup of the failures, each with a note that names its backend.
+    Cancelled: as for `query_all`.
+    """
+
+    def __init__(
+        self,
+        *backends: Backend[Q_contra, R_co],
+        target: float = 0.99,
+        budget: float = 0.05,
+        max_copies: int = 2,
+        delay: float | None = None,
+        balance: Balance = "p2c",
+        eject: Eject | None = _DEFAULT,
+        limit: int | None = None,
+        fatal: Callable[[Exception], bool] | None = None,
+        dispose: Callable[[R_co], object] = close,
+        random: _random.Random | None = None,
+        name: str = "",
+    ) -> None:
+        check("Hedged", backends)
+        _check_numbers(target=target, budget=budget, delay=delay)
+        _check_counts(max_copies=max_copies, limit=limit)
+        _check_parts(balance, eject, fatal, dispose, random)
+        self.backends = backends
+        self.name = name
+        self._pool = Pool(
+            backends,
+            target=target,
+            budget=budget,
+            max_copies=max_copies,
+            delay=delay,
+            balance=balance,
+            eject=eject,
+            limit=limit,
+            fatal=fatal,
+            dispose=dispose,
+            dice=random or _random.Random(),
+        )
+
+    async def query(self, query: Q_contra, /) -> R_co:
+        """The first answer."""
+        race: HedgedRace[Q_contra, R_co] = HedgedRace(self._pool, query)
+        try:
+            race.begin()
+            while not race.settled:
+                await race
+        except BaseException:
+            race.forfeit()
+            raise
+        finally:
+            if (race.running or race.waiting) and race.stop():
+                await race.gone()
+            race.copies.clear()  # they refer to the race
+        if race.winner is not None:
+            return race.winner.result()
+        if race.crash is not None:
+            raise race.crash
+        if race.fate is not None:
+            raise race.fate
+        errors = race.errors()
+        raise ExceptionGroup(f"Hedged: all {len(errors)} copies failed", errors)
+
+    def statistics(self) -> HedgedStatistics:
+        """What it has done so far, and what it goes by: a snapshot."""
+        return snapshot(self._pool)
+
+    def __repr__(self) -> str:
+        names = ", ".join(label(b) for b in self.backends)
+        return f"Hedged({names}{f', name={self.name!r}' if self.name else ''})"
+
+
+class HedgedFunction(Hedged[Q_contra, R_co]):
+    """An async function, hedged: see `hedged`."""
+
+    def __call__(self, query: Q_contra, /) -> Coroutine[Any, Any, R_co]:
+        """As the function, and as `query`."""
+        return self.query(query)
+
+
+def hedged(
+    *,
+    target: float = 0.99,
+    budget: float = 0.05,
+    max_copies: int = 2,
+    delay: float | None = None,
+    limit: int | None = None,
+    fatal: Callable[[Exception], bool] | None = None,
+    dispose: Callable[[Any], object] = close,
+    random: _random.Random | None = None,
+) -> Callable[[Callable[[Q], Awaitable[R]]], HedgedFunction[Q, R]]:
+    """Hedge an async function of one argument, such as a request to a balanced URL.
+
+    What comes of it is called as before, and is a `Backend`. Arguments as for `Hedged`.
+    """
+
+    def decorate(fn: Callable[[Q], Awaitable[R]]) -> HedgedFunction[Q, R]:
+        one = as_backend(fn)
+        function: HedgedFunction[Q, R] = HedgedFunction(
+            one,
+            target=target,
+            budget=budget,
+            max_copies=max_copies,
+            delay=delay,
+            limit=limit,
+            fatal=fatal,
+            dispose=dispose,
+            random=random,
+            name=one.name,
+        )
+        functools.update_wrapper(function, fn)
+        return function
+
+    return decorate
+
+
+# --- arguments
+
+
+def _check_numbers(*, target: float, budget: float, delay: float | None) -> None:
+    for name, value in (("target", target), ("budget", budget), ("delay", delay)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number and (name, value) != ("delay", None):
+            raise TypeError(f"Hedged: {name}={value!r} is not a number")
+    if not 0 < target < 1:
+        raise ValueError(f"Hedged: target={target} is not between 0 and 1")
+    if not budget >= 0:
+        raise ValueError(f"Hedged: budget={budget} is not 0 or more")
+    if delay is not None and not delay >= 0:
+        raise ValueError(f"Hedged: delay={delay} is not 0 or more")
+
+
+def _check_counts(*, max_copies: int, limit: int | None) -> None:
+    for name, value in (("max_copies", max_copies), ("limit", limit)):
+        if (name, value) == ("limit", None):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"Hedged: {name}={value!r} is not a whole number")
+        if value < 1:
+            raise ValueError(f"Hedged: {name}={value} is less than 1")
+
+
+def _check_parts(
+    balance: object, eject: object, fatal: object, dispose: object, dice: object
+) -> None:
+    if balance not in BALANCERS:
+        raise ValueError(f"Hedged: balance={balance!r} is none of {', '.join(BALANCERS)}")
+    if not isinstance(eject, Eject | None):
+        raise TypeError(f"Hedged: eject={eject!r} is neither an Eject nor None")
+    if fatal is not None and not callable(fatal):
+        raise TypeError(f"Hedged: fatal={fatal!r} cannot be called")
+    if not callable(dispose):
+        raise TypeError(f"Hedged: dispose={dispose!r} cannot be called")
+    if not isinstance(dice, _random.Random | None):
+        raise TypeError(f"Hedged: random={dice!r} is not a random.Random")

@@ -1,0 +1,283 @@
+"""The parts that `Hedged` is made of, each for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from tailrace.gather.balance import BALANCERS
+from tailrace.gather.budget import BURST, Budget
+from tailrace.gather.eject import Eject, Health
+from tailrace.gather.replica import Replica
+from tailrace.gather.schedule import Schedule
+from tailrace.gather.sketch import Curve, Sketch
+from tailrace.gather.tuning import NEVER, Plan, plan
+
+# --- the sketch
+
+
+def straggling(dice: random.Random) -> float:
+    seconds = dice.lognormvariate(1.535, 0.385) / 1000
+    return seconds * 10 if dice.random() < 0.05 else seconds
+
+
+def test_quantiles_are_within_one_per_cent_of_the_sample_s() -> None:
+    dice = random.Random(1)
+    sketch, values = Sketch(100_000), []
+    for _ in range(20_000):
+        values.append(dice.lognormvariate(0, 2))
+        sketch.saw(values[-1])
+    values.sort()
+    curve = sketch.curve()
+    for q in (0.01, 0.1, 0.5, 0.9, 0.99):
+        assert curve.quantile(q) == pytest.approx(values[math.ceil(q * 20_000) - 1], rel=0.0101)
+    assert curve.samples == 20_000
+
+
+def test_the_window_forgets_what_is_older() -> None:
+    sketch = Sketch(1000)
+    for _ in range(1000):
+        sketch.saw(1.0)
+    for _ in range(1000):
+        sketch.saw(0.001)
+    assert sketch.curve().quantile(0.9999) == pytest.approx(0.001, rel=0.02)
+    assert 900 <= sketch.curve().samples <= 1000
+    assert sketch.count == 2000
+
+
+def test_censored_samples_are_counted_as_longer_than_they_were() -> None:
+    dice = random.Random(2)
+    naive, right, truth = Sketch(10**6), Sketch(10**6), []
+    for _ in range(20_000):
+        x, c = dice.expovariate(1), dice.expovariate(0.5)
+        truth.append(x)
+        if x <= c:
+            naive.saw(x)
+            right.saw(x)
+        else:
+            right.censored(c)
+    truth.sort()
+    for q in (0.5, 0.9, 0.95):
+        assert right.curve().quantile(q) == pytest.approx(truth[int(20_000 * q)], rel=0.06)
+    assert naive.curve().quantile(0.9) < 0.8 * truth[18_000]
+
+
+def test_what_is_beyond_every_answer_is_not_known() -> None:
+    sketch = Sketch(10_000)
+    assert sketch.curve().quantile(0.5) == math.inf
+    for _ in range(50):
+        sketch.saw(1.0)
+        sketch.censored(2.0)
+    assert sketch.curve().quantile(0.4) == pytest.approx(1, rel=0.02)
+    assert sketch.curve().quantile(0.6) == math.inf
+    sketch.saw(0.0)
+    assert sketch.curve().quantile(0.001) < 2e-6
+
+
+# --- the plan
+
+
+def curve_of(draw: Callable[[random.Random], float], n: int = 40_000, seed: int = 1) -> Curve:
+    dice = random.Random(seed)
+    sketch = Sketch(10 * n)
+    for _ in range(n):
+        sketch.saw(draw(dice))
+    return sketch.curve()
+
+
+def quantile_after(made: Plan, target: float, n: int = 100_000) -> tuple[float, float]:
+    """The quantile that a plan leads to, and its extra load, by simulation."""
+    dice = random.Random(7)
+    times, extra = [], 0
+    for _ in range(n):
+        x = straggling(dice)
+        if x > made.delay and dice.random() < made.probability:
+            extra += 1
+            x = min(x, made.delay + straggling(dice))
+        times.append(x)
+    return sorted(times)[int(target * n)], extra / n
+
+
+@pytest.mark.parametrize(("target", "optimum"), [(0.99, 0.0205), (0.999, 0.048)])
+def test_the_plan_is_near_the_optimum_of_singler(target: float, optimum: float) -> None:
+    made = plan(curve_of(straggling), target, 0.05)
+    reached, extra = quantile_after(made, target)
+    assert reached <= 1.05 * optimum
+    assert extra <= 0.052
+
+
+def test_a_uniform_distribution_is_not_hedged() -> None:
+    assert plan(curve_of(lambda dice: dice.uniform(0.001, 0.1)), 0.99, 0.05) == NEVER
+
+
+def test_equal_latencies_are_not_hedged() -> None:
+    assert plan(curve_of(lambda dice: 0.01, 1000), 0.99, 0.05) == NEVER
+
+
+def test_with_money_enough_two_are_asked_at_once() -> None:
+    made = plan(curve_of(straggling), 0.99, 1.0)
+    assert made.delay < 0.003
+    assert made.probability > 0.9
+
+
+def test_nothing_known_is_no_reason_to_hedge() -> None:
+    assert plan(Sketch(10_000).curve(), 0.99, 0.05) == NEVER
+
+
+def test_a_plan_is_made_in_less_than_two_milliseconds() -> None:
+    curve = curve_of(lambda dice: dice.lognormvariate(0, 1.2))
+    assert len(curve.survival) > 400
+    took = []
+    for _ in range(7):
+        began = time.thread_time()
+        plan(curve, 0.99, 0.05)
+        took.append(time.thread_time() - began)
+    assert min(took) < 0.006, "three times as much for slow machines"
+
+
+# --- the budget
+
+
+def test_the_budget_pays_for_a_share_of_the_queries() -> None:
+    budget = Budget(0.05, full=True)
+    assert sum(budget.take(0) for _ in range(100)) == BURST
+    assert budget.denied == 100 - BURST
+    assert sum(budget.take(n) for n in range(1000)) == pytest.approx(50, abs=1)
+    budget = Budget(0.05, full=True)
+    for _ in range(int(BURST)):
+        assert budget.take(0)
+    assert [budget.take(n) for n in (19, 20)] == [False, True]
+    budget.give_back()
+    assert budget.take(20)
+    begins_empty = Budget(0.05, full=False)
+    assert [begins_empty.take(n) for n in (0, 19, 20)] == [False, False, True]
+
+
+def test_nothing_buys_nothing_and_infinity_everything() -> None:
+    assert not Budget(0, full=True).take(1000)
+    endless = Budget(math.inf, full=True)
+    assert all(endless.take(n // 10) for n in range(1000))
+
+
+def test_what_share_of_the_wanted_copies_was_paid_for_is_told_since_the_last_time() -> None:
+    budget = Budget(0.1, full=False)
+    assert budget.paid_share() == 1
+    assert [budget.take(n) for n in (10, 10, 10, 20)] == [True, False, False, True]
+    assert budget.paid_share() == 0.5
+    assert budget.take(30)
+    assert budget.paid_share() == 1
+
+
+# --- health
+
+
+def test_a_backend_is_ejected_for_longer_each_time_until_it_answers() -> None:
+    health = Health(Eject(failures=2, seconds=1, longest=5))
+    assert [health.bad(), health.bad()] == [False, True]
+    for now, until in ((0, 1), (1, 3), (3, 7), (7, 12)):
+        health.eject(now)
+        assert not health.usable(until - 0.1)
+        assert health.usable(until)
+        health.trying = True
+        assert not health.usable(until), "by one query at a time"
+        assert health.bad(), "one more failure is enough"
+    health.good()
+    assert not health.bad()
+
+
+# --- the balance
+
+
+def replicas(*costs: float) -> list[Replica]:
+    made = []
+    for position, cost in enumerate(costs, 1):
+        replica = Replica(_Nobody(), position, None, None)
+        replica.cost = cost
+        made.append(replica)
+    return made
+
+
+class _Nobody:
+    async def query(self, query: str, /) -> str:
+        return query
+
+
+def test_of_two_choices_the_less_loaded_is_taken() -> None:
+    dice, of = random.Random(1), replicas(0.1, 0.1, 0.1)
+    counts = [0, 0, 0]
+    for _ in range(3000):
+        chosen = BALANCERS["p2c"](of, 0.0, dice)
+        chosen.pending += 1
+        counts[chosen.position - 1] += 1
+    assert max(counts) - min(counts) < 30
+    assert BALANCERS["p2c"](replicas(0.2, 0.1), 0.0, dice).position == 2
+    assert BALANCERS["p2c"](replicas(0.0, 0.0), 0.0, dice).position == 1
+    unknown, known = replicas(0.0, 9.0)
+    assert BALANCERS["p2c"]([unknown, known], 0.0, dice) is unknown
+    unknown.pending = 1
+    assert BALANCERS["p2c"]([unknown, known], 0.0, dice) is known, "it is being found out"
+    assert BALANCERS["in_order"](of, 0.0, dice) is of[0]
+    assert {BALANCERS["random"](of, 0.0, dice).position for _ in range(99)} == {1, 2, 3}
+
+
+def test_what_was_slow_long_ago_is_tried_again() -> None:
+    slow, quick = replicas(10.0, 0.1)
+    slow.stamp = quick.stamp = 0.0
+    quick.answered(0.1, 60.0)
+    assert slow.load(60.0) < quick.load(60.0)
+
+
+# --- the schedule
+
+
+@dataclass
+class Waits:
+    name: str
+    log: list[tuple[str, float]]
+    settled: bool = False
+    again: list[float] = field(default_factory=list)
+    schedule: Schedule | None = None
+
+    def due(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self.log.append((self.name, now))
+        if self.again and self.schedule is not None:
+            self.schedule.add(now + self.again.pop(), self)
+        if self.name == "raises":
+            raise OSError(self.name)
+
+
+@pytest.mark.virtual_time
+async def test_one_timer_serves_all_in_the_order_of_their_moments() -> None:
+    log: list[tuple[str, float]] = []
+    schedule = Schedule(asyncio.get_running_loop())
+    schedule.add(2.0, Waits("b", log))
+    schedule.add(1.0, Waits("a", log, again=[0.5, 0.5], schedule=schedule))
+    gone = Waits("gone", log)
+    schedule.add(1.5, gone)
+    gone.settled = True
+    await asyncio.sleep(5)
+    assert log == [("a", 1.0), ("a", 1.5), ("b", 2.0), ("a", 2.0)]
+    schedule.add(6.0, Waits("c", log))
+    await asyncio.sleep(5)
+    assert log[-1] == ("c", 6.0)
+
+
+@pytest.mark.virtual_time
+async def test_one_that_fails_does_not_stop_the_others() -> None:
+    log: list[tuple[str, float]] = []
+    loop = asyncio.get_running_loop()
+    reported: list[object] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+    schedule = Schedule(loop)
+    for name in ("raises", "next"):
+        schedule.add(1.0, Waits(name, log))
+    await asyncio.sleep(2)
+    assert log == [("raises", 1.0), ("next", 1.0)]
+    assert [str(error) for error in reported] == ["raises"]
