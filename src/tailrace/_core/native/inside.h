@@ -113,8 +113,8 @@ inside_is_as_known(void)
 
 #else
 
-#define enter_context(thread, context) PyContext_Enter(context)
-#define exit_context(thread, context) ((void)PyContext_Exit(context))
+#define enter_context(thread, context) ((void)(thread), PyContext_Enter(context))
+#define exit_context(thread, context) ((void)(thread), (void)PyContext_Exit(context))
 #define set_in_place(dict, key, value, place) PyDict_SetItem(dict, key, value)
 #define inside_is_as_known() 1
 
