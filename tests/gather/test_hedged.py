@@ -322,7 +322,7 @@ async def test_5_the_budget_is_fed_by_queries_and_never_by_the_clock() -> None:
     for _ in range(300):
         await pair.query("q")
         await asyncio.sleep(1000)
-    assert 25 + 30 - 1 <= pair.statistics().hedges <= 25 + 30, "its burst, and a tenth"
+    assert 50 + 30 - 1 <= pair.statistics().hedges <= 50 + 30, "its burst, and a tenth"
 
 
 @virtual_time

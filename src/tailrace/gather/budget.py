@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["Budget"]
 
-BURST: Final = 25.0  # copies at once; with fewer, chance alone would often empty the bucket
+BURST: Final = 50.0  # copies at once; with fewer, chance alone would often empty the bucket
 ALMOST: Final = 1 - 1e-9  # twenty times 0.05 is a little less than one
 
 

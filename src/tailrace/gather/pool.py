@@ -22,7 +22,7 @@ __all__ = ["Pool"]
 WINDOW: Final = 10_000  # latencies that are remembered
 FEW: Final = 10.0  # latencies that must lie above the delay before one is chosen
 AGAIN: Final = 1000  # latencies after which it is chosen anew
-PRUDENT: Final = 0.98  # of the budget is planned for, or the bucket would often be empty
+PRUDENT: Final = 0.97  # of the budget is planned for, or the bucket would often be empty
 
 
 class Asked(Protocol):
