@@ -39,7 +39,7 @@ SANITIZE_ARGS ?= -n 2 --dist worksteal -k 'native and not fuzz and not machine a
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test sanitize lint format typecheck bench bench-core clean
+.PHONY: help demo test sanitize lint format typecheck bench bench-core bench-tail clean
 
 help: ## Say what there is to make
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -89,6 +89,9 @@ bench: $(HAS)-bench ## Compare with Go, asyncio.Queue, anyio and trio on this ma
 
 bench-core: $(HAS)-bench ## What the core's goals are measured by, and whether they are met
 	@$(BIN)/python benchmarks/core.py $(BENCH_ARGS)
+
+bench-tail: $(HAS)-bench ## Simulate Replicas and Hedged, and draw the pictures of the docs
+	@$(BIN)/python -m benchmarks.tail --plots docs/img $(BENCH_ARGS)
 
 clean: ## Remove the environments, caches and everything built
 	@rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

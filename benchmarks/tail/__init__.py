@@ -1,0 +1,1 @@
+"""The tail of `Replicas` and `Hedged`, simulated: `python -m benchmarks.tail`."""
