@@ -29,7 +29,7 @@ BENCH_ARGS ?=
 
 # Not run once more on the Python core: what runs on both by itself, what no core has a part in, and
 # whole programs that take long and whose parts are tested there.
-BOTH := $(addprefix --ignore=tests/,core faults typing test_build.py test_cli.py test_docs.py \
+BOTH := $(addprefix --ignore=tests/,core faults typing gather/test_hedged_stress.py test_build.py test_cli.py test_docs.py \
     test_examples.py test_layers.py test_public_names.py test_readme.py)
 
 SANITIZED := build/sanitized-$(VERSION)

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import subprocess
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Iterator
@@ -363,19 +364,16 @@ async def test_an_operation_left_behind_by_whoever_awaited_it_is_not_used_again(
                 spawn(core, forget(), "forgotten")._log_destroy_pending = False
             await settle()
 
-        asyncio._set_running_loop(None)
-        try:
-            loop.run_until_complete(main())
-        finally:
-            asyncio._set_running_loop(here)
+        loop.run_until_complete(main())
         loop.close()
 
     async def receive(channel: Any) -> None:
         while True:
             await channel.recv()
 
-    here = asyncio.get_running_loop()
-    litter()
+    elsewhere = threading.Thread(target=litter)
+    elsewhere.start()
+    elsewhere.join()
     gc.collect()
     tasks = [spawn(core, receive(core.Channel()), "an actor") for _ in range(60)]
     await settle()

@@ -228,23 +228,24 @@ class Group:
 
     def _stage_ended(self, stage: Stage) -> None:
         self._live.pop(stage, None)
-        waited = [(channel, len(channel)) for channel in stage.wiring.channels("receive")]
-        watched = self._cause is None and not self._draining
-        if watched:
+        if self._cause is None and not self._draining:
+            waited = [(channel, len(channel)) for channel in stage.wiring.channels("receive")]
             self._warn_stopped(stage)
-        for channel in stage.let_go():
-            self._note_cut(stage, channel)
-        if watched:
+            for channel in stage.let_go():
+                self._note_cut(stage, channel)
             for channel, values in waited:
                 self._warn_left(stage, channel, values)
+        else:
+            stage.let_go()
         # One of many, for each connection say, is not kept for ever.
         self._topology.ended(
             stage.name, stage.started, stage.wiring.holds, forget=stage.ordinal > 1
         )
         self._told.discard(stage.name)
-        for channel in stage.wiring.channels("send"):
-            if channel in self._cut and not self._topology.feeding(channel):
-                del self._cut[channel]
+        if self._cut:
+            for channel in stage.wiring.channels("send"):
+                if channel in self._cut and not self._topology.feeding(channel):
+                    del self._cut[channel]
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
 

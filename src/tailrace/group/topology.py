@@ -2,7 +2,8 @@
 
 A stage is known here from before it starts; by its name and its links alone it stays known after
 it has ended, so that the graph keeps its shape and nothing that the stage used is kept alive.
-Numbered stages (``handle-2``: one of many of a function) are forgotten when they end.
+Numbered stages (``handle-2``: one of many of a function) are forgotten when they end. Who feeds whom
+is worked out when somebody asks: of most of such stages nobody does.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Topology:
     """The names of a group, given out and remembered."""
 
     def __init__(self) -> None:
+        self._new: dict[str, tuple[Hold, ...]] = {}  # stages whose links are not worked out yet
         self._links: dict[str, tuple[Link, ...]] = {}  # by stage
         self._sizes: dict[str, int] = {}  # how many actors a stage had when last told
         self._used: dict[str, int] = {}  # how many stages of a name there have been
@@ -38,6 +40,7 @@ class Topology:
         self._feeders: dict[str, dict[str, None]] = {}  # live stages that send, by channel
 
     def __repr__(self) -> str:
+        self._work_out()
         return f"<Topology of {len(self._links)} stages and {len(self._linked)} channels>"
 
     def name_for(self, name: str, *, given: bool) -> tuple[str, int]:
@@ -45,17 +48,29 @@ class Topology:
 
         ValueError if the name was `given` and is taken.
         """
-        if given and name in self._links:
+        if given and self._knows(name):
             raise ValueError(f"this group has a stage named {name!r} already; choose another name")
         ordinal = self._used.get(name, 0) + 1
-        while (unique := name if ordinal == 1 else f"{name}-{ordinal}") in self._links:
+        while self._knows(unique := name if ordinal == 1 else f"{name}-{ordinal}"):
             ordinal += 1
         return unique, ordinal
 
-    def add(self, stage: str, called: str, ordinal: int, holds: Iterable[Hold]) -> None:
+    def _knows(self, stage: str) -> bool:
+        return stage in self._new or stage in self._links
+
+    def add(self, stage: str, called: str, ordinal: int, holds: tuple[Hold, ...]) -> None:
         """Know a stage, under the name that `name_for` gave for what it is `called`."""
         self._used[called] = ordinal
-        links = [Link(self.label(hold.channel), hold.channel.capacity, hold.end) for hold in holds]
+        self._new[stage] = holds
+
+    def _work_out(self) -> None:
+        """Link the stages that are new, in the order in which they were added."""
+        added, self._new = self._new, {}
+        for stage, holds in added.items():
+            self._link(stage, holds)
+
+    def _link(self, stage: str, holds: Iterable[Hold]) -> None:
+        links = [Link(self._label(hold.channel), hold.channel.capacity, hold.end) for hold in holds]
         self._links[stage] = tuple(dict.fromkeys(links))
         for link in self._links[stage]:
             self._linked[link.channel] = self._linked.get(link.channel, 0) + 1
@@ -64,6 +79,10 @@ class Topology:
 
     def ended(self, stage: str, actors: int, holds: Iterable[Hold], *, forget: bool) -> None:
         """The stage has ended, with so many actors; `forget` it, or keep its place."""
+        if self._new.pop(stage, None) is not None:
+            if forget:
+                return
+            self._link(stage, holds)
         for link in self._links[stage]:
             if link.end == "send":
                 feeders = self._feeders[link.channel]
@@ -85,6 +104,10 @@ class Topology:
 
     def label(self, channel: Channel[Any]) -> str:
         """What the channel is called here: two of one name, or of none, stay two."""
+        self._work_out()
+        return self._label(channel)
+
+    def _label(self, channel: Channel[Any]) -> str:
         known = self._labels.get(channel)
         if known is None:
             name = known = channel.name or _kind(channel)
@@ -117,6 +140,7 @@ class Topology:
 
     def graph(self, live: Mapping[str, int]) -> Graph:
         """All that is known; `live` has the number of actors of the stages that live."""
+        self._work_out()
         sizes = {**self._sizes, **live}
         channels: dict[str, ChannelNode] = {}
         edges: dict[Edge, None] = {}

@@ -151,20 +151,27 @@ static void
 fill_buffer(Many *self)
 {
     Channel *channel = self->base.channel;
+    Ring *buffer = &channel->buffer;
     State *state = channel->state;
     PyObject *values = self->values;
     if (self->base.value != NULL || !is_plain(values) || channel->closed || channel->receivers.head != NULL)
         return;
-    Py_ssize_t room = channel->limit - channel_length(channel);
-    Py_ssize_t count = Py_MIN(room, PySequence_Fast_GET_SIZE(values) - self->count);
+    Py_ssize_t count = PySequence_Fast_GET_SIZE(values) - self->count;
+    count = Py_MIN(count, channel->limit - channel_length(channel));
     count = Py_MIN(count, state->budget);
-    for (Py_ssize_t n = 0; n < count && ring_has_room(&channel->buffer); n++) {
-        ring_push(&channel->buffer, Py_NewRef(PySequence_Fast_GET_ITEM(values, self->count)));
-        self->count++;
-        channel->sent++;
-        state->budget--;
+    while (buffer->size - buffer->count < count)
+        if (!ring_grow(buffer)) {
+            PyErr_Clear(); /* the attempt with the next one says so */
+            return;
+        }
+    PyObject **items = PySequence_Fast_ITEMS(values) + self->count;
+    for (Py_ssize_t n = 0; n < count; n++)
+        ring_push(buffer, Py_NewRef(items[n]));
+    if (count > 0) {
+        self->count += count;
+        channel->sent += count;
+        state->budget -= count;
     }
-    PyErr_Clear(); /* no memory: the attempt with the next one says so */
 }
 
 /* Values until it sleeps or all are sent; the phase is YIELDED in between. */
