@@ -29,8 +29,9 @@ BENCH_ARGS ?=
 
 # Not run once more on the Python core: what runs on both by itself, what no core has a part in, and
 # whole programs that take long and whose parts are tested there.
-BOTH := $(addprefix --ignore=tests/,core faults typing gather/test_hedged_stress.py test_build.py test_cli.py test_docs.py \
-    test_examples.py test_layers.py test_public_names.py test_readme.py)
+BOTH := $(addprefix --ignore=tests/,core cpython faults gather typing test_aggregator.py test_build.py \
+    test_cli.py test_docs.py test_examples.py test_gather.py test_hedging_peers.py test_layers.py \
+    test_public_names.py test_readme.py test_tail.py)
 
 SANITIZED := build/sanitized-$(VERSION)
 SANITIZE := -fsanitize=address,undefined

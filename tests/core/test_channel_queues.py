@@ -64,7 +64,7 @@ async def test_channel_7_a_hundred_thousand_selects_leave_nothing_behind(
     await selects(5_000)
     gc.collect()
     before = sys.getallocatedblocks()
-    await selects(95_000)
+    await selects(95_000 if core.__name__.endswith("native") else 15_000)
     gc.collect()
     assert sys.getallocatedblocks() - before < 2_000
     for channel in (quiet, busy):

@@ -2,8 +2,8 @@
 
 A stage is known here from before it starts; by its name and its links alone it stays known after
 it has ended, so that the graph keeps its shape and nothing that the stage used is kept alive.
-Numbered stages (``handle-2``: one of many of a function) are forgotten when they end. Who feeds whom
-is worked out when somebody asks: of most of such stages nobody does.
+Numbered stages (``handle-2``: one of many of a function) are forgotten when they end. Who feeds
+whom is worked out when somebody asks: of most of such stages nobody does.
 """
 
 from __future__ import annotations
