@@ -421,3 +421,26 @@ async def test_a_million_operations_selects_and_cancellations_lose_no_memory() -
     # One object lost for each of what a round does 500 times or more would be 12 500.
     assert max(rounds[-5:]) - before < 1000, rounds
     assert resident() - memory < 4096
+
+
+async def test_what_a_task_was_handed_is_not_kept_when_it_sleeps_again(start: Any) -> None:
+    """From 3.12 to 3.14 a value is handed out in an exception that is used again."""
+
+    class Value:
+        pass
+
+    async def drop(channel: Any) -> None:
+        while True:
+            await channel.recv()
+
+    channel = native.Channel()
+    dropping = start(drop(channel))
+    value = Value()
+    alive = weakref.ref(value)
+    await channel.send(value)
+    del value
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert alive() is None
+    dropping.cancel()
+    await asyncio.wait([dropping])

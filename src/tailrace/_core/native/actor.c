@@ -260,11 +260,7 @@ actor_step(Actor *self, PyObject *error)
     }
     else
         Py_XDECREF(error);
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *stop = self->scheduler->state->stop_iteration;
-    if (stop != NULL && Py_REFCNT(stop) == 1) /* it must not keep what it handed out alive */
-        Py_CLEAR(((PyStopIterationObject *)stop)->value);
-#endif
+    forget_handed_out(scheduler->state);
     switch (how) {
     case PYGEN_NEXT:
         return yielded(self, result);

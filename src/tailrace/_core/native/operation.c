@@ -223,8 +223,7 @@ hand_out(State *state, PyObject *value)
     if (Py_IsNone(value))
         Py_DECREF(value);
     else if (stop != NULL && Py_REFCNT(stop) == 1 && active_here(state) != NULL) {
-        /* Python code that caught it left its traceback: it would grow, and hold frames. */
-        Py_CLEAR(((PyBaseExceptionObject *)stop)->traceback);
+        Py_CLEAR(((PyStopIterationObject *)stop)->traceback); /* of an earlier use in this step */
         Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
         raise_exception(Py_NewRef(stop));
     }
@@ -236,6 +235,21 @@ hand_out(State *state, PyObject *value)
             raise_exception(stop);
     }
     return NULL;
+}
+
+/* After a step: the exception must not keep what it handed out alive, nor, where Python code caught
+ * it, the frames of that. */
+static inline void
+forget_handed_out(State *state)
+{
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
+    PyStopIterationObject *stop = (PyStopIterationObject *)state->stop_iteration;
+    if (stop != NULL && Py_REFCNT(stop) == 1) {
+        Py_CLEAR(stop->value);
+        Py_CLEAR(stop->traceback);
+        Py_CLEAR(stop->context);
+    }
+#endif
 }
 
 /* By kind and not by slot, as `am_send` is not inherited by types that are made in Python. */

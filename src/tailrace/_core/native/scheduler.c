@@ -237,6 +237,7 @@ resume_task(Scheduler *self, Sleeper *sleeper)
     if ((self->current == NULL || set_current(self, NULL) == 0) && enter_context(thread, context) == 0) {
         done = answered(PyObject_CallOneArg(callback, (PyObject *)sleeper));
         exit_context(thread, context);
+        forget_handed_out(self->state);
     }
     Py_DECREF(callback);
     Py_DECREF(context);
