@@ -45,7 +45,6 @@ from tailrace._core.python.waiter import (
     held,
     here_now,
     latest,
-    lock,
     reentered,
     release,
     running_loop,
@@ -202,14 +201,16 @@ class Channel(ChannelFace[T]):
 
     def _counts(self) -> tuple[int, int, int, int, int]:
         """Buffered, sent, dropped, senders and receivers that wait, at one instant."""
-        with lock:
-            return (
-                len(self),
-                self._sent,
-                self._dropped,
-                self._senders.waiting(),
-                self._receivers.waiting(),
-            )
+        try:
+            acquire()
+            waiting = self._senders.waiting(), self._receivers.waiting()
+            counts = (len(self), self._sent, self._dropped, *waiting)
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
+        return counts
 
     # The state, under the lock.
 
@@ -217,15 +218,22 @@ class Channel(ChannelFace[T]):
         if held():
             raise reentered()
         here = here_now()
-        with lock:
-            if self._closed:
-                return False
-            self._closed = True
-            self._cause = cause
-            woken = self._receivers.claim_all() + self._senders.claim_all()
+        woken: list[Waiter | ThreadWaiter] = []
+        try:
+            acquire()
+            first = not self._closed
+            if first:
+                self._closed = True
+                self._cause = cause
+                woken = self._receivers.claim_all() + self._senders.claim_all()
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         for waiter in woken:
             waiter.wake(here)
-        return True
+        return first
 
     def _closed_error(self) -> Closed:
         error = Closed(self)

@@ -34,7 +34,6 @@ from tailrace._core.python.waiter import (
     held,
     here_now,
     latest,
-    lock,
     no_loop,
     parked_threads,
     reentered,
@@ -141,13 +140,19 @@ class Operation(OperationFace, Generic[T_co]):
             return True
         here = here_now()
         peer = None
-        with lock:
+        try:
+            acquire()
             happened = waiter.winner is self
             if not happened:
                 self.withdraw()
                 waiter.winner = waiter.winner or CANCELLED
             elif self.reversible:
                 peer = self.undo(here)
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         if peer is not None:
             peer.wake(here)
         if happened and not self.reversible and rearmed(interrupt, waiter.requests()):
@@ -347,11 +352,17 @@ class RecvMany(Recv[Any]):
         values = [super().finish()]
         here = here_now()
         woken: list[Waiter | ThreadWaiter] = []
-        with lock:
+        try:
+            acquire()
             if hasattr(self, "ticket"):  # handed over: others may have given back older values
                 older = self.channel._returned_before(self.ticket, self.most - 1, woken, here)
                 values = older + values
             self.take_more(values, woken, here)
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         budget.left -= len(values) - 1
         for waiter in woken:
             waiter.wake(here)
@@ -400,7 +411,8 @@ class SendMany(SendManyFace, Send):
         here = here_now()
         woken: list[Waiter | ThreadWaiter] = []
         start = self.sent
-        with lock:
+        try:
+            acquire()
             if channel._closed:
                 raise channel._closed_error()
             self.hand_over(values, woken, here)
@@ -409,6 +421,11 @@ class SendMany(SendManyFace, Send):
             channel._buffer.extend(values[self.sent : self.sent + fits])
             channel._sent += fits
             self.sent += fits
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         for waiter in woken:
             waiter.wake(here)
         budget.left -= self.sent - start
@@ -476,8 +493,14 @@ def do_now(operation: Operation[T]) -> T:
     if held():
         raise reentered()
     here = here_now()
-    with lock:
+    try:
+        acquire()
         peer = operation.attempt(here)
+    except BaseException:
+        if held():
+            release()
+        raise
+    release()
     if peer is PENDING:
         raise WouldBlock(f"{operation.does} on {label(operation.channel)} would wait")
     if peer is not None:
@@ -503,7 +526,8 @@ def block(operation: Operation[T], timeout: float | None) -> T:
         if held():
             raise reentered()
         waiter = None
-        with lock:
+        try:
+            acquire()
             if actor is not None and actor.cancelled:
                 raise asyncio.CancelledError
             peer = operation.attempt(no_loop)
@@ -512,6 +536,11 @@ def block(operation: Operation[T], timeout: float | None) -> T:
                 operation.enqueue()
                 if actor is not None:
                     actor.park(operation)
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         if waiter is None and peer is not None:
             peer.wake(no_loop)
         if waiter is not None and _sleep(operation, waiter) is operation:
@@ -532,19 +561,31 @@ def _sleep(operation: Operation[Any], waiter: ThreadWaiter) -> object:
             waiter.gate.acquire(timeout=max(0.0, waiter.until - time.monotonic()))
     except BaseException:  # a signal handler raised, KeyboardInterrupt most likely
         peer = None
-        with lock:
+        try:
+            acquire()
             if waiter.winner is not operation:
                 operation.withdraw()
             elif operation.reversible:
                 peer = operation.undo(no_loop)
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         if peer is not None:
             peer.wake(no_loop)
         raise
     finally:
         del parked_threads[me]
-    with lock:
+    try:
+        acquire()
         winner = waiter.winner = waiter.winner or TIMED_OUT
         operation.withdraw()
+    except BaseException:
+        if held():
+            release()
+        raise
+    release()
     if winner is TIMED_OUT:
         raise TimeoutError(f"{operation.does} on {label(operation.channel)} timed out")
     if winner is CANCELLED:

@@ -18,11 +18,12 @@ from tailrace._core.python.waiter import (
     LoopState,
     ThreadWaiter,
     Waiter,
+    acquire,
     budget,
     held,
     here_now,
-    lock,
     reentered,
+    release,
     thread,
 )
 from tailrace.errors import Closed, WouldBlock
@@ -81,9 +82,15 @@ class Select(SelectFace):
             if held():
                 raise reentered()
             order = order_of(self.cases, self.priority)
-            with lock:
+            try:
+                acquire()
                 index, peer, closed = attempt_one(self.cases, order, here)
                 waiter = self.park(here, order) if index is None else None
+            except BaseException:
+                if held():
+                    release()
+                raise
+            release()
             if index is not None:
                 budget.left -= 1
                 if peer is not None:
@@ -120,8 +127,14 @@ class Select(SelectFace):
             if self.interrupted(waiter, interrupt):
                 raise
         else:
-            with lock:
+            try:
+                acquire()
                 self.withdraw(waiter)
+            except BaseException:
+                if held():
+                    release()
+                raise
+            release()
         finally:
             if timer is not None:
                 timer.cancel()
@@ -140,13 +153,19 @@ class Select(SelectFace):
             return True
         here = here_now()
         peer = None
-        with lock:
+        try:
+            acquire()
             winner = waiter.winner = waiter.winner or CANCELLED
             self.withdraw(waiter)
             happened = isinstance(winner, Operation)
             if isinstance(winner, Operation) and winner.reversible:
                 happened = False
                 peer = winner.undo(here)
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         if peer is not None:
             peer.wake(here)
         if happened and rearmed(interrupt, waiter.requests()):
@@ -241,8 +260,14 @@ def select_nowait(*cases: Operation[Any] | None, priority: bool = False) -> tupl
         raise reentered()
     here = here_now()
     order = order_of(cases, priority)
-    with lock:
+    try:
+        acquire()
         index, peer, closed = attempt_one(cases, order, here)
+    except BaseException:
+        if held():
+            release()
+        raise
+    release()
     if index is None:
         raise WouldBlock("no case of select is ready")
     if peer is not None:

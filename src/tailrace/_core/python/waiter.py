@@ -6,9 +6,9 @@ Invariants
 - A waiter is *claimed* at most once, under the lock; the claim alone decides what happened. A
   select is one waiter in several queues, so exactly one of its cases can win.
 - Waiters are woken after the lock was let go, when the state is consistent (as in Go's runtime).
-- No loop stands directly under ``with lock``: 3.13 runs signal handlers at its backward jump, out
-  of the reach of the `with`, and one that raises there would leave the lock held. (A function that
-  is called there is within reach.)
+- The lock is taken as the first thing in a `try`, and let go after it, or in its ``except`` where
+  it is held. Out of a `with` a signal handler's exception could come with the lock held: 3.14 runs
+  handlers after the call of ``__enter__``, and 3.13 at the backward jump of a loop.
 - Nobody enters a channel while this thread holds the lock: a finaliser or signal handler that
   tries gets an error instead of a corrupted queue or a deadlock.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 lock = threading.RLock()
 _lock: Any = lock  # the two methods of it that typeshed omits
-acquire = lock.acquire  # `with lock` costs three times as much: hot paths call these two
+acquire = lock.acquire
 release = lock.release
 if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread it has not
     os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # as logging does
@@ -116,8 +116,14 @@ class Waiter:
 
     def claim_and_wake(self, winner: object) -> bool:
         """For a claim by something that is not an operation, on the waiter's own loop."""
-        with lock:
+        try:
+            acquire()
             claimed = self.claim(winner)
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         if claimed:
             self.wake(self.state)
         return claimed
@@ -372,11 +378,17 @@ def state_of(loop: asyncio.AbstractEventLoop | None) -> LoopState:
     """The state that belongs to `loop`, made at its first use."""
     if loop is None:
         return no_loop
-    with lock:
+    try:
+        acquire()
         state = _states.get(loop)
         if state is None:
             _forget_closed_loops()
             state = _states[loop] = LoopState(loop)
+    except BaseException:
+        if held():
+            release()
+        raise
+    release()
     latest.state = state
     return state
 
@@ -450,13 +462,19 @@ class ThreadActor:
 
         With `finish_send` a send that is parked is left to happen first.
         """
-        with lock:
+        try:
+            acquire()
             self.cancelled = True
             operation = self.operation
             spared = operation is not None and finish_send and not operation.receives
             waiter = None if spared else getattr(operation, "waiter", None)
             if waiter is not None and not waiter.claim(CANCELLED):
                 waiter = None
+        except BaseException:
+            if held():
+                release()
+            raise
+        release()
         if waiter is not None:
             waiter.wake(no_loop)
 
