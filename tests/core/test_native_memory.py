@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -420,7 +421,8 @@ async def test_a_million_operations_selects_and_cancellations_lose_no_memory() -
     rounds = [await round_of_work() for _ in range(25)]
     # One object lost for each of what a round does 500 times or more would be 12 500.
     assert max(rounds[-5:]) - before < 1000, rounds
-    assert resident() - memory < 4096
+    if os.environ.get("PYTHONMALLOC") != "malloc":  # the sanitiser keeps for a while what was freed
+        assert resident() - memory < 4096
 
 
 async def test_what_a_task_was_handed_is_not_kept_when_it_sleeps_again(start: Any) -> None:
