@@ -7,6 +7,7 @@ Nothing here runs when a value moves.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from tailrace._core.ends import Blocking, ReceivingEnd, SendingEnd
 from tailrace.errors import Closed
 
 if TYPE_CHECKING:
-    from tailrace._core.python import Channel
+    from tailrace._core.python import Channel, Operation
 
 T = TypeVar("T")
 
@@ -243,3 +244,26 @@ class SelectFace:
     def receives(self) -> bool:
         """Whether every case is a receive."""
         return all(case.receives for case in self.cases if case is not None)
+
+
+class ThreadActorFace:
+    """An actor on a thread of its own, but for how it is woken."""
+
+    __slots__ = ("__weakref__", "alive", "cancelled", "loop", "operation", "since", "thread")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        self.loop = loop
+        self.thread = thread
+        self.alive = True
+        self.cancelled = False
+        self.operation: Operation[Any] | None = None  # what it parked on last
+        self.since = loop.time()
+
+    def __repr__(self) -> str:
+        state = "parked" if self.parked else "running" if self.alive else "ended"
+        return f"<ThreadActor {state}{', cancelled' if self.cancelled else ''}>"
+
+    @property
+    def parked(self) -> bool:
+        """Whether the thread sleeps in a channel operation that nobody has completed."""
+        return self.operation is not None and self.operation.parked

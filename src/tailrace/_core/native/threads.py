@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 from tailrace._core.common import ParkedThread, check_timeout, label
+from tailrace._core.faces import ThreadActorFace
 from tailrace._core.native.sleeping import CANCELLED, HAPPENED, TIMED_OUT
 
 
@@ -21,29 +22,14 @@ parked_threads: dict[int, ParkedThread] = {}  # by thread identifier, for testin
 thread_actors: weakref.WeakSet[ThreadActor] = weakref.WeakSet()
 
 
-class ThreadActor:
+class ThreadActor(ThreadActorFace):
     """A thread whose blocking operations can be cancelled from outside."""
 
-    __slots__ = ("__weakref__", "alive", "cancelled", "loop", "operation", "since", "thread")
+    __slots__ = ()
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-        self.loop = loop
-        self.thread = thread
-        self.alive = True
-        self.cancelled = False
-        self.operation: Any = None  # what it parked on last
-        self.since = loop.time()
+        super().__init__(loop, thread)
         thread_actors.add(self)
-
-    def __repr__(self) -> str:
-        state = "parked" if self.parked else "running" if self.alive else "ended"
-        return f"<ThreadActor {state}{', cancelled' if self.cancelled else ''}>"
-
-    @property
-    def parked(self) -> bool:
-        """Whether the thread sleeps in a channel operation that nobody has completed."""
-        operation = self.operation
-        return operation is not None and operation.parked
 
     def park(self, operation: Any) -> None:
         """The thread has parked there; if it was cancelled meanwhile, it is woken at once."""
@@ -62,7 +48,7 @@ class ThreadActor:
         With `finish_send` a send that is parked is left to happen first.
         """
         self.cancelled = True
-        operation = self.operation
+        operation: Any = self.operation
         if operation is not None and not (finish_send and not operation.receives):
             operation._wake(CANCELLED)
 

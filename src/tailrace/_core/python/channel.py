@@ -52,8 +52,6 @@ from tailrace._core.python.waiter import (
 from tailrace.errors import Closed
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Channel(ChannelFace[T]):

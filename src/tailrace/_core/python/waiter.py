@@ -26,6 +26,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tailrace._core.common import BUDGET, TURN_SECONDS, TURN_STEPS, ParkedThread
+from tailrace._core.faces import ThreadActorFace
 
 if TYPE_CHECKING:
     from tailrace._core.python.operation import Operation
@@ -425,28 +426,14 @@ class _ThreadState(threading.local):
         return order
 
 
-class ThreadActor:
+class ThreadActor(ThreadActorFace):
     """A thread whose blocking operations can be cancelled from outside."""
 
-    __slots__ = ("__weakref__", "alive", "cancelled", "loop", "operation", "since", "thread")
+    __slots__ = ()
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-        self.loop = loop
-        self.thread = thread
-        self.alive = True
-        self.cancelled = False
-        self.operation: Operation[Any] | None = None  # what it parked on last
-        self.since = loop.time()
+        super().__init__(loop, thread)
         thread_actors.add(self)
-
-    def __repr__(self) -> str:
-        state = "parked" if self.parked else "running" if self.alive else "ended"
-        return f"<ThreadActor {state}{', cancelled' if self.cancelled else ''}>"
-
-    @property
-    def parked(self) -> bool:
-        """Whether the thread sleeps in a channel operation that nobody has completed."""
-        return self.operation is not None and self.operation.parked
 
     def park(self, operation: Operation[Any]) -> None:
         """Under the lock: remember what the thread is about to sleep on."""
