@@ -190,18 +190,18 @@ static inline int
 yielded(Actor *self, PyObject *result) /* takes the reference */
 {
     Scheduler *scheduler = self->scheduler;
-    if (Py_IsNone(result)) {
+    if (UNLIKELY(Py_IsNone(result))) {
         Py_DECREF(result);
         return yielded_bare(self);
     }
-    if (!is_sleeper(scheduler->state, result))
+    if (UNLIKELY(!is_sleeper(scheduler->state, result)))
         return yielded_future(self, result);
     Sleeper *sleeper = (Sleeper *)result;
-    if (sleeper->phase != PARKED || sleeper->party != NOBODY || !sleeper->blocking)
+    if (UNLIKELY(sleeper->phase != PARKED || sleeper->party != NOBODY || !sleeper->blocking))
         return refuse(self, result);
     attach_actor(sleeper, self);
     Py_DECREF(result);
-    if (self->must_cancel &&
+    if (UNLIKELY(self->must_cancel) &&
         cancel_sleeper(sleeper, self->cancel_message != NULL ? self->cancel_message : Py_None))
         self->must_cancel = false;
     return 0;
@@ -240,39 +240,42 @@ throw_in(Actor *self, PyObject *error, PyObject **result) /* takes the reference
 }
 
 /* Resume the coroutine, with `error` (whose reference is taken) thrown in unless that is NULL.
- * -1 with an exception set for what must end the loop. */
-static inline int
-actor_step(Actor *self, PyObject *error)
+ * -1 with an exception set for what must end the loop. Part of the scheduler's turn itself: a call
+ * less in each hop. */
+static ALWAYS_INLINE int
+step_coroutine(Actor *self, PyObject *error)
 {
     Scheduler *scheduler = self->scheduler;
     PyThreadState *thread = scheduler->thread;
     PyObject *result = NULL;
     PySendResult how = PYGEN_ERROR;
-    if (self->must_cancel && (error = cancellation_due(self, error)) == NULL)
+    if (UNLIKELY(self->must_cancel) && (error = cancellation_due(self, error)) == NULL)
         return raised(self);
     scheduler->state->yielding = false;
-    if (set_current(scheduler, (PyObject *)self) == 0 &&
-        enter_context(thread, self->context) == 0) {
-        how = error != NULL              ? throw_in(self, error, &result)
-              : self->send_value != NULL ? self->send_value(self->coroutine, Py_None, &result)
-                                         : PyIter_Send(self->coroutine, Py_None, &result);
+    if (LIKELY(set_current(scheduler, (PyObject *)self) == 0 &&
+               enter_context(thread, self->context) == 0)) {
+        how = UNLIKELY(error != NULL)            ? throw_in(self, error, &result)
+              : LIKELY(self->send_value != NULL) ? self->send_value(self->coroutine, Py_None, &result)
+                                                 : PyIter_Send(self->coroutine, Py_None, &result);
         exit_context(thread, self->context);
     }
     else
         Py_XDECREF(error);
     forget_handed_out(scheduler->state);
-    switch (how) {
-    case PYGEN_NEXT:
+    if (LIKELY(how == PYGEN_NEXT))
         return yielded(self, result);
-    case PYGEN_RETURN:
-        return returned(self, result);
-    default:
-        return raised(self);
-    }
+    return how == PYGEN_RETURN ? returned(self, result) : raised(self);
+}
+
+/* The same, for all who are not the turn. */
+static NEVER_INLINE int
+actor_step(Actor *self, PyObject *error)
+{
+    return step_coroutine(self, error);
 }
 
 /* Resumed for another reason than that its operation happened. */
-static int
+static NEVER_INLINE int
 resume_otherwise(Actor *self, PyObject *waiting, bool parked)
 {
     PyObject *error = self->thrown, *after = self->after;
@@ -291,20 +294,20 @@ resume_otherwise(Actor *self, PyObject *waiting, bool parked)
 }
 
 /* The scheduler's turn has come to it. */
-static inline int
+static ALWAYS_INLINE int
 actor_resume(Actor *self)
 {
     PyObject *waiting = self->waiting;
     bool parked = self->parked;
     int failed;
-    if (self->ended)
+    if (UNLIKELY(self->ended))
         return 0;
     self->waiting = NULL;
     self->parked = false;
-    if (!parked || ((Sleeper *)waiting)->claim == CANCELLED || self->after != NULL)
+    if (UNLIKELY(!parked || ((Sleeper *)waiting)->claim == CANCELLED || self->after != NULL))
         failed = resume_otherwise(self, waiting, parked);
     else
-        failed = actor_step(self, NULL);
+        failed = step_coroutine(self, NULL);
     Py_XDECREF(waiting);
     return failed;
 }

@@ -89,7 +89,7 @@ channel_give_back(Channel *channel, Py_ssize_t ticket, PyObject *value)
 static ALWAYS_INLINE void
 move_up(Channel *channel, Effects *effects)
 {
-    if (channel->senders.head == NULL || channel_length(channel) >= channel->limit)
+    if (channel->senders.head == NULL || UNLIKELY(channel_length(channel) >= channel->limit))
         return;
     if (!ring_has_room(&channel->buffer)) {
         PyErr_Clear(); /* no memory now: it moves up the next time */
@@ -108,7 +108,7 @@ channel_take(Channel *channel, Effects *effects)
 {
     effects->asked |= queue_vet(channel->state, &channel->senders);
     PyObject *value;
-    if (channel->returned != NULL)
+    if (UNLIKELY(channel->returned != NULL))
         value = returned_pop(channel);
     else if (channel->buffer.count > 0)
         value = ring_pop(&channel->buffer);

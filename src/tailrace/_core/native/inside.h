@@ -41,7 +41,7 @@ static inline int
 enter_context(PyThreadState *thread, PyObject *object)
 {
     ContextInside *context = (ContextInside *)object;
-    if (context->entered)
+    if (UNLIKELY(context->entered))
         return PyContext_Enter(object); /* which says why not */
     context->previous = thread->context;
     context->entered = 1;
@@ -55,7 +55,7 @@ static inline void
 exit_context(PyThreadState *thread, PyObject *object)
 {
     ContextInside *context = (ContextInside *)object;
-    if (thread->context != object) {
+    if (UNLIKELY(thread->context != object)) {
         PyContext_Exit(object);
         return;
     }
@@ -71,15 +71,15 @@ static inline int
 set_in_place(PyObject *dict, PyObject *key, PyObject *value, Py_ssize_t *place)
 {
     TableInside *table = (TableInside *)((PyDictObject *)dict)->ma_keys;
-    if (table->kind != KEYS_OF_ANY_KIND) /* as it is while it is empty */
+    if (UNLIKELY(table->kind != KEYS_OF_ANY_KIND)) /* as it is while it is empty */
         return PyDict_SetItem(dict, key, value);
     EntryInside *entries = (EntryInside *)(table->indices + ((size_t)1 << table->log2_index_bytes));
-    if (*place >= table->count || entries[*place].key != key) {
+    if (UNLIKELY(*place >= table->count || entries[*place].key != key)) {
         *place = 0;
         while (*place < table->count && entries[*place].key != key)
             ++*place;
     }
-    if (*place == table->count || entries[*place].value == NULL)
+    if (UNLIKELY(*place == table->count || entries[*place].value == NULL))
         return PyDict_SetItem(dict, key, value);
     Py_SETREF(entries[*place].value, Py_NewRef(value));
     return 0;

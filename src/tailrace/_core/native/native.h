@@ -25,22 +25,32 @@
 #include <stdint.h>
 #include <structmember.h>
 
-#include "docs.h"
-#include "inside.h"
 
+/* LIKELY says which way a hop goes: without it the compiler lays out the turn for what hardly ever
+ * happens, which costs a hop in twelve. */
 #if defined(__GNUC__) || defined(__clang__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define NEVER_INLINE __attribute__((noinline))
+#define COLD __attribute__((noinline, cold))
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define PREFETCH(address) __builtin_prefetch(address, 1)
 #elif defined(_MSC_VER)
 #define ALWAYS_INLINE __forceinline
 #define NEVER_INLINE __declspec(noinline)
+#define COLD NEVER_INLINE
+#define LIKELY(condition) (condition)
 #define PREFETCH(address) ((void)(address))
 #else
 #define ALWAYS_INLINE inline
 #define NEVER_INLINE
+#define COLD
+#define LIKELY(condition) (condition)
 #define PREFETCH(address) ((void)(address))
 #endif
+#define UNLIKELY(condition) !LIKELY(!(condition))
+
+#include "docs.h"
+#include "inside.h"
 
 /* A method that takes its arguments as an array, with keywords or without. */
 #define FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL
@@ -377,7 +387,7 @@ is_actor(State *state, PyObject *object)
 static inline bool
 budget_is_spent(State *state)
 {
-    if (state->budget > 0)
+    if (LIKELY(state->budget > 0))
         return false;
     state->budget = OPERATIONS_BUDGET;
     state->yielding = true;
@@ -390,8 +400,8 @@ static PyObject *running_loop(State *state);
 static bool is_reachable(Scheduler *scheduler);
 static Scheduler *scheduler_here(State *state);
 static double scheduler_now(Scheduler *scheduler);
-static inline void scheduler_push(Scheduler *scheduler, PyObject *item);
-static inline int actor_resume(Actor *actor);
+static ALWAYS_INLINE void scheduler_push(Scheduler *scheduler, PyObject *item);
+static ALWAYS_INLINE int actor_resume(Actor *actor);
 static void select_leave(Select *select, Operation *winner);
 static int release(Select *select);
 static int withdraw_done(Operation *operation);

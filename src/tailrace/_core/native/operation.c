@@ -21,7 +21,7 @@ attempt_send(Operation *operation, Effects *effects)
 {
     Channel *channel = operation->channel;
     effects->asked |= queue_vet(channel->state, &channel->receivers);
-    if (channel->closed)
+    if (UNLIKELY(channel->closed))
         return CLOSED;
     PyObject *value = operation->value;
     Operation *peer = claim_head(&channel->receivers);
@@ -36,7 +36,7 @@ attempt_send(Operation *operation, Effects *effects)
         ring_push(&channel->buffer, value);
         channel->sent++;
     }
-    else if (channel->overflow == BLOCK)
+    else if (LIKELY(channel->overflow == BLOCK))
         return PENDING;
     else {
         /* With nothing but values given back, which no policy drops, the new one is dropped. */
@@ -58,10 +58,10 @@ attempt_receive(Operation *operation, Effects *effects)
     operation->value = channel_take(operation->channel, effects);
     if (operation->value != NULL)
         return SUCCESS;
-    return operation->channel->closed ? CLOSED : PENDING;
+    return UNLIKELY(operation->channel->closed) ? CLOSED : PENDING;
 }
 
-static NEVER_INLINE Verdict
+static COLD Verdict
 attempt_done(Operation *operation, Effects *effects)
 {
     effects->asked = true;
@@ -72,14 +72,14 @@ attempt_done(Operation *operation, Effects *effects)
 static ALWAYS_INLINE Verdict
 attempt(Operation *operation, Effects *effects)
 {
-    if (operation->base.kind == DONE)
+    if (UNLIKELY(operation->base.kind == DONE))
         return attempt_done(operation, effects);
     return receives(operation) ? attempt_receive(operation, effects)
                                : attempt_send(operation, effects);
 }
 
 /* Raise what an attempt on a closed channel raises; returns NULL. */
-static NEVER_INLINE PyObject *
+static COLD PyObject *
 raise_closed(Operation *operation)
 {
     Channel *channel = operation->channel;
@@ -108,7 +108,7 @@ static ALWAYS_INLINE PyObject *
 outcome(Operation *operation)
 {
     PyObject *value = operation->value;
-    if (operation->base.kind > NEXT)
+    if (UNLIKELY(operation->base.kind > NEXT))
         return outcome_of_others(operation);
     operation->value = NULL;
     return value != NULL ? value : Py_NewRef(Py_None); /* nothing is left of what was sent */
@@ -120,7 +120,7 @@ outcome(Operation *operation)
 static ALWAYS_INLINE bool
 park(Operation *operation, Select *select)
 {
-    if (select == NULL) {
+    if (LIKELY(select == NULL)) {
         Sleeper *sleeper = &operation->base;
         sleeper->phase = PARKED;
         sleeper->claim = UNCLAIMED;
@@ -130,7 +130,7 @@ park(Operation *operation, Select *select)
         operation->base.encumbered |= FOR_GOOD;
         operation->select = (Select *)Py_NewRef(select);
     }
-    if (operation->base.kind == DONE)
+    if (UNLIKELY(operation->base.kind == DONE))
         return answered(PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__watch));
     queue_append(queue_of(operation), operation);
     return true;
@@ -150,10 +150,10 @@ finish_operation(Operation *operation, PyObject **result)
 {
     operation->base.phase = SPENT;
     *result = outcome(operation);
-    return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
+    return LIKELY(*result != NULL) ? PYGEN_RETURN : PYGEN_ERROR;
 }
 
-static PySendResult
+static COLD PySendResult
 raise_used(Operation *operation)
 {
     PyErr_Format(PyExc_RuntimeError, "%s was awaited already: an operation is used once",
@@ -168,16 +168,16 @@ operation_step(Operation *operation, PyObject **result)
     Sleeper *sleeper = &operation->base;
     State *state = sleeper->state;
     *result = NULL;
-    if (sleeper->busy)
+    if (UNLIKELY(sleeper->busy))
         return raise_busy(sleeper);
-    if (sleeper->phase == SPENT)
+    if (UNLIKELY(sleeper->phase == SPENT))
         return raise_used(operation);
-    if (sleeper->phase == PARKED) {
+    if (UNLIKELY(sleeper->phase == PARKED)) {
         if (sleeper->claim == UNCLAIMED) /* driven by hand */
             return yield_itself(sleeper, result);
         unpark(sleeper, BEGUN); /* the channel was closed: something is ready now */
     }
-    if (sleeper->phase != YIELDED && budget_is_spent(state)) {
+    if (UNLIKELY(sleeper->phase != YIELDED && budget_is_spent(state))) {
         sleeper->phase = YIELDED;
         *result = Py_NewRef(Py_None);
         return PYGEN_NEXT;
@@ -191,8 +191,8 @@ operation_step(Operation *operation, PyObject **result)
         pay(state, &effects);
         return finish_operation(operation, result);
     }
-    if (verdict == PENDING) {
-        if (!park(operation, NULL))
+    if (LIKELY(verdict == PENDING)) {
+        if (UNLIKELY(!park(operation, NULL)))
             return PYGEN_ERROR;
         *result = Py_NewRef(operation);
         return PYGEN_NEXT;
@@ -279,7 +279,7 @@ operation_iternext(PyObject *self)
 static PyObject *
 operation_await(Operation *self)
 {
-    if (self->base.phase != FRESH) {
+    if (UNLIKELY(self->base.phase != FRESH)) {
         raise_used(self);
         return NULL;
     }
@@ -385,7 +385,7 @@ operation_new(Channel *channel, uint8_t kind, PyObject *value)
 {
     State *state = channel->state;
     Operation *self;
-    if (state->free_count > 0) {
+    if (LIKELY(state->free_count > 0)) {
         self = state->free[--state->free_count]; /* with the reference that the list had */
         self->base.phase = FRESH;
         self->base.claim = UNCLAIMED;
@@ -480,8 +480,9 @@ static void
 operation_dealloc(Operation *self)
 {
     State *state = self->base.state;
-    if (Py_IS_TYPE(self, state->Operation) && self->base.party == NOBODY && !self->base.encumbered &&
-        self->base.phase != FRESH && state->free_count < FREE_OPERATIONS) {
+    if (LIKELY(Py_IS_TYPE(self, state->Operation) && self->base.party == NOBODY &&
+               !self->base.encumbered && self->base.phase != FRESH &&
+               state->free_count < FREE_OPERATIONS)) {
         PyObject *channel = (PyObject *)self->channel, *value = self->value;
         self->channel = NULL;
         self->value = NULL;

@@ -9,7 +9,7 @@
 
 /* --- rings ------------------------------------------------------------------------------------ */
 
-static NEVER_INLINE bool
+static COLD bool
 ring_grow(Ring *ring)
 {
     Py_ssize_t size = ring->size != 0 ? 2 * ring->size : 8;
@@ -28,7 +28,7 @@ ring_grow(Ring *ring)
 static inline bool
 ring_has_room(Ring *ring)
 {
-    return ring->count < ring->size || ring_grow(ring);
+    return LIKELY(ring->count < ring->size) || ring_grow(ring);
 }
 
 static inline void
@@ -140,13 +140,13 @@ claim_head(Queue *queue)
     if (first == NULL)
         return NULL;
     queue->head = first->next;
-    if (first->next != NULL)
+    if (UNLIKELY(first->next != NULL))
         first->next->prev = NULL;
     else
         queue->tail = NULL;
     first->next = NULL;
     first->base.queued = false;
-    if (first->select != NULL)
+    if (UNLIKELY(first->select != NULL))
         claim((Sleeper *)first->select, HAPPENED, first);
     else
         first->base.claim = HAPPENED;
@@ -212,7 +212,7 @@ queue_vet(State *state, Queue *queue)
     if (queue->head == NULL)
         return false;
     Sleeper *sleeper = sleeper_of(queue->head);
-    if (sleeper->party == ACTOR && ((Actor *)sleeper->driver)->scheduler == active_here(state))
+    if (LIKELY(sleeper->party == ACTOR && ((Actor *)sleeper->driver)->scheduler == active_here(state)))
         return false;
     return queue_vet_first(state, queue);
 }
@@ -298,6 +298,6 @@ pay(State *state, Effects *effects)
 {
     if (effects->woken != NULL)
         wake(effects->woken);
-    if (effects->discarded != NULL)
+    if (UNLIKELY(effects->discarded != NULL))
         pay_discarded(state, effects->discarded);
 }

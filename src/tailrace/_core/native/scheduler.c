@@ -159,16 +159,16 @@ schedule(Scheduler *self)
 }
 
 /* Have `item`, an actor or a sleeper (whose reference is taken), resumed by its loop. */
-static inline void
+static ALWAYS_INLINE void
 scheduler_push(Scheduler *self, PyObject *item)
 {
-    if (!ring_has_room(&self->ready)) {
+    if (UNLIKELY(!ring_has_room(&self->ready))) {
         PyErr_WriteUnraisable(item);
         Py_DECREF(item);
         return;
     }
     ring_push(&self->ready, item);
-    if (!self->scheduled)
+    if (UNLIKELY(!self->scheduled))
         schedule(self);
 }
 
@@ -198,10 +198,10 @@ static inline int
 set_current(Scheduler *self, PyObject *actor)
 {
     PyObject *tasks = self->state->current_tasks;
-    if (self->current == actor)
+    if (UNLIKELY(self->current == actor))
         return 0;
     self->current = actor;
-    if (tasks == NULL)
+    if (UNLIKELY(tasks == NULL))
         return swap_current(self, actor);
     return actor != NULL ? set_in_place(tasks, self->loop, actor, &self->place)
                          : PyDict_DelItem(tasks, self->loop);
@@ -247,7 +247,7 @@ resume_task(Scheduler *self, Sleeper *sleeper)
 static int
 resume_item(Scheduler *self, PyObject *item)
 {
-    if (is_actor(self->state, item))
+    if (LIKELY(is_actor(self->state, item)))
         return actor_resume((Actor *)item);
     return resume_task(self, (Sleeper *)item);
 }
@@ -312,7 +312,7 @@ scheduler_run(Scheduler *self, PyObject *unused)
         failed = resume_item(self, item);
         Py_DECREF(item);
         self->steps++;
-        if (--look == 0 && !self->timeless && failed == 0) {
+        if (UNLIKELY(--look == 0) && !self->timeless && failed == 0) {
             if (!has_time(self, &last, ends) && self->resumed >= owed)
                 break;
             look = self->stride;

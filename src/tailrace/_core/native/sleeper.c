@@ -20,7 +20,7 @@ attach_actor(Sleeper *sleeper, Actor *actor)
     sleeper->driver = Py_NewRef(actor);
     actor->waiting = Py_NewRef(sleeper);
     actor->parked = true;
-    if (sleeper->claim != UNCLAIMED)
+    if (UNLIKELY(sleeper->claim != UNCLAIMED))
         wake_sleeper(sleeper);
 }
 
@@ -80,7 +80,7 @@ unpark(Sleeper *sleeper, uint8_t phase)
 
 /* As a generator says it; what code of others drives amid its own step (a loop that is asked whether
  * it is closed, an iterator of values) would stand in line twice, or send its value twice. */
-static PySendResult
+static COLD PySendResult
 raise_busy(Sleeper *sleeper)
 {
     PyErr_Format(PyExc_RuntimeError, "%R is in a step already", (PyObject *)sleeper);
