@@ -33,6 +33,15 @@ async def test_two_channels_of_one_name_stay_two_in_the_graph_and_in_the_states(
         go.cancel()
 
 
+async def test_two_channels_of_no_name_in_one_stage_stay_two() -> None:
+    a, b = Channel[int](), Channel[int]()
+    async with Group() as go:
+        go(forward, a, b)
+        names = ["Channel[int]", "Channel[int] (2)"]
+        assert [channel.name for channel in go.graph().channels] == names
+        go.cancel()
+
+
 async def test_the_warning_of_a_stop_names_those_that_feed_this_channel_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -70,12 +70,15 @@ class Topology:
             self._link(stage, holds)
 
     def _link(self, stage: str, holds: Iterable[Hold]) -> None:
-        links = [Link(self._label(hold.channel), hold.channel.capacity, hold.end) for hold in holds]
-        self._links[stage] = tuple(dict.fromkeys(links))
-        for link in self._links[stage]:
-            self._linked[link.channel] = self._linked.get(link.channel, 0) + 1
-            if link.end == "send":
-                self._feeders.setdefault(link.channel, {})[stage] = None
+        links: dict[Link, None] = {}
+        for hold in holds:
+            link = Link(self._label(hold.channel), hold.channel.capacity, hold.end)
+            if link not in links:
+                links[link] = None  # known before the next channel is given a name
+                self._linked[link.channel] = self._linked.get(link.channel, 0) + 1
+                if link.end == "send":
+                    self._feeders.setdefault(link.channel, {})[stage] = None
+        self._links[stage] = tuple(links)
 
     def ended(self, stage: str, actors: int, holds: Iterable[Hold], *, forget: bool) -> None:
         """The stage has ended, with so many actors; `forget` it, or keep its place."""
