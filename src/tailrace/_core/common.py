@@ -23,6 +23,7 @@ TURN_SECONDS: Final = 0.00025
 """How many parked tasks one turn of the event loop resumes at most, and for how long."""
 
 Overflow: TypeAlias = Literal["block", "drop_newest", "drop_oldest"]
+OVERFLOWS: Final[tuple[Overflow, ...]] = get_args(Overflow)
 End: TypeAlias = Literal["send", "receive"]
 
 
@@ -64,6 +65,8 @@ class Sending(Protocol):
 
 def check_capacity(capacity: object) -> None:
     """TypeError or ValueError unless `capacity` is a whole number ≥ 0 or `math.inf`."""
+    if type(capacity) is int and capacity >= 0:
+        return  # as most are: a program may make a channel for each stage of thousands
     if capacity == math.inf:
         return
     if not isinstance(capacity, int) or isinstance(capacity, bool):
@@ -76,8 +79,8 @@ def check_capacity(capacity: object) -> None:
 
 def check_overflow(overflow: object, capacity: float) -> None:
     """ValueError unless `overflow` is a known policy that makes sense with `capacity`."""
-    if overflow not in get_args(Overflow):
-        known = ", ".join(repr(policy) for policy in get_args(Overflow))
+    if overflow not in OVERFLOWS:
+        known = ", ".join(repr(policy) for policy in OVERFLOWS)
         raise ValueError(f"overflow must be one of {known}, not {overflow!r}")
     if overflow == "drop_oldest" and capacity == 0:
         raise ValueError(

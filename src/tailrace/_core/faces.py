@@ -40,7 +40,7 @@ class Holders:
 
     def __init__(self) -> None:
         self.send = self.receive = 0
-        self.let_go: set[End] = set()
+        self.let_go: tuple[End, ...] = ()
 
 
 class ChannelFace(Generic[T]):
@@ -158,37 +158,44 @@ class ChannelFace(Generic[T]):
         holders = self._ends
         return 0 if holders is None else getattr(holders, end)
 
-    def _was_let_go(self, end: End) -> bool:
-        """Whether `end` was held, and its last holder has let go."""
-        holders = self._ends
-        return holders is not None and end in holders.let_go
-
     def _hold(self, end: End) -> None:
         """One more holder of `end`; ValueError when its owners have closed it already."""
-        side, keep = ("sending", "sending()") if end == "send" else ("receiving", "receiving()")
         with _holding:
             holders = self._ends
             if holders is None:
                 holders = self._ends = Holders()  # type: ignore[misc]  # a slot of the Python twin's
-            if end in holders.let_go:
+            elif end in holders.let_go:
+                side = "sending" if end == "send" else "receiving"
                 raise ValueError(
                     f"the {side} end of {label(self)} was closed when the last that held it "
                     f"ended; start this one before that, or keep the end open meanwhile: "
-                    f"`with channel.{keep}:`"
+                    f"`with channel.{side}():`"
                 )
-            setattr(holders, end, getattr(holders, end) + 1)
+            if end == "send":
+                holders.send += 1
+            else:
+                holders.receive += 1
+
+    def _unhold(self, end: End) -> None:
+        """Take a `_hold` back, as if it had not been."""
+        with _holding:
+            holders = self._ends
+            assert holders is not None
+            setattr(holders, end, getattr(holders, end) - 1)
 
     def _release(self, end: End, cause: BaseException | None = None) -> bool:
         """One holder fewer; the last one closes. True if that closed the channel just now."""
         with _holding:
             holders = self._ends
             assert holders is not None
-            left = getattr(holders, end) - 1
-            setattr(holders, end, left)
-            last = not left
-            if last:
-                holders.let_go.add(end)
-        return last and self._close(cause)
+            if end == "send":
+                left = holders.send = holders.send - 1
+            else:
+                left = holders.receive = holders.receive - 1
+            if left:
+                return False
+            holders.let_go += (end,)
+        return self._close(cause)
 
 
 class OperationFace:

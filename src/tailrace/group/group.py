@@ -214,8 +214,8 @@ class Group:
         if isinstance(error, Closed) and error.__cause__ is not None and self._cause is not None:
             return  # the news of a failure that is known already, come down a channel
         label = self._topology.label
-        receives = ", ".join(label(channel) for channel in stage.wiring.channels("receive"))
-        sends = ", ".join(label(channel) for channel in stage.wiring.channels("send"))
+        receives = ", ".join(label(channel) for channel in stage.inboxes)
+        sends = ", ".join(label(channel) for channel in stage.outboxes)
         error.add_note(
             f"in actor {actor.name!r} of stage {stage.name!r}"
             + (f", receiving from {receives}" if receives else "")
@@ -229,12 +229,14 @@ class Group:
     def _stage_ended(self, stage: Stage) -> None:
         self._live.pop(stage, None)
         if self._cause is None and not self._draining:
-            waited = [(channel, len(channel)) for channel in stage.wiring.channels("receive")]
-            self._warn_stopped(stage)
+            waited = [(channel, len(channel)) for channel in stage.inboxes]
+            if self._cut:
+                self._warn_stopped(stage)
             for channel in stage.let_go():
                 self._note_cut(stage, channel)
             for channel, values in waited:
-                self._warn_left(stage, channel, values)
+                if values:
+                    self._warn_left(stage, channel, values)
         else:
             stage.let_go()
         # One of many, for each connection say, is not kept for ever.
@@ -243,7 +245,7 @@ class Group:
         )
         self._told.discard(stage.name)
         if self._cut:
-            for channel in stage.wiring.channels("send"):
+            for channel in stage.outboxes:
                 if channel in self._cut and not self._topology.feeding(channel):
                     del self._cut[channel]
         if self._changed is not None and not self._changed.done():
@@ -257,7 +259,7 @@ class Group:
 
     def _warn_stopped(self, stage: Stage) -> None:
         """Say so, once, when a stage ends because who received from it has returned."""
-        for channel in stage.wiring.channels("send"):
+        for channel in stage.outboxes:
             if channel is stage.closed_by and channel in self._cut:
                 returned, stopped = self._cut.pop(channel)
                 self._told |= stopped  # these return early for the same reason
@@ -270,7 +272,7 @@ class Group:
 
     def _warn_left(self, stage: Stage, channel: Channel[Any], values: int) -> None:
         """Say so when values are left in a channel that nobody receives from any more."""
-        if values and channel.closed and not channel._holders("receive"):
+        if channel.closed and not channel._holders("receive"):
             _log.warning(
                 "`%s` returned with %d values left in `%s`, which nobody else receives",
                 stage.name,
@@ -438,7 +440,7 @@ class Group:
             if any(not a.is_among(self._idlers) and not a.doing()[2] for a in stage.actors):
                 return False
             # What waits in an outbox that no actor receives from is for somebody outside.
-            if any(map(len, stage.wiring.channels("receive"))):
+            if any(map(len, stage.inboxes)):
                 return False
         return True
 

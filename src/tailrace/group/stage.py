@@ -48,11 +48,10 @@ class Stage:
         self.wiring = wiring
         self.ordinal = ordinal  # the how-manieth of its function in the group
         self.background = background
-        if source is None:
-            source = not wiring.channels("receive") and not wiring.unclear
-        self.source = source
-        self._tasks: dict[asyncio.Task[None], None] = {}
-        self._threads: dict[ThreadedActor, None] = {}
+        self.inboxes = wiring.channels("receive")
+        self.outboxes = wiring.channels("send")
+        self.source = not (self.inboxes or wiring.unclear) if source is None else source
+        self._running: dict[Any, None] = {}  # tasks, or ThreadedActors
         self.started = 0
         self.stopping = False
         self.closed_by: object = None  # the channel whose clean end has ended an actor last
@@ -72,12 +71,12 @@ class Stage:
     @property
     def live(self) -> int:
         """How many actors have not ended."""
-        return len(self._tasks) + len(self._threads)
+        return len(self._running)
 
     @property
     def actors(self) -> list[Actor]:
         """The actors that have not ended."""
-        return [*map(LoopActor, self._tasks), *self._threads]
+        return list(map(LoopActor, self._running) if self._on_loop else self._running)
 
     def prepare(self, actors: int) -> None:
         """Make ready that many actors and take hold of all ends, or do nothing at all.
@@ -85,7 +84,9 @@ class Stage:
         Raises what calling the function raises; ValueError for an end closed by its owners.
         """
         try:
-            if self._on_loop:
+            if self._on_loop and actors == 1:
+                self._works.append(self._fn(*self._args))
+            elif self._on_loop:
                 # Extended: what was made before a failure stays, and is closed.
                 calls = itertools.repeat(self._args, actors)
                 self._works.extend(itertools.starmap(self._fn, calls))
@@ -99,12 +100,15 @@ class Stage:
             raise
 
     def _hold(self) -> None:
-        # Those that refuse first: letting go again of one would close it.
-        for hold in self.wiring.holds:
-            if hold.channel._was_let_go(hold.end):
-                hold.channel._hold(hold.end)
-        for hold in self.wiring.holds:
-            hold.channel._hold(hold.end)
+        held = 0
+        try:
+            for channel, end, _ in self.wiring.holds:
+                channel._hold(end)
+                held += 1
+        except BaseException:
+            for channel, end, _ in self.wiring.holds[:held]:
+                channel._unhold(end)
+            raise
 
     def start(self) -> None:
         """Start what was prepared."""
@@ -112,11 +116,11 @@ class Stage:
         first = 0 if len(works) == 1 and not self.started else self.started + 1
         self.started += len(works)
         if self._on_loop:
-            self._tasks |= start_on_loop(works, self.name, first, self._task_ended)
+            self._running |= start_on_loop(works, self.name, first, self._task_ended)
         else:
             for number, work in enumerate(works, first):
                 name = f"{self.name}#{number}" if number else self.name
-                self._threads[ThreadedActor(name, work, self._thread_ended)] = None
+                self._running[ThreadedActor(name, work, self._thread_ended)] = None
         if self._cancelled:  # by an actor itself, where tasks start eagerly
             for actor in self.actors:
                 actor.cancel()
@@ -159,29 +163,32 @@ class Stage:
 
     def abandon_threads(self) -> list[ThreadedActor]:
         """Take the actors that run in threads for ended; returns them."""
-        left = list(self._threads)
+        left = [] if self._on_loop else list(self._running)
         for actor in left:
             actor.abandon()
         return left
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
+        self._running.pop(task, None)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        self._actor_ended(LoopActor(task), error)
+        if error is not None:
+            self._actor_raised(LoopActor(task), error)
+        self._check_ended()
 
     def _thread_ended(self, actor: ThreadedActor, error: BaseException | None) -> None:
-        self._threads.pop(actor, None)
-        self._actor_ended(actor, error)
+        self._running.pop(actor, None)
+        if error is not None:
+            self._actor_raised(actor, error)
+        self._check_ended()
 
-    def _actor_ended(self, actor: Actor, error: BaseException | None) -> None:
-        if error is not None and not self._ended_well(error):
+    def _actor_raised(self, actor: Actor, error: BaseException) -> None:
+        if not self._ended_well(error):
             self._failed(self, actor, error)
         elif isinstance(error, Closed):
             self.closed_by = error.channel
-        self._check_ended()
 
     def _check_ended(self) -> None:
-        if not self.live and self._drainer is None:
+        if not self._running and self._drainer is None:
             self._ended(self)
 
     def _ended_well(self, error: BaseException) -> bool:
@@ -199,10 +206,9 @@ class Stage:
         """
         self._fn, self._args = _nothing, ()
         cut: list[Channel[Any]] = []
-        for hold in self.wiring.holds:
-            closed = hold.channel._release(hold.end, self.cause)
-            if closed and hold.end == "receive":
-                cut.append(hold.channel)
+        for channel, end, _ in self.wiring.holds:
+            if channel._release(end, self.cause) and end == "receive":
+                cut.append(channel)
         return cut
 
 

@@ -89,19 +89,18 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
 def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
     """The wiring of a function that was read before; None where a channel comes unexpected."""
     holds: list[Hold] = []
-    for (parameter, ends), value in zip(known, args, strict=True):
+    for (parameter, ends), value in zip(known, args):  # noqa: B905  # as many as was seen
         resolved = _core.resolve(value)
         if resolved is None:
             continue
         channel, end = resolved
         if end is not None:
-            holds.append(Hold(channel, end, parameter))
+            ends = (end,)
         elif ends is None:
             return None
-        else:
-            for each in ends:
-                holds.append(Hold(channel, each, parameter))
-    return Wiring(tuple(dict.fromkeys(holds)), False)
+        for each in ends:
+            holds.append(Hold(channel, each, parameter))
+    return Wiring(tuple(holds), False)
 
 
 def _remember(fn: Any, bound: inspect.BoundArguments, found: dict[str, tuple[End, ...]]) -> None:
