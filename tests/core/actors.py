@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextvars import Context
 from typing import Any
 
 
 def spawn(core: Any, coroutine: Any, name: str = "an actor") -> Any:
     """Start an actor of that core; nobody hears of its end."""
-    (actor,) = core.spawn([coroutine], name, 0, lambda ended: None, Context())
+    (actor,) = core.spawn([coroutine], name, 0, lambda ended: None)
     return actor

@@ -227,7 +227,6 @@ else:
 
 CODE = '''
 import asyncio
-from contextvars import Context
 from tailrace._core import native
 
 async def main():
@@ -236,7 +235,7 @@ async def main():
         for value in range(100):
             await channel.send(value)
         channel.close()
-    native.spawn([send()], "sender", 0, lambda ended: None, Context())
+    native.spawn([send()], "sender", 0, lambda ended: None)
     values = [value async for value in channel]
     assert values == list(range(100)), values
     index, value = await native.select(native.Channel().recv(), timeout=0.001)

@@ -357,7 +357,7 @@ loop = asyncio.new_event_loop()
 async def main():
     async def wait():
         await channel.recv()
-    kept.extend(native.spawn([wait()], "parked", 0, print, contextvars.Context()))
+    kept.extend(native.spawn([wait()], "parked", 0, print))
     await asyncio.sleep(0.01)
 
 kept = []

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_EMPTY = Context()
+
 
 def wanted() -> bool:
     """Whether the environment asks for stock tasks. ImportError for a value that is none."""
@@ -28,19 +30,18 @@ def spawn(
     name: str,
     first: int,
     ended: Callable[[asyncio.Task[None]], object],
-    context: Context,
     /,
 ) -> dict[asyncio.Task[None], None]:
     """Start an actor for each of a list of coroutines: a dict of them.
 
     They are called ``name#first`` and so on; with `first` 0 there is one, called `name`. `ended`
-    hears of the end of each, in `context`.
+    is called with each that has ended, in an empty context and as part of no task.
     """
     loop = asyncio.get_running_loop()
     tasks: dict[asyncio.Task[None], None] = {}
     for number, coroutine in enumerate(coroutines, first):
         task = loop.create_task(coroutine, name=f"{name}#{number}" if number else name)
-        task.add_done_callback(ended, context=context)
+        task.add_done_callback(ended, context=_EMPTY)
         tasks[task] = None
     return tasks
 

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Container, Coroutine
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, Protocol, TypeVar
@@ -19,8 +19,6 @@ from typing import Any, Protocol, TypeVar
 from tailrace import _core
 
 T = TypeVar("T")
-
-_NO_CONTEXT = Context()  # in which the end of an actor is heard
 
 Ended = Callable[["ThreadedActor", BaseException | None], None]
 
@@ -120,9 +118,9 @@ def start_on_loop(
     """
     coroutines: list[Any] = works
     # The exact type first: to ask the abstract one takes as long as to start an actor.
-    if not set(map(type, works)) <= {CoroutineType}:
+    if set(map(type, works)) != {CoroutineType}:
         coroutines = [each if isinstance(each, Coroutine) else _await(each) for each in works]
-    return _core.spawn(coroutines, name, first, ended, _NO_CONTEXT)
+    return _core.spawn(coroutines, name, first, ended)
 
 
 async def _await(work: Awaitable[None]) -> None:

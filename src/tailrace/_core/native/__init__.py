@@ -11,8 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Coroutine
-from contextvars import Context
-from typing import Any, get_args
+from typing import Any
 
 from tailrace._core import common, stock
 from tailrace._core.cancellation import rearmed
@@ -87,8 +86,8 @@ class _Making:
     ) -> None:
         common.check_capacity(capacity)
         common.check_overflow(overflow, capacity)
-        limit = min(capacity, sys.maxsize)
-        self._begin(limit, get_args(Overflow).index(overflow), capacity, name)
+        limit = capacity if capacity < sys.maxsize else sys.maxsize
+        self._begin(limit, common.OVERFLOWS.index(overflow), capacity, name)
 
 
 adopt(Channel, ChannelFace)
@@ -140,9 +139,7 @@ class _NoLoop:
 def _show_future() -> None:
     """Let the engine see how a future of asyncio's begins."""
     loop: Any = _NoLoop()
-    context, future = Context(), asyncio.Future[None](loop=loop)
-    future.add_done_callback(print, context=context)
-    know_future(future, loop, print, context)
+    know_future(asyncio.Future[None](loop=loop), loop)
 
 
 _show_future()

@@ -26,6 +26,42 @@ end_as_cancelled(Actor *self, PyObject *message)
     return answered(PyObject_Vectorcall(state->future_cancel, arguments, 1, state->msg_names)) ? 0 : -1;
 }
 
+/* Tell whoever started it that it has returned: at once, so that stages that end one after another
+ * need no turns of the loop in between, but as part of no task. */
+static int
+tell_end(Actor *self)
+{
+    PyObject *on_end = self->on_end;
+    if (on_end == NULL)
+        return 0;
+    self->on_end = NULL;
+    int failed = set_current(self->scheduler, NULL);
+    if (failed == 0 && !answered(PyObject_CallOneArg(on_end, (PyObject *)self))) {
+        failed = PyErr_ExceptionMatches(PyExc_Exception) ? 0 : -1;
+        if (failed == 0)
+            PyErr_WriteUnraisable(on_end);
+    }
+    Py_DECREF(on_end);
+    return failed;
+}
+
+/* That it raised is told by the loop, so that all failures of this turn are heard before the first
+ * of them cancels the others. */
+static int
+tell_end_soon(Actor *self)
+{
+    Scheduler *scheduler = self->scheduler;
+    PyObject *on_end = self->on_end;
+    if (on_end == NULL)
+        return 0;
+    PyObject *arguments[] = {on_end, (PyObject *)self, scheduler->context};
+    self->on_end = NULL;
+    bool soon = answered(PyObject_Vectorcall(scheduler->call_soon, arguments, 2,
+                                             scheduler->state->context_names));
+    Py_DECREF(on_end);
+    return soon ? 0 : -1;
+}
+
 static int
 returned(Actor *self, PyObject *value) /* takes the reference */
 {
@@ -38,7 +74,7 @@ returned(Actor *self, PyObject *value) /* takes the reference */
     else
         failed = settle_future(self->scheduler->state->future_set_result, self, value);
     Py_DECREF(value);
-    return failed;
+    return failed < 0 ? -1 : tell_end(self);
 }
 
 /* The coroutine raised: -1 for what must also end the loop. */
@@ -51,9 +87,13 @@ raised(Actor *self)
     if (PyObject_TypeCheck(error, (PyTypeObject *)state->CancelledError)) {
         PyObject *args = ((PyBaseExceptionObject *)error)->args;
         Py_XSETREF(self->cancelled_error, error);
-        return end_as_cancelled(self, PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL);
+        if (end_as_cancelled(self, PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL) < 0)
+            return -1;
+        return tell_end_soon(self);
     }
     int failed = settle_future(state->future_set_exception, self, error);
+    if (failed == 0)
+        failed = tell_end_soon(self);
     if (failed == 0 && (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
                         PyErr_GivenExceptionMatches(error, PyExc_SystemExit))) {
         raise_exception(error);
@@ -464,28 +504,13 @@ actor_new(Scheduler *scheduler, PyObject *coroutine, PyObject *name, bool plainl
     return self;
 }
 
-/* Have `ended` called, in `context`, when it has. */
-static int
-tell_its_end(Actor *self, PyObject *ended, PyObject *context, bool plainly)
-{
-    State *state = self->scheduler->state;
-    if (plainly) {
-        ((FutureInside *)self)->callback = Py_NewRef(ended);
-        ((FutureInside *)self)->context = Py_NewRef(context);
-        return 0;
-    }
-    PyObject *arguments[] = {(PyObject *)self, ended, context};
-    return answered(PyObject_VectorcallMethod(state->str_add_done_callback, arguments, 2,
-                                              state->context_names)) ? 0 : -1;
-}
-
-/* spawn(coroutines, name, first, ended, context): an actor for each, as keys of a dict. */
+/* spawn(coroutines, name, first, ended): an actor for each, as keys of a dict. */
 static PyObject *
 spawn(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     State *state = PyModule_GetState(module);
-    if (count != 5 || !PyList_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "spawn(coroutines, name, first, ended, context)");
+    if (count != 4 || !PyList_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "spawn(coroutines, name, first, ended)");
         return NULL;
     }
     Py_ssize_t first = PyLong_AsSsize_t(args[2]);
@@ -495,10 +520,10 @@ spawn(PyObject *module, PyObject *const *args, Py_ssize_t count)
     bool plainly = state->future_is_known && debug == 0;
     for (Py_ssize_t n = 0; debug >= 0 && n < PyList_GET_SIZE(args[0]); n++) {
         Actor *actor = actor_new(scheduler, PyList_GET_ITEM(args[0], n), args[1], plainly);
-        if (actor == NULL || tell_its_end(actor, args[3], args[4], plainly) < 0 ||
-            PyDict_SetItem(tasks, (PyObject *)actor, Py_None) < 0)
+        if (actor == NULL || PyDict_SetItem(tasks, (PyObject *)actor, Py_None) < 0)
             debug = -1;
         else {
+            actor->on_end = Py_NewRef(args[3]);
             actor->number = first != 0 ? first + n : 0;
             scheduler_push(scheduler, Py_NewRef(actor)); /* many of them, one handle of the loop's */
         }

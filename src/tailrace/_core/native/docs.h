@@ -61,10 +61,10 @@
 "Do one of `cases` if one can happen at once, else raise `WouldBlock` (Go's ``default``).\n\n" \
 "Cases, choice and values are as for `select`."
 
-#define spawn_doc "spawn($module, coroutines, name, first, ended, context, /)\n--\n\n" \
+#define spawn_doc "spawn($module, coroutines, name, first, ended, /)\n--\n\n" \
 "Start an actor for each of a list of coroutines: a dict of them.\n\n" \
 "They are called ``name#first`` and so on; with `first` 0 there is one, called `name`. `ended`\n" \
-"hears of the end of each, in `context`."
+"is called with each that has ended, in an empty context and as part of no task."
 #define seed_doc "seed($module, n, /)\n--\n\n" \
 "Start this thread's dice of select at `n`, and the budget anew, for runs that repeat."
 

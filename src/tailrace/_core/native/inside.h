@@ -5,11 +5,11 @@
 #ifndef TAILRACE_INSIDE_H
 #define TAILRACE_INSIDE_H
 
-/* How a future of asyncio's begins, where `bind` has found it so: a new one is begun, and told whom
- * to call, by what its methods would store. */
+/* How a future of asyncio's begins, where `know_future` has found it so: a new one is begun by what
+ * its `__init__` would store. */
 typedef struct {
     PyObject_HEAD
-    PyObject *loop, *callback, *context;
+    PyObject *loop;
 } FutureInside;
 
 #if PY_VERSION_HEX < 0x030E0000

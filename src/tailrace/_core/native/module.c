@@ -36,15 +36,13 @@ module_bind(PyObject *module, PyObject *parts)
     Py_RETURN_NONE;
 }
 
-/* know_future(future, loop, callback, context): the parts of one that is pending. */
+/* know_future(future, loop): one that is pending, and what it was made with. */
 static PyObject *
 know_future(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     State *state = PyModule_GetState(module);
-    FutureInside *inside = count == 4 ? (FutureInside *)args[0] : NULL;
-    state->future_is_known = inside != NULL && PyObject_TypeCheck(args[0], state->Future) &&
-                             inside->loop == args[1] && inside->callback == args[2] &&
-                             inside->context == args[3];
+    state->future_is_known = count == 2 && PyObject_TypeCheck(args[0], state->Future) &&
+                             ((FutureInside *)args[0])->loop == args[1];
     return PyBool_FromLong(state->future_is_known);
 }
 

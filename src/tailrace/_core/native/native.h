@@ -89,7 +89,7 @@ enum { BLOCK, DROP_NEWEST, DROP_OLDEST }; /* in the order of `common.Overflow` *
 struct Sleeper {
     PyObject_HEAD
     State *state;
-    Scheduler *scheduler; /* of the loop that resumes a task; an actor has its own */
+    Scheduler *scheduler; /* of the loop that resumes an actor or other task */
     PyObject *driver;     /* an Actor; the callback of another task; the lock that a thread waits on */
     PyObject *context;    /* in which that callback is called */
     PyObject *messages;   /* list: one for each time its task was cancelled while it slept here */
@@ -210,6 +210,7 @@ struct Actor {
     Py_ssize_t number;         /* of several of one name; 0 for none */
     PyObject *cancel_message;
     PyObject *cancelled_error; /* that ended it */
+    PyObject *on_end;          /* called with it when it has ended */
 };
 
 /* What is written in Python or found by Python, and given by `bind` under these names. */

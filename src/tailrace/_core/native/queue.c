@@ -167,18 +167,12 @@ claim_all(Queue *queue, Operation *rest)
     return rest;
 }
 
-static inline Scheduler *
-scheduler_of_party(Sleeper *sleeper)
-{
-    return sleeper->party == ACTOR ? ((Actor *)sleeper->driver)->scheduler : sleeper->scheduler;
-}
-
 static bool
 is_within_reach(State *state, Sleeper *sleeper)
 {
     if (sleeper->party != ACTOR && sleeper->party != TASK)
         return true; /* a thread; or nobody yet, who will look when it comes */
-    return scheduler_of_party(sleeper)->loop == running_loop(state);
+    return sleeper->scheduler->loop == running_loop(state);
 }
 
 /* See to it that the first in line can be claimed: those whose loop was closed are dropped.
@@ -192,7 +186,7 @@ queue_vet_first(State *state, Queue *queue)
     while ((first = queue->head) != NULL && !is_within_reach(state, sleeper_of(first))) {
         Py_INCREF(first);
         asked = true;
-        bool reachable = is_reachable(scheduler_of_party(sleeper_of(first)));
+        bool reachable = is_reachable(sleeper_of(first)->scheduler);
         bool still = queue->head == first && first->base.queued;
         if (still && !reachable) {
             queue_unlink(queue, first);
@@ -212,7 +206,7 @@ queue_vet(State *state, Queue *queue)
     if (queue->head == NULL)
         return false;
     Sleeper *sleeper = sleeper_of(queue->head);
-    if (LIKELY(sleeper->party == ACTOR && ((Actor *)sleeper->driver)->scheduler == active_here(state)))
+    if (LIKELY(sleeper->party == ACTOR && sleeper->scheduler == active_here(state)))
         return false;
     return queue_vet_first(state, queue);
 }
@@ -230,7 +224,7 @@ queue_waiting(State *state, Queue *queue)
         return -1;
     for (Py_ssize_t n = PyList_GET_SIZE(parked); n-- > 0;) {
         Sleeper *sleeper = sleeper_of((Operation *)PyList_GET_ITEM(parked, n));
-        waiting += is_within_reach(state, sleeper) || is_reachable(scheduler_of_party(sleeper));
+        waiting += is_within_reach(state, sleeper) || is_reachable(sleeper->scheduler);
     }
     Py_DECREF(parked);
     return waiting;
@@ -243,14 +237,17 @@ static inline void
 wake_sleeper(Sleeper *sleeper)
 {
     PyObject *driver = sleeper->driver;
+    Scheduler *scheduler = sleeper->scheduler;
     switch (sleeper->party) {
-    case ACTOR: /* the driver's reference goes into the ring */
+    case ACTOR: /* the driver's reference goes into the ring; it has one to the scheduler */
         sleeper->driver = NULL;
+        sleeper->scheduler = NULL;
         sleeper->party = NOBODY;
-        scheduler_push(((Actor *)driver)->scheduler, driver);
+        scheduler_push(scheduler, driver);
+        Py_DECREF(scheduler);
         break;
     case TASK:
-        scheduler_push(sleeper->scheduler, Py_NewRef(sleeper));
+        scheduler_push(scheduler, Py_NewRef(sleeper));
         break;
     case THREAD:
         if (!answered(PyObject_CallMethodNoArgs(driver, sleeper->state->str_release)))

@@ -12,12 +12,14 @@
 static inline void
 attach_actor(Sleeper *sleeper, Actor *actor)
 {
-    double now = scheduler_now(actor->scheduler); /* may be code of others */
+    Scheduler *scheduler = actor->scheduler;
+    double now = scheduler_now(scheduler); /* may be code of others */
     if (sleeper->claim == UNCLAIMED)
         sleeper->since = now;
     sleeper->party = ACTOR;
     sleeper->blocking = false;
     sleeper->driver = Py_NewRef(actor);
+    Py_XSETREF(sleeper->scheduler, (Scheduler *)Py_NewRef(scheduler));
     actor->waiting = Py_NewRef(sleeper);
     actor->parked = true;
     if (UNLIKELY(sleeper->claim != UNCLAIMED))

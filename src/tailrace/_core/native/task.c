@@ -70,6 +70,7 @@ actor_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->cancel_message);
     Py_VISIT(self->cancelled_error);
     Py_VISIT(self->after);
+    Py_VISIT(self->on_end);
     return asyncio_future(object)->tp_traverse(object, visit, arg);
 }
 
@@ -86,6 +87,7 @@ actor_clear(PyObject *object)
     Py_CLEAR(self->cancel_message);
     Py_CLEAR(self->cancelled_error);
     Py_CLEAR(self->after);
+    Py_CLEAR(self->on_end);
     Py_CLEAR(self->scheduler);
     return asyncio_future(object)->tp_clear(object);
 }
