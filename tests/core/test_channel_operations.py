@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -328,6 +329,41 @@ async def test_channel_2_send_many_sends_all_in_order(core: Any) -> None:
         assert [await channel.recv() for _ in range(300)] == list(range(300))
         await task
         assert sending.sent == 300
+
+
+class _Tracked:
+    """A value of which it can be told whether it is still there."""
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "given away"])
+@pytest.mark.parametrize("capacity", [1, 3, 5, 8])
+async def test_channel_2_send_many_neither_changes_a_list_nor_keeps_what_was_received(
+    core: Any, settle: Any, capacity: int, kept: bool
+) -> None:
+    channel = core.Channel(capacity)
+    values = [_Tracked() for _ in range(8)]
+    expected = [id(value) for value in values]
+    refs = [weakref.ref(value) for value in values]
+    sending = channel.send_many(values if kept else values.copy())
+    if not kept:
+        values.clear()
+
+    async def send(sending: Any) -> None:
+        await sending
+
+    task = asyncio.create_task(send(sending))
+    await settle()
+    received = [id(channel.recv_nowait()) for _ in range(2)]
+    await settle()
+    assert received == expected[:2]
+    assert [id(value) for value in values] == (expected if kept else [])
+    rest = [await channel.recv() for _ in range(6)]
+    await task
+    assert [id(value) for value in rest] == expected[2:]
+    assert sending.sent == 8
+    del rest, sending, task
+    gc.collect()
+    assert [ref() is not None for ref in refs] == [kept] * 8
 
 
 async def test_channel_2_send_many_of_an_iterable_that_fails_keeps_count(core: Any) -> None:

@@ -138,9 +138,7 @@ class Group:
             stage.start()
         if self._draining:
             self._stop(stage)
-        # A loop that finds deadlocks exactly needs no watch, which would also keep it going.
-        exact = getattr(loop, "detects_deadlock", False)
-        if self._watch is None and self._stall_after is not None and not exact:
+        if self._watch is None and self._stall_after is not None and not _finds_deadlocks(loop):
             self._watch = loop.call_later(self._stall_after, self._look_for_stall)
 
     def _actors_of(self, stage: str, actors: int) -> int:
@@ -456,3 +454,8 @@ class Group:
     def graph(self) -> Graph:
         """The topology known from the annotations: stages, channels, and who feeds whom."""
         return self._topology.graph({stage.name: stage.started for stage in self._live})
+
+
+def _finds_deadlocks(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop does so by itself, exactly, so that a watch would only keep it going."""
+    return getattr(loop, "detects_deadlock", False)

@@ -86,8 +86,7 @@ class _Making:
     ) -> None:
         common.check_capacity(capacity)
         common.check_overflow(overflow, capacity)
-        limit = capacity if capacity < sys.maxsize else sys.maxsize
-        self._begin(limit, common.OVERFLOWS.index(overflow), capacity, name)
+        self._begin(min(capacity, sys.maxsize), common.OVERFLOWS.index(overflow), capacity, name)
 
 
 adopt(Channel, ChannelFace)

@@ -48,8 +48,7 @@ take_in_one_go(Many *self)
     }
     PyList_SET_ITEM(values, 0, self->base.value);
     self->base.value = NULL;
-    for (Py_ssize_t n = 1; n <= more; n++)
-        PyList_SET_ITEM(values, n, ring_pop(&channel->buffer));
+    ring_pop_many(&channel->buffer, ((PyListObject *)values)->ob_item + 1, more);
     move_up(channel, &effects);
     pay(channel->state, &effects);
     return values;
@@ -146,6 +145,20 @@ pull(Many *self)
     return 1;
 }
 
+/* Own the references to the next `count` values: those at the end of a list that nobody else has
+ * are taken out of it. */
+static void
+own(Many *self, PyObject **items, Py_ssize_t count)
+{
+    PyObject *values = self->values;
+    if (PyList_CheckExact(values) && Py_REFCNT(values) == 1 &&
+        self->count + count == PyList_GET_SIZE(values))
+        Py_SET_SIZE(values, self->count);
+    else
+        for (Py_ssize_t n = 0; n < count; n++)
+            Py_INCREF(items[n]);
+}
+
 /* As many as there is room for, in one go, of a list or tuple; nobody waits for them. */
 static void
 fill_buffer(Many *self)
@@ -164,10 +177,10 @@ fill_buffer(Many *self)
             PyErr_Clear(); /* the attempt with the next one says so */
             return;
         }
-    PyObject **items = PySequence_Fast_ITEMS(values) + self->count;
-    for (Py_ssize_t n = 0; n < count; n++)
-        ring_push(buffer, Py_NewRef(items[n]));
     if (count > 0) {
+        PyObject **items = PySequence_Fast_ITEMS(values) + self->count;
+        own(self, items, count);
+        ring_push_many(buffer, items, count);
         self->count += count;
         channel->sent += count;
         state->budget -= count;

@@ -46,6 +46,34 @@ ring_pop(Ring *ring) /* not empty; the reference is the caller's */
     return item;
 }
 
+/* How many of `count` items stand in one piece from the place `at` on. */
+static inline Py_ssize_t
+ring_piece(Ring *ring, Py_ssize_t at, Py_ssize_t count)
+{
+    return Py_MIN(count, ring->size - (at & (ring->size - 1)));
+}
+
+/* The same for several, whose references move as they are. */
+static void
+ring_push_many(Ring *ring, PyObject **items, Py_ssize_t count)
+{
+    Py_ssize_t at = (ring->head + ring->count) & (ring->size - 1);
+    Py_ssize_t piece = ring_piece(ring, at, count);
+    memcpy(ring->items + at, items, (size_t)piece * sizeof(*items));
+    memcpy(ring->items, items + piece, (size_t)(count - piece) * sizeof(*items));
+    ring->count += count;
+}
+
+static void
+ring_pop_many(Ring *ring, PyObject **items, Py_ssize_t count)
+{
+    Py_ssize_t piece = ring_piece(ring, ring->head, count);
+    memcpy(items, ring->items + ring->head, (size_t)piece * sizeof(*items));
+    memcpy(items + piece, ring->items, (size_t)(count - piece) * sizeof(*items));
+    ring->head = (ring->head + count) & (ring->size - 1);
+    ring->count -= count;
+}
+
 static void
 ring_clear(Ring *ring)
 {
