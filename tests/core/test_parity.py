@@ -26,7 +26,7 @@ DRIVING = {
 MADE_BY_ITSELF = ("Operation", "RecvMany", "Select", "SendMany")
 """Operations, which only a channel or `select` makes."""
 
-FOR_GROUP = ("_close", "_cause", "_hold", "_holders", "_release", "_unhold")
+FOR_GROUP = ("_close", "_cause", "_ends", "_holders")
 FOR_OTHERS = {"Channel": FOR_GROUP, "ThreadActor": (), "SendingEnd": ("_channel",)}
 
 NAMES = sorted(python.__all__)

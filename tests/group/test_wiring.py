@@ -19,7 +19,7 @@ Either = TypeVar("Either", Receiver[int], Receiver[str])
 
 
 def ends_of(fn: Callable[..., Any], *args: Any) -> list[str]:
-    return [f"{hold.parameter}: {hold.end}" for hold in wire("stage", fn, args).holds]
+    return [f"{parameter}: {end}" for _, end, parameter in wire("stage", fn, args).holds]
 
 
 async def plain(inbox: Receiver[int], out: Sender[int]) -> None: ...

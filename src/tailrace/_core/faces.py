@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from tailrace._core.common import ChannelStatistics, End, label
 from tailrace._core.ends import Blocking, ReceivingEnd, SendingEnd
@@ -33,14 +33,51 @@ def adopt(kind: type, face: type) -> None:
             setattr(kind, name, value)
 
 
-class Holders:
-    """How many hold each end of a channel, and which ends their last holder has let go of."""
+Hold: TypeAlias = "tuple[Channel[Any], End, str]"
+"""One end of one channel, and the name of what it is held through."""
 
-    __slots__ = ("let_go", "receive", "send")
+Holders: TypeAlias = dict[End, int]
+"""How many hold each end of a channel."""
 
-    def __init__(self) -> None:
-        self.send = self.receive = 0
-        self.let_go: tuple[End, ...] = ()
+_LET_GO: Final = -1  # for their number, once the last of them has let go
+
+
+def take_hold(holds: Iterable[Hold]) -> None:
+    """One more holder of each end; of none, and ValueError, when the owners of one closed it."""
+    with _holding:
+        # Those that refuse first: letting go again of another would close it.
+        for channel, end, _ in holds:
+            holders = channel._ends
+            if holders is not None and holders[end] == _LET_GO:
+                raise ValueError(_refusal(channel, end))
+        for channel, end, _ in holds:
+            holders = channel._ends
+            if holders is None:
+                holders = channel._ends = {"send": 0, "receive": 0}
+            holders[end] += 1
+
+
+def let_go(holds: Iterable[Hold], cause: BaseException | None) -> list[Hold]:
+    """One holder fewer of each end; the last one closes. Returns those that this closed."""
+    last: list[Hold] = []
+    with _holding:
+        for hold in holds:
+            channel, end, _ = hold
+            holders = channel._ends
+            assert holders is not None
+            left = holders[end] - 1
+            holders[end] = left or _LET_GO
+            if not left:
+                last.append(hold)
+    return [hold for hold in last if hold[0]._close(cause)]
+
+
+def _refusal(channel: Channel[Any], end: End) -> str:
+    side, keep = ("sending", "sending()") if end == "send" else ("receiving", "receiving()")
+    return (
+        f"the {side} end of {label(channel)} was closed when the last that held it ended; start "
+        f"this one before that, or keep the end open meanwhile: `with channel.{keep}:`"
+    )
 
 
 class ChannelFace(Generic[T]):
@@ -129,73 +166,33 @@ class ChannelFace(Generic[T]):
         An exception that leaves the block becomes the close's cause, unless it is the clean end
         of another channel.
         """
-        with self._while_held("send"):
+        with self._while_held("send", "sending()"):
             yield self.sender
 
     @contextmanager
     def receiving(self) -> Generator[ReceivingEnd[T]]:
         """Hold the receiving end for the length of the block; the last holder to leave closes
         the channel, so that senders stop."""
-        with self._while_held("receive"):
+        with self._while_held("receive", "receiving()"):
             yield self.receiver
 
     @contextmanager
-    def _while_held(self, end: End) -> Generator[None]:
-        self._hold(end)
+    def _while_held(self, end: End, through: str) -> Generator[None]:
+        holds: list[Hold] = [(cast("Channel[T]", self), end, through)]
+        take_hold(holds)
         try:
             yield
         except BaseException as error:
             ended = isinstance(error, Closed) and error.__cause__ is None  # that is no failure
-            self._release(end, None if ended else error)
+            let_go(holds, None if ended else error)
             raise
         else:
-            self._release(end)
-
-    # Ownership of the ends, for `Group`.
+            let_go(holds, None)
 
     def _holders(self, end: End) -> int:
         """How many hold `end`."""
         holders = self._ends
-        return 0 if holders is None else getattr(holders, end)
-
-    def _hold(self, end: End) -> None:
-        """One more holder of `end`; ValueError when its owners have closed it already."""
-        with _holding:
-            holders = self._ends
-            if holders is None:
-                holders = self._ends = Holders()  # type: ignore[misc]  # a slot of the Python twin's
-            elif end in holders.let_go:
-                side = "sending" if end == "send" else "receiving"
-                raise ValueError(
-                    f"the {side} end of {label(self)} was closed when the last that held it "
-                    f"ended; start this one before that, or keep the end open meanwhile: "
-                    f"`with channel.{side}():`"
-                )
-            if end == "send":
-                holders.send += 1
-            else:
-                holders.receive += 1
-
-    def _unhold(self, end: End) -> None:
-        """Take a `_hold` back, as if it had not been."""
-        with _holding:
-            holders = self._ends
-            assert holders is not None
-            setattr(holders, end, getattr(holders, end) - 1)
-
-    def _release(self, end: End, cause: BaseException | None = None) -> bool:
-        """One holder fewer; the last one closes. True if that closed the channel just now."""
-        with _holding:
-            holders = self._ends
-            assert holders is not None
-            if end == "send":
-                left = holders.send = holders.send - 1
-            else:
-                left = holders.receive = holders.receive - 1
-            if left:
-                return False
-            holders.let_go += (end,)
-        return self._close(cause)
+        return 0 if holders is None else max(0, holders[end])
 
 
 class OperationFace:

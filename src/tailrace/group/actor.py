@@ -20,6 +20,8 @@ from tailrace import _core
 
 T = TypeVar("T")
 
+_PLAIN = frozenset({CoroutineType})
+
 Ended = Callable[["ThreadedActor", BaseException | None], None]
 
 
@@ -51,9 +53,6 @@ class Actor(Protocol):
         """What logs and the wait-for graph call it."""
         ...
 
-    def cancel(self) -> None:
-        """End it as soon as it can be."""
-
     def stop(self) -> None:
         """End it as a source: a send that is parked happens first."""
 
@@ -82,10 +81,6 @@ class LoopActor:
     def name(self) -> str:
         """The task's name."""
         return self.task.get_name()
-
-    def cancel(self) -> None:
-        """As `Actor.cancel`."""
-        self.task.cancel()
 
     def stop(self) -> None:
         """As `Actor.stop`."""
@@ -118,7 +113,7 @@ def start_on_loop(
     """
     coroutines: list[Any] = works
     # The exact type first: to ask the abstract one takes as long as to start an actor.
-    if set(map(type, works)) != {CoroutineType}:
+    if not _PLAIN.issuperset(map(type, works)):
         coroutines = [each if isinstance(each, Coroutine) else _await(each) for each in works]
     return _core.spawn(coroutines, name, first, ended)
 
@@ -158,7 +153,7 @@ class ThreadedActor:
         return f"<actor {self.name}: {self.doing()[0]}>"
 
     def cancel(self) -> None:
-        """As `Actor.cancel`, if it uses channels."""
+        """End it as soon as it can be, if it uses channels."""
         self._handle.cancel()
 
     def stop(self) -> None:

@@ -26,7 +26,6 @@ from tailrace.group.topology import Topology
 from tailrace.group.wiring import wire
 
 _log = logging.getLogger("tailrace")
-_AS_EVER = contextlib.nullcontext()
 
 Ts = TypeVarTuple("Ts")
 
@@ -58,6 +57,7 @@ class Group:
         self._stall_after = stall_after
         self._topology = Topology()
         self._live: dict[Stage, None] = {}  # in the order of their start
+        self._foreground = 0  # of those, how many are waited for
         self._failures: dict[int, BaseException] = {}  # each once, whoever else raised it
         self._state: Literal["new", "open", "leaving", "ended"] = "new"
         self._draining = False
@@ -109,7 +109,7 @@ class Group:
         TypeError, before anything starts, when the arguments do not fit; ValueError for
         ``actors < 1`` or an end that its owners have closed; RuntimeError outside the block.
         """
-        loop = self._check_open()
+        self._check_open()
         if not callable(fn):
             raise TypeError(
                 f"go takes a function and its arguments, as in go(filter, inbox, out), not {fn!r}"
@@ -119,33 +119,31 @@ class Group:
         called = name or stage_name(fn)
         wiring = wire(called, fn, args)
         unique, ordinal = self._topology.name_for(called, given=name is not None)
-        stage = Stage(
-            unique,
-            fn,
-            args,
-            wiring,
-            ordinal=ordinal,
-            source=source,
-            background=background,
-            failed=self._actor_failed,
-            ended=self._stage_ended,
-        )
+        stage = Stage(self, unique, fn, args, wiring, ordinal, source, background)
         actors = self._actors_of(unique, actors)
-        with nothing_to_collect() if actors >= MANY else _AS_EVER:
-            stage.prepare(actors)
-            self._topology.add(unique, called, ordinal, wiring.holds)
-            self._live[stage] = None
-            stage.start()
+        if actors < MANY:
+            self._start(stage, actors, called)
+        else:
+            with nothing_to_collect():
+                self._start(stage, actors, called)
         if self._draining:
             self._stop(stage)
-        if self._watch is None and self._stall_after is not None and not _finds_deadlocks(loop):
-            self._watch = loop.call_later(self._stall_after, self._look_for_stall)
+        if self._watch is None and self._stall_after is not None:
+            self._begin_watch(self._stall_after)
+
+    def _start(self, stage: Stage, actors: int, called: str) -> None:
+        """All of it or, where its function or a channel refuses, nothing."""
+        works = stage.prepare(actors)
+        self._topology.add(stage.name, called, stage.ordinal, stage.wiring.holds)
+        self._foreground += not stage.background
+        self._live[stage] = None  # before it starts: an eager task may cancel them all
+        stage.start(works)
 
     def _actors_of(self, stage: str, actors: int) -> int:
         """How many actors a stage gets, for a group made by the command line to overrule."""
         return actors
 
-    def _check_open(self) -> asyncio.AbstractEventLoop:
+    def _check_open(self) -> None:
         if self._state in ("new", "ended"):
             when = "before its block" if self._state == "new" else "after its block has ended"
             raise RuntimeError(f"go was called {when}; use it inside `async with Group() as go:`")
@@ -155,7 +153,6 @@ class Group:
             )
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("go was called from another event loop than its group's")
-        return self.loop
 
     # Ending.
 
@@ -212,8 +209,8 @@ class Group:
         if isinstance(error, Closed) and error.__cause__ is not None and self._cause is not None:
             return  # the news of a failure that is known already, come down a channel
         label = self._topology.label
-        receives = ", ".join(label(channel) for channel in stage.inboxes)
-        sends = ", ".join(label(channel) for channel in stage.outboxes)
+        receives = ", ".join(label(channel) for channel in stage.wiring.channels("receive"))
+        sends = ", ".join(label(channel) for channel in stage.wiring.channels("send"))
         error.add_note(
             f"in actor {actor.name!r} of stage {stage.name!r}"
             + (f", receiving from {receives}" if receives else "")
@@ -225,16 +222,12 @@ class Group:
             self._interrupt_parent()
 
     def _stage_ended(self, stage: Stage) -> None:
-        self._live.pop(stage, None)
+        if stage not in self._live:
+            return  # told already: its `drain` ended with its last actor
+        del self._live[stage]
+        self._foreground -= not stage.background
         if self._cause is None and not self._draining:
-            waited = [(channel, len(channel)) for channel in stage.inboxes]
-            if self._cut:
-                self._warn_stopped(stage)
-            for channel in stage.let_go():
-                self._note_cut(stage, channel)
-            for channel, values in waited:
-                if values:
-                    self._warn_left(stage, channel, values)
+            self._let_go_and_warn(stage)
         else:
             stage.let_go()
         # One of many, for each connection say, is not kept for ever.
@@ -243,11 +236,27 @@ class Group:
         )
         self._told.discard(stage.name)
         if self._cut:
-            for channel in stage.outboxes:
+            for channel in stage.wiring.channels("send"):
                 if channel in self._cut and not self._topology.feeding(channel):
                     del self._cut[channel]
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        changed = self._changed
+        if changed is not None and not self._foreground and not changed.done():
+            changed.set_result(None)
+
+    def _let_go_and_warn(self, stage: Stage) -> None:
+        """Where stages end by themselves, say so when one cuts another off or loses something."""
+        left = [
+            (channel, values)
+            for channel, end, _ in stage.wiring.holds
+            if end == "receive" and (values := len(channel))
+        ]
+        if self._cut:
+            self._warn_stopped(stage)
+        for channel, end, _ in stage.let_go():
+            if end == "receive":
+                self._note_cut(stage, channel)
+        for channel, values in left:
+            self._warn_left(stage, channel, values)
 
     def _note_cut(self, stage: Stage, channel: Channel[Any]) -> None:
         """`stage` returned before its input had ended: to be told if that stops somebody."""
@@ -257,7 +266,7 @@ class Group:
 
     def _warn_stopped(self, stage: Stage) -> None:
         """Say so, once, when a stage ends because who received from it has returned."""
-        for channel in stage.outboxes:
+        for channel in stage.wiring.channels("send"):
             if channel is stage.closed_by and channel in self._cut:
                 returned, stopped = self._cut.pop(channel)
                 self._told |= stopped  # these return early for the same reason
@@ -375,7 +384,7 @@ class Group:
     async def _join(self) -> None:
         """Wait until all actors have ended, noting a cancellation that comes meanwhile."""
         while self._live:
-            if all(stage.background for stage in self._live):
+            if not self._foreground:
                 for stage in list(self._live):
                     stage.cancel(asyncio.CancelledError("all others have ended"))
             self._changed = asyncio.get_running_loop().create_future()
@@ -438,9 +447,14 @@ class Group:
             if any(not a.is_among(self._idlers) and not a.doing()[2] for a in stage.actors):
                 return False
             # What waits in an outbox that no actor receives from is for somebody outside.
-            if any(map(len, stage.inboxes)):
+            if any(map(len, stage.wiring.channels("receive"))):
                 return False
         return True
+
+    def _begin_watch(self, stall_after: float) -> None:
+        # A loop that finds deadlocks exactly needs no watch, which would also keep it going.
+        if not getattr(self.loop, "detects_deadlock", False):
+            self._watch = self.loop.call_later(stall_after, self._look_for_stall)
 
     def _look_for_stall(self) -> None:
         assert self._stall_after is not None
@@ -454,8 +468,3 @@ class Group:
     def graph(self) -> Graph:
         """The topology known from the annotations: stages, channels, and who feeds whom."""
         return self._topology.graph({stage.name: stage.started for stage in self._live})
-
-
-def _finds_deadlocks(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the loop does so by itself, exactly, so that a watch would only keep it going."""
-    return getattr(loop, "detects_deadlock", False)

@@ -15,9 +15,9 @@ import logging
 import types
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from tailrace.channel import Channel
+from tailrace._core.faces import Hold, let_go, take_hold
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, LoopActor, ThreadedActor, start_on_loop
 from tailrace.group.wiring import Wiring
@@ -28,42 +28,44 @@ MANY: Final = 1000
 """Actors that are started at once, from which on it pays to put the garbage collector off."""
 
 
+class Owner(Protocol):
+    """Whom a stage tells what becomes of it: its group."""
+
+    def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None: ...
+    def _stage_ended(self, stage: Stage) -> None: ...
+
+
 class Stage:
-    """Starts actors, hears of their end, tells the group when the last has ended."""
+    """Starts actors, hears of their end, tells its owner when the last has ended."""
 
     def __init__(
         self,
+        owner: Owner,
         name: str,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         wiring: Wiring,
-        *,
         ordinal: int,
         source: bool | None,
         background: bool,
-        failed: Callable[[Stage, Actor, BaseException], None],
-        ended: Callable[[Stage], None],
     ) -> None:
         self.name = name
         self.wiring = wiring
         self.ordinal = ordinal  # the how-manieth of its function in the group
         self.background = background
-        self.inboxes = wiring.channels("receive")
-        self.outboxes = wiring.channels("send")
-        self.source = not (self.inboxes or wiring.unclear) if source is None else source
-        self._running: dict[Any, None] = {}  # tasks, or ThreadedActors
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._threads: dict[ThreadedActor, None] = {}
         self.started = 0
         self.stopping = False
         self.closed_by: object = None  # the channel whose clean end has ended an actor last
         self.cause: BaseException | None = None
         self._cancelled = False
         self._drainer: asyncio.Task[None] | None = None
+        self._owner = owner
         self._fn = fn
         self._args = args
-        self._failed = failed
-        self._ended = ended
+        self._source = source
         self._on_loop = _is_async(fn)
-        self._works: list[Any] = []  # prepared, not started
 
     def __repr__(self) -> str:
         return f"<stage {self.name}: {self.live} of {self.started} actors live>"
@@ -71,59 +73,53 @@ class Stage:
     @property
     def live(self) -> int:
         """How many actors have not ended."""
-        return len(self._running)
+        return len(self._tasks) + len(self._threads)
+
+    @property
+    def source(self) -> bool:
+        """Whether it is stopped to drain the group: unless told, if it receives nothing."""
+        if self._source is not None:
+            return self._source
+        return not self.wiring.channels("receive") and not self.wiring.unclear
 
     @property
     def actors(self) -> list[Actor]:
         """The actors that have not ended."""
-        return list(map(LoopActor, self._running) if self._on_loop else self._running)
+        return [*map(LoopActor, self._tasks), *self._threads]
 
-    def prepare(self, actors: int) -> None:
+    def prepare(self, actors: int) -> list[Any]:
         """Make ready that many actors and take hold of all ends, or do nothing at all.
 
-        Raises what calling the function raises; ValueError for an end closed by its owners.
+        Returns what to `start`. Raises what calling the function raises; ValueError for an end
+        closed by its owners.
         """
+        works: list[Any] = []
         try:
-            if self._on_loop and actors == 1:
-                self._works.append(self._fn(*self._args))
-            elif self._on_loop:
+            if self._on_loop:
                 # Extended: what was made before a failure stays, and is closed.
-                calls = itertools.repeat(self._args, actors)
-                self._works.extend(itertools.starmap(self._fn, calls))
+                works.extend(itertools.starmap(self._fn, [self._args] * actors))
             else:
-                self._works += [functools.partial(self._fn, *self._args)] * actors
-            self._hold()
+                works += [functools.partial(self._fn, *self._args)] * actors
+            take_hold(self.wiring.holds)
         except BaseException:
-            for work in self._works:
+            for work in works:
                 if inspect.iscoroutine(work):
                     work.close()
             raise
+        return works
 
-    def _hold(self) -> None:
-        held = 0
-        try:
-            for channel, end, _ in self.wiring.holds:
-                channel._hold(end)
-                held += 1
-        except BaseException:
-            for channel, end, _ in self.wiring.holds[:held]:
-                channel._unhold(end)
-            raise
-
-    def start(self) -> None:
+    def start(self, works: list[Any]) -> None:
         """Start what was prepared."""
-        works, self._works = self._works, []
-        first = 0 if len(works) == 1 and not self.started else self.started + 1
-        self.started += len(works)
+        self.started = len(works)
+        first = 0 if self.started == 1 else 1
         if self._on_loop:
-            self._running |= start_on_loop(works, self.name, first, self._task_ended)
+            self._tasks = start_on_loop(works, self.name, first, self._task_ended)
         else:
             for number, work in enumerate(works, first):
                 name = f"{self.name}#{number}" if number else self.name
-                self._running[ThreadedActor(name, work, self._thread_ended)] = None
+                self._threads[ThreadedActor(name, work, self._thread_ended)] = None
         if self._cancelled:  # by an actor itself, where tasks start eagerly
-            for actor in self.actors:
-                actor.cancel()
+            self._cancel_actors()
 
     def cancel(self, cause: BaseException) -> None:
         """End all actors, once; `cause` is what the channels will be closed with."""
@@ -134,8 +130,13 @@ class Stage:
         self._cancelled = True
         if self._drainer is not None:
             self._drainer.cancel()
-        for actor in self.actors:
-            actor.cancel()
+        self._cancel_actors()
+
+    def _cancel_actors(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        for thread in list(self._threads):
+            thread.cancel()
 
     def stop(self) -> None:
         """End a source so that nothing it has sent, or is sending, is lost."""
@@ -155,61 +156,53 @@ class Stage:
         except (Exception, asyncio.CancelledError) as error:
             if not self._cancelled:  # else it was told to stop, by `cancel`
                 _log.error("%s: drain() failed; cancelling it", self.name, exc_info=error)
-                for actor in self.actors:
-                    actor.cancel()
+                self._cancel_actors()
         finally:
             self._drainer = None
             self._check_ended()
 
     def abandon_threads(self) -> list[ThreadedActor]:
         """Take the actors that run in threads for ended; returns them."""
-        left = [] if self._on_loop else list(self._running)
+        left = list(self._threads)
         for actor in left:
             actor.abandon()
         return left
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        self._running.pop(task, None)
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._actor_raised(LoopActor(task), error)
         self._check_ended()
 
     def _thread_ended(self, actor: ThreadedActor, error: BaseException | None) -> None:
-        self._running.pop(actor, None)
+        self._threads.pop(actor, None)
         if error is not None:
             self._actor_raised(actor, error)
         self._check_ended()
 
     def _actor_raised(self, actor: Actor, error: BaseException) -> None:
-        if not self._ended_well(error):
-            self._failed(self, actor, error)
-        elif isinstance(error, Closed):
-            self.closed_by = error.channel
-
-    def _check_ended(self) -> None:
-        if not self._running and self._drainer is None:
-            self._ended(self)
-
-    def _ended_well(self, error: BaseException) -> bool:
         """Cancellation is never a failure, nor is the clean end of a channel that it holds."""
         if isinstance(error, asyncio.CancelledError):
-            return True
-        if not isinstance(error, Closed) or error.__cause__ is not None:
-            return False
-        return any(hold.channel is error.channel for hold in self.wiring.holds)
+            return
+        if isinstance(error, Closed) and error.__cause__ is None and self._holds(error.channel):
+            self.closed_by = error.channel
+        else:
+            self._owner._actor_failed(self, actor, error)
 
-    def let_go(self) -> list[Channel[Any]]:
-        """Release all ends; returns the inboxes that this closed while their senders went on.
+    def _holds(self, channel: object) -> bool:
+        return any(held is channel for held, _, _ in self.wiring.holds)
+
+    def _check_ended(self) -> None:
+        if not self._tasks and not self._threads and self._drainer is None:
+            self._owner._stage_ended(self)
+
+    def let_go(self) -> list[Hold]:
+        """Release all ends; returns those whose channels this closed.
 
         What it was started with is let go of too: it may be large, and messages must not linger.
         """
         self._fn, self._args = _nothing, ()
-        cut: list[Channel[Any]] = []
-        for channel, end, _ in self.wiring.holds:
-            if channel._release(end, self.cause) and end == "receive":
-                cut.append(channel)
-        return cut
+        return let_go(self.wiring.holds, self.cause)
 
 
 @contextmanager

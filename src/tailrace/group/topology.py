@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from tailrace._core.common import End, label
+from tailrace._core.faces import Hold
 from tailrace.channel import Channel
 from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
-from tailrace.group.wiring import Hold
 
 
 class Link(NamedTuple):
@@ -48,15 +48,14 @@ class Topology:
 
         ValueError if the name was `given` and is taken.
         """
-        if given and self._knows(name):
+        if given and (name in self._new or name in self._links):
             raise ValueError(f"this group has a stage named {name!r} already; choose another name")
         ordinal = self._used.get(name, 0) + 1
-        while self._knows(unique := name if ordinal == 1 else f"{name}-{ordinal}"):
+        unique = name if ordinal == 1 else f"{name}-{ordinal}"
+        while unique in self._new or unique in self._links:
             ordinal += 1
+            unique = f"{name}-{ordinal}"
         return unique, ordinal
-
-    def _knows(self, stage: str) -> bool:
-        return stage in self._new or stage in self._links
 
     def add(self, stage: str, called: str, ordinal: int, holds: tuple[Hold, ...]) -> None:
         """Know a stage, under the name that `name_for` gave for what it is `called`."""
@@ -71,8 +70,8 @@ class Topology:
 
     def _link(self, stage: str, holds: Iterable[Hold]) -> None:
         links: dict[Link, None] = {}
-        for hold in holds:
-            link = Link(self._label(hold.channel), hold.channel.capacity, hold.end)
+        for channel, end, _ in holds:
+            link = Link(self._label(channel), channel.capacity, end)
             if link not in links:
                 links[link] = None  # known before the next channel is given a name
                 self._linked[link.channel] = self._linked.get(link.channel, 0) + 1
@@ -101,9 +100,9 @@ class Topology:
             if not self._linked[link.channel]:
                 del self._linked[link.channel]
                 gone.add(link.channel)
-        for hold in holds:
-            if self._labels.get(hold.channel) in gone:
-                del self._labels[hold.channel]
+        for channel, _, _ in holds:
+            if self._labels.get(channel) in gone:
+                del self._labels[channel]
 
     def label(self, channel: Channel[Any]) -> str:
         """What the channel is called here: two of one name, or of none, stay two."""
@@ -124,8 +123,8 @@ class Topology:
 
     def relabel(self, text: str, holds: Iterable[Hold]) -> str:
         """`text`, which comes from the core, with the channels called as they are here."""
-        for hold in holds:
-            text = text.replace(label(hold.channel), self.label(hold.channel))
+        for channel, _, _ in holds:
+            text = text.replace(label(channel), self.label(channel))
         return text
 
     def feeding(self, channel: Channel[Any]) -> set[str]:

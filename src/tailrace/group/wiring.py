@@ -14,11 +14,11 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import (
     Annotated,
     Any,
     ForwardRef,
-    NamedTuple,
     ParamSpecArgs,
     ParamSpecKwargs,
     TypeAlias,
@@ -31,6 +31,7 @@ from weakref import WeakKeyDictionary
 
 from tailrace import _core
 from tailrace._core.common import End
+from tailrace._core.faces import Hold
 from tailrace.channel import Channel, Receiver, Sender, SyncReceiver, SyncSender
 
 _HEADS: dict[object, End] = {
@@ -45,27 +46,22 @@ _HEADS: dict[object, End] = {
 }
 
 
-class Hold(NamedTuple):
-    """One end of one channel, held through one parameter."""
-
-    channel: Channel[Any]
-    end: End
-    parameter: str
-
-
-class Wiring(NamedTuple):
-    """What a call holds. `unclear` says that a channel was passed to a bare parameter."""
+@dataclass(slots=True)
+class Wiring:
+    """What a call holds, each end through a parameter. `unclear` says that a channel was passed to
+    a bare one."""
 
     holds: tuple[Hold, ...]
     unclear: bool
 
     def channels(self, end: End) -> list[Channel[Any]]:
         """The channels of which this `end` is held."""
-        return [hold.channel for hold in self.holds if hold.end == end]
+        return [channel for channel, held, _ in self.holds if held == end]
 
 
-_Known: TypeAlias = tuple[tuple[str, tuple[End, ...] | None], ...]
-"""For each parameter: the ends that its annotation takes, None where no channel was passed."""
+_Known: TypeAlias = tuple[tuple[int, str, tuple[End, ...] | None], ...]
+"""Of each parameter: its position, its name, and the ends that its annotation takes, None where no
+channel was passed."""
 
 # Of plain functions that were wired before: a program may start a thousand stages of one function,
 # and reading a signature takes its time.
@@ -89,27 +85,32 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
 def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
     """The wiring of a function that was read before; None where a channel comes unexpected."""
     holds: list[Hold] = []
-    for (parameter, ends), value in zip(known, args):  # noqa: B905  # as many as was seen
-        resolved = _core.resolve(value)
+    usual: type[Any] = _core.Channel
+    for position, parameter, ends in known:
+        value = args[position]
+        resolved = (value, None) if type(value) is usual else _core.resolve(value)
         if resolved is None:
             continue
         channel, end = resolved
         if end is not None:
-            ends = (end,)
+            holds.append((channel, end, parameter))
         elif ends is None:
             return None
-        for each in ends:
-            holds.append(Hold(channel, each, parameter))
+        else:
+            for each in ends:
+                holds.append((channel, each, parameter))
     return Wiring(tuple(holds), False)
 
 
 def _remember(fn: Any, bound: inspect.BoundArguments, found: dict[str, tuple[End, ...]]) -> None:
     """Keep what was read of a plain function whose arguments were all given by position."""
-    parameters = bound.signature.parameters.values()
+    parameters = list(bound.signature.parameters.values())
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     plain = all(each.kind in kinds for each in parameters)
     if plain and type(fn) is types.FunctionType and not hasattr(fn, "__wrapped__"):
-        _known[fn] = tuple((each.name, found.get(each.name)) for each in parameters)
+        _known[fn] = tuple(
+            (position, each.name, found.get(each.name)) for position, each in enumerate(parameters)
+        )
 
 
 def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
@@ -125,7 +126,7 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
             continue
         channel, end = resolved
         if end is not None:
-            holds.append(Hold(channel, end, parameter.name))
+            holds.append((channel, end, parameter.name))
             continue
         ends = _resolved_ends(name, parameter, function)
         if ends is None:
@@ -133,7 +134,8 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
             _warn_bare(name, function, parameter.name)
         else:
             found[parameter.name] = tuple(sorted(ends))
-            holds += [Hold(channel, end, parameter.name) for end in found[parameter.name]]
+            for each in found[parameter.name]:
+                holds.append((channel, each, parameter.name))
     if not unclear:
         _remember(given, bound, found)
     return Wiring(tuple(dict.fromkeys(holds)), unclear)

@@ -310,8 +310,8 @@ def _ends(name: str, fn: Callable[..., Any], args: tuple[Any, ...], *, on_loop: 
     """What a stand-in is handed: the ends that ``fn(*args)`` would hold, in order, and the
     channels among its arguments of which it would hold none."""
     sides: dict[Channel[Any], set[str]] = {}
-    for hold in wire(name, fn, args).holds:
-        sides.setdefault(hold.channel, set()).add(hold.end)
+    for channel, end, _ in wire(name, fn, args).holds:
+        sides.setdefault(channel, set()).add(end)
     for argument in args:
         resolved = _core.resolve(argument)
         if resolved is not None:
