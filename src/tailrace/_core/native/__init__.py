@@ -108,6 +108,7 @@ bind(
         "rearmed": rearmed,
         "warn_unused": tasks.warn_unused,
         "warn_lost": tasks.warn_lost,
+        "report_end": tasks.report_end,
         "refuse_case": sleeping.refuse_case,
         "refusal": tasks.refusal,
         "schedulers": tasks.schedulers,

@@ -35,14 +35,17 @@ tell_end(Actor *self)
     if (on_end == NULL)
         return 0;
     self->on_end = NULL;
-    int failed = set_current(self->scheduler, NULL);
-    if (failed == 0 && !answered(PyObject_CallOneArg(on_end, (PyObject *)self))) {
-        failed = PyErr_ExceptionMatches(PyExc_Exception) ? 0 : -1;
-        if (failed == 0)
-            PyErr_WriteUnraisable(on_end);
-    }
+    State *state = self->scheduler->state;
+    bool told = set_current(self->scheduler, NULL) == 0 &&
+                answered(PyObject_CallOneArg(on_end, (PyObject *)self));
     Py_DECREF(on_end);
-    return failed;
+    if (!told && !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) &&
+        !PyErr_ExceptionMatches(PyExc_SystemExit)) {
+        PyObject *error = take_exception();
+        told = answered(PyObject_CallFunctionObjArgs(state->report_end, self, error, NULL));
+        Py_DECREF(error);
+    }
+    return told ? 0 : -1;
 }
 
 /* That it raised is told by the loop, so that all failures of this turn are heard before the first
@@ -480,6 +483,7 @@ actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *na
     Py_CLEAR(self->cancel_message);
     Py_CLEAR(self->cancelled_error);
     Py_CLEAR(self->after);
+    Py_CLEAR(self->on_end);
     self->cancelling = 0;
     self->parked = self->must_cancel = self->ended = false;
     return actor_bind(self, scheduler, coroutine, name, context);

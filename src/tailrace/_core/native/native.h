@@ -216,8 +216,8 @@ struct Actor {
 /* What is written in Python or found by Python, and given by `bind` under these names. */
 #define PARTS(X)                                                                                    \
     X(Closed) X(WouldBlock) X(CancelledError) X(check_timeout) X(label) X(rearmed) X(warn_unused)   \
-    X(warn_lost) X(refuse_case) X(refusal) X(schedulers) X(parts_of) X(random_bits) X(monotonic)    \
-    X(scheduled_tasks) X(current_tasks) X(swap_current_task) X(add_awaited_by)                      \
+    X(warn_lost) X(report_end) X(refuse_case) X(refusal) X(schedulers) X(parts_of) X(random_bits)   \
+    X(monotonic) X(scheduled_tasks) X(current_tasks) X(swap_current_task) X(add_awaited_by)         \
     X(discard_awaited_by) X(get_running_loop) X(get_event_loop) X(iscoroutine)
 
 /* Names of attributes, kept as strings. */

@@ -121,6 +121,12 @@ def warn_lost(actor: Any) -> None:
     actor.get_loop().call_exception_handler(context)
 
 
+def report_end(actor: Any, error: BaseException) -> None:
+    """Who was to hear of an actor's end raised: reported as of any callback."""
+    message = f"Exception in callback at the end of {actor!r}"
+    actor.get_loop().call_exception_handler({"message": message, "exception": error})
+
+
 def refusal(actor: Any, yielded: Any) -> NoReturn:
     """Say why an actor cannot wait for what its coroutine yielded, in asyncio's words."""
     blocking = getattr(yielded, "_asyncio_future_blocking", None)
