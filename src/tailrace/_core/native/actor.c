@@ -53,16 +53,13 @@ tell_end(Actor *self)
 static int
 tell_end_soon(Actor *self)
 {
-    Scheduler *scheduler = self->scheduler;
     PyObject *on_end = self->on_end;
     if (on_end == NULL)
         return 0;
-    PyObject *arguments[] = {on_end, (PyObject *)self, scheduler->context};
     self->on_end = NULL;
-    bool soon = answered(PyObject_Vectorcall(scheduler->call_soon, arguments, 2,
-                                             scheduler->state->context_names));
+    int failed = loop_call_soon(self->scheduler, on_end, (PyObject *)self);
     Py_DECREF(on_end);
-    return soon ? 0 : -1;
+    return failed;
 }
 
 static int
@@ -204,14 +201,12 @@ yielded_future(Actor *self, PyObject *future) /* takes the reference */
 static int
 step_soon(Actor *self)
 {
-    Scheduler *scheduler = self->scheduler;
     PyObject *step = PyCFunction_New(&step_method, (PyObject *)self);
     if (step == NULL)
         return -1;
-    PyObject *arguments[] = {step, scheduler->context}, *names = scheduler->state->context_names;
-    bool soon = answered(PyObject_Vectorcall(scheduler->call_soon, arguments, 1, names));
+    int failed = loop_call_soon(self->scheduler, step, NULL);
     Py_DECREF(step);
-    return soon ? 0 : -1;
+    return failed;
 }
 
 /* For a spent budget it lets the others have their turn; otherwise (`asyncio.sleep(0)`) the loop. */

@@ -158,6 +158,17 @@ schedule(Scheduler *self)
     Py_XDECREF(handle);
 }
 
+/* Have the loop call `callback` in its next turn, with `argument` unless that is NULL. */
+static int
+loop_call_soon(Scheduler *self, PyObject *callback, PyObject *argument)
+{
+    PyObject *given[] = {callback, argument, self->context};
+    if (argument == NULL)
+        given[1] = self->context;
+    return answered(PyObject_Vectorcall(self->call_soon, given, argument != NULL ? 2 : 1,
+                                        self->state->context_names)) ? 0 : -1;
+}
+
 /* Have `item`, an actor or a sleeper (whose reference is taken), resumed by its loop. */
 static ALWAYS_INLINE void
 scheduler_push(Scheduler *self, PyObject *item)
