@@ -386,3 +386,38 @@ async def test_what_an_ended_stage_was_given_is_freed_while_the_group_goes_on() 
         gc.collect()
         assert [ref() for ref in refs] == [None, None]
         assert [stage.name for stage in go.graph().stages] == ["work"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in 3.12")
+@pytest.mark.parametrize("asked", [True, False], ids=["by its drain", "by cancellation"])
+async def test_a_source_that_drains_its_group_as_it_starts_eagerly_is_stopped_itself(
+    asked: bool,
+) -> None:
+    class Source:
+        def __init__(self, go: Group) -> None:
+            self.go = go
+            self.told = asyncio.Event()
+            self.ended = False
+
+        async def __call__(self, out: Sender[int]) -> None:
+            try:
+                self.go.drain()
+                await self.told.wait()
+            finally:
+                self.ended = True
+
+    class Asked(Source):
+        async def drain(self) -> None:
+            self.told.set()
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # 3.12
+    try:
+        channel = Channel[int]()
+        async with Group() as go:
+            source = Asked(go) if asked else Source(go)
+            go(source, channel)
+        assert source.ended
+        assert channel.closed
+    finally:
+        loop.set_task_factory(None)

@@ -57,7 +57,6 @@ class Group:
         self._stall_after = stall_after
         self._topology = Topology()
         self._live: dict[Stage, None] = {}  # in the order of their start
-        self._foreground = 0  # of those, how many are waited for
         self._failures: dict[int, BaseException] = {}  # each once, whoever else raised it
         self._state: Literal["new", "open", "leaving", "ended"] = "new"
         self._draining = False
@@ -135,7 +134,6 @@ class Group:
         """All of it or, where its function or a channel refuses, nothing."""
         works = stage.prepare(actors)
         self._topology.add(stage.name, called, stage.ordinal, stage.wiring.holds)
-        self._foreground += not stage.background
         self._live[stage] = None  # before it starts: an eager task may cancel them all
         stage.start(works)
 
@@ -222,10 +220,7 @@ class Group:
             self._interrupt_parent()
 
     def _stage_ended(self, stage: Stage) -> None:
-        if stage not in self._live:
-            return  # told already: its `drain` ended with its last actor
         del self._live[stage]
-        self._foreground -= not stage.background
         if self._cause is None and not self._draining:
             self._let_go_and_warn(stage)
         else:
@@ -240,7 +235,7 @@ class Group:
                 if channel in self._cut and not self._topology.feeding(channel):
                     del self._cut[channel]
         changed = self._changed
-        if changed is not None and not self._foreground and not changed.done():
+        if changed is not None and not changed.done() and self._none_is_waited_for():
             changed.set_result(None)
 
     def _let_go_and_warn(self, stage: Stage) -> None:
@@ -384,7 +379,7 @@ class Group:
     async def _join(self) -> None:
         """Wait until all actors have ended, noting a cancellation that comes meanwhile."""
         while self._live:
-            if not self._foreground:
+            if self._none_is_waited_for():
                 for stage in list(self._live):
                     stage.cancel(asyncio.CancelledError("all others have ended"))
             self._changed = asyncio.get_running_loop().create_future()
@@ -395,6 +390,9 @@ class Group:
                 self._cancel_all(error)
             finally:
                 self._changed = None
+
+    def _none_is_waited_for(self) -> bool:
+        return all(stage.background for stage in self._live)
 
     # Watching.
 

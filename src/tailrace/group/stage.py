@@ -97,7 +97,7 @@ class Stage:
         try:
             if self._on_loop:
                 # Extended: what was made before a failure stays, and is closed.
-                works.extend(itertools.starmap(self._fn, [self._args] * actors))
+                works.extend(itertools.starmap(self._fn, itertools.repeat(self._args, actors)))
             else:
                 works += [functools.partial(self._fn, *self._args)] * actors
             take_hold(self.wiring.holds)
@@ -140,12 +140,13 @@ class Stage:
 
     def stop(self) -> None:
         """End a source so that nothing it has sent, or is sending, is lost."""
-        if self.stopping:
-            return
+        if self.stopping or not self.live:
+            return  # not started yet, where an eager task drains its group: it is stopped then
         self.stopping = True
         drain = getattr(_target(self._fn), "drain", None)
         if drain is not None:
-            self._drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
+            drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
+            self._drainer = None if drainer.done() else drainer  # as it may be, if eager
         else:
             for actor in self.actors:
                 actor.stop()
