@@ -65,11 +65,9 @@ class Sending(Protocol):
 
 def check_capacity(capacity: object) -> None:
     """TypeError or ValueError unless `capacity` is a whole number ≥ 0 or `math.inf`."""
-    if type(capacity) is int and capacity >= 0:
-        return  # as most are: a program may make a channel for each stage of thousands
-    if capacity == math.inf:
-        return
     if not isinstance(capacity, int) or isinstance(capacity, bool):
+        if capacity == math.inf:
+            return
         raise TypeError(
             f"capacity must be a whole number (0 is a rendezvous) or math.inf, not {capacity!r}"
         )

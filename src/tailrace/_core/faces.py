@@ -73,10 +73,10 @@ def let_go(holds: Iterable[Hold], cause: BaseException | None) -> list[Hold]:
 
 
 def _refusal(channel: Channel[Any], end: End) -> str:
-    side, keep = ("sending", "sending()") if end == "send" else ("receiving", "receiving()")
+    side = "sending" if end == "send" else "receiving"
     return (
         f"the {side} end of {label(channel)} was closed when the last that held it ended; start "
-        f"this one before that, or keep the end open meanwhile: `with channel.{keep}:`"
+        f"this one before that, or keep the end open meanwhile: `with channel.{side}():`"
     )
 
 
@@ -166,19 +166,19 @@ class ChannelFace(Generic[T]):
         An exception that leaves the block becomes the close's cause, unless it is the clean end
         of another channel.
         """
-        with self._while_held("send", "sending()"):
+        with self._while_held("send"):
             yield self.sender
 
     @contextmanager
     def receiving(self) -> Generator[ReceivingEnd[T]]:
         """Hold the receiving end for the length of the block; the last holder to leave closes
         the channel, so that senders stop."""
-        with self._while_held("receive", "receiving()"):
+        with self._while_held("receive"):
             yield self.receiver
 
     @contextmanager
-    def _while_held(self, end: End, through: str) -> Generator[None]:
-        holds: list[Hold] = [(cast("Channel[T]", self), end, through)]
+    def _while_held(self, end: End) -> Generator[None]:
+        holds: list[Hold] = [(cast("Channel[T]", self), end, "a block")]
         take_hold(holds)
         try:
             yield

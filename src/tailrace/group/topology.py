@@ -48,14 +48,15 @@ class Topology:
 
         ValueError if the name was `given` and is taken.
         """
-        if given and (name in self._new or name in self._links):
+        if given and self._knows(name):
             raise ValueError(f"this group has a stage named {name!r} already; choose another name")
         ordinal = self._used.get(name, 0) + 1
-        unique = name if ordinal == 1 else f"{name}-{ordinal}"
-        while unique in self._new or unique in self._links:
+        while self._knows(unique := name if ordinal == 1 else f"{name}-{ordinal}"):
             ordinal += 1
-            unique = f"{name}-{ordinal}"
         return unique, ordinal
+
+    def _knows(self, stage: str) -> bool:
+        return stage in self._new or stage in self._links
 
     def add(self, stage: str, called: str, ordinal: int, holds: tuple[Hold, ...]) -> None:
         """Know a stage, under the name that `name_for` gave for what it is `called`."""

@@ -14,11 +14,11 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import (
     Annotated,
     Any,
     ForwardRef,
+    NamedTuple,
     ParamSpecArgs,
     ParamSpecKwargs,
     TypeAlias,
@@ -46,8 +46,7 @@ _HEADS: dict[object, End] = {
 }
 
 
-@dataclass(slots=True)
-class Wiring:
+class Wiring(NamedTuple):
     """What a call holds, each end through a parameter. `unclear` says that a channel was passed to
     a bare one."""
 
@@ -59,9 +58,8 @@ class Wiring:
         return [channel for channel, held, _ in self.holds if held == end]
 
 
-_Known: TypeAlias = tuple[tuple[int, str, tuple[End, ...] | None], ...]
-"""Of each parameter: its position, its name, and the ends that its annotation takes, None where no
-channel was passed."""
+_Known: TypeAlias = tuple[tuple[str, tuple[End, ...] | None], ...]
+"""For each parameter: the ends that its annotation takes, None where no channel was passed."""
 
 # Of plain functions that were wired before: a program may start a thousand stages of one function,
 # and reading a signature takes its time.
@@ -85,10 +83,8 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
 def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
     """The wiring of a function that was read before; None where a channel comes unexpected."""
     holds: list[Hold] = []
-    usual: type[Any] = _core.Channel
-    for position, parameter, ends in known:
-        value = args[position]
-        resolved = (value, None) if type(value) is usual else _core.resolve(value)
+    for (parameter, ends), value in zip(known, args, strict=True):
+        resolved = _core.resolve(value)
         if resolved is None:
             continue
         channel, end = resolved
@@ -104,13 +100,11 @@ def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
 
 def _remember(fn: Any, bound: inspect.BoundArguments, found: dict[str, tuple[End, ...]]) -> None:
     """Keep what was read of a plain function whose arguments were all given by position."""
-    parameters = list(bound.signature.parameters.values())
+    parameters = bound.signature.parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     plain = all(each.kind in kinds for each in parameters)
     if plain and type(fn) is types.FunctionType and not hasattr(fn, "__wrapped__"):
-        _known[fn] = tuple(
-            (position, each.name, found.get(each.name)) for position, each in enumerate(parameters)
-        )
+        _known[fn] = tuple((each.name, found.get(each.name)) for each in parameters)
 
 
 def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
