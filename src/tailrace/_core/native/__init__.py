@@ -36,7 +36,6 @@ from tailrace._core.native._engine import (
     SendMany,
     Sleeper,
     bind,
-    know_future,
     seed,
     select,
     select_nowait,
@@ -96,6 +95,10 @@ adopt(Sleeper, sleeping.SleeperFace)
 adopt(Operation, sleeping.KindFace)
 adopt(Operation, OperationFace)
 adopt(SendMany, SendManyFace)
+adopt(SendMany, sleeping.SendingManyFace)
+for kind, face in (SendMany, sleeping.SendingManyFace), (RecvMany, sleeping.ReceivingManyFace):
+    kind.__doc__ = face.__doc__
+del kind, face
 adopt(Select, SelectFace)
 adopt(Actor, tasks.ActorFace)
 bind(
@@ -103,46 +106,30 @@ bind(
         "Closed": Closed,
         "WouldBlock": WouldBlock,
         "CancelledError": asyncio.CancelledError,
-        "check_timeout": common.check_timeout,
-        "label": common.label,
         "rearmed": rearmed,
         "warn_unused": tasks.warn_unused,
         "warn_lost": tasks.warn_lost,
-        "report_end": tasks.report_end,
+        "refuse_again": sleeping.refuse_again,
         "refuse_case": sleeping.refuse_case,
-        "refusal": tasks.refusal,
+        "refuse_waiting": sleeping.refuse_waiting,
+        "wait_for": tasks.wait_for,
+        "select_options": sleeping.select,
+        "select_nowait_options": sleeping.select_nowait,
+        "wake_after": sleeping.wake_after,
         "schedulers": tasks.schedulers,
         "parts_of": tasks.parts_of,
         "random_bits": lambda: random.SystemRandom().getrandbits(64),
         "monotonic": time.monotonic,
-        "scheduled_tasks": tasks.scheduled_tasks,
+        "note_tasks": tasks.note_tasks,
         "current_tasks": tasks.current_tasks,
         "swap_current_task": tasks.swap_current_task,
-        "add_awaited_by": tasks.add_awaited_by,
         "discard_awaited_by": tasks.discard_awaited_by,
         "get_running_loop": asyncio._get_running_loop,
-        "get_event_loop": asyncio.get_event_loop,
-        "iscoroutine": asyncio.iscoroutine,
+        "future_cancel": tasks.Future.cancel,
+        "future_set_result": tasks.Future.set_result,
+        "future_set_exception": tasks.Future.set_exception,
     }
 )
-
-
-class _NoLoop:
-    """For the future below, which is looked into and never waited for."""
-
-    def get_debug(self) -> bool:
-        return False
-
-    def call_exception_handler(self, context: object) -> None: ...
-
-
-def _show_future() -> None:
-    """Let the engine see how a future of asyncio's begins."""
-    loop: Any = _NoLoop()
-    know_future(asyncio.Future[None](loop=loop), loop)
-
-
-_show_future()
 
 
 def task_factory(

@@ -2,10 +2,10 @@
  * which each file needs little of those that follow. */
 #include "queue.c"
 #include "channel.c"
-#include "sleeper.c"
 #include "operation.c"
 #include "many.c"
 #include "select.c"
+#include "sleeper.c"
 #include "scheduler.c"
 #include "actor.c"
 #include "task.c"

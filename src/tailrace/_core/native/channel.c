@@ -6,81 +6,46 @@
  */
 #include "native.h"
 
-/* --- returned values, in the order of their tickets --------------------------------------------- */
-
-static inline Py_ssize_t
-returned_count(Channel *channel)
-{
-    return channel->returned != NULL ? channel->returned->count : 0;
-}
+/* --- returned values --------------------------------------------------------------------------- */
 
 /* How many it holds. */
 static inline Py_ssize_t
 channel_length(Channel *channel)
 {
-    return channel->buffer.count + returned_count(channel);
+    return channel->buffer.count + channel->returned.count;
 }
 
-static bool
-returned_has_room(Channel *channel)
-{
-    Returned *returned = channel->returned;
-    Py_ssize_t count = returned_count(channel), size = returned != NULL ? returned->size : 0;
-    if (count < size)
-        return true;
-    size = size != 0 ? 2 * size : 4;
-    returned = PyMem_Realloc(returned, sizeof(Returned) + (size_t)size * sizeof(returned->items[0]));
-    if (returned == NULL) {
-        PyErr_NoMemory();
-        return false;
-    }
-    returned->count = count;
-    returned->size = size;
-    channel->returned = returned;
-    return true;
-}
-
+/* A receive that was cancelled gives back what it was handed, to the next that waits or to its
+ * place in the order: there it stands itself, but does not keep the channel alive. */
 static void
-returned_insert(Returned *returned, Py_ssize_t ticket, PyObject *value) /* there is room */
+give_back(Operation *operation)
 {
-    Py_ssize_t at = returned->count++;
-    for (; at > 0 && returned->items[at - 1].ticket < ticket; at--) /* the oldest comes last */
-        returned->items[at] = returned->items[at - 1];
-    returned->items[at].ticket = ticket;
-    returned->items[at].value = value;
-}
-
-static PyObject *
-returned_pop(Channel *channel)
-{
-    Returned *returned = channel->returned;
-    PyObject *value = returned->items[--returned->count].value;
-    if (returned->count == 0) {
-        channel->returned = NULL;
-        PyMem_Free(returned);
-    }
-    return value;
-}
-
-/* A cancelled receiver returns what it was handed (the reference goes with it), to the next that
- * waits or to its place in the order: whether it could, for want of memory. */
-static bool
-channel_give_back(Channel *channel, Py_ssize_t ticket, PyObject *value)
-{
-    queue_vet(channel->state, &channel->receivers); /* may be code of others, which gives back too */
+    Channel *channel = operation->channel;
+    queue_vet(channel->state, &channel->receivers);
     Operation *peer = claim_head(&channel->receivers);
     if (peer != NULL) {
-        peer->base.ticket = ticket;
-        peer->value = value;
+        peer->base.ticket = operation->base.ticket;
+        peer->value = operation->value;
+        operation->value = NULL;
         wake(peer);
+        return;
     }
-    else if (returned_has_room(channel))
-        returned_insert(channel->returned, ticket, value);
-    else {
-        Py_DECREF(value);
-        return false;
-    }
-    return true;
+    Operation *older = channel->returned.tail;
+    while (older != NULL && older->base.ticket > operation->base.ticket)
+        older = older->prev;
+    queue_insert(&channel->returned, operation, older != NULL ? older->next : channel->returned.head);
+    Py_CLEAR(operation->channel);
+}
+
+/* The oldest value that was given back; there is one. */
+static PyObject *
+take_returned(Channel *channel, Effects *effects)
+{
+    Operation *first = effects->emptied = channel->returned.head;
+    PyObject *value = first->value;
+    first->value = NULL;
+    leave_line(first);
+    return value;
 }
 
 /* --- taking ------------------------------------------------------------------------------------ */
@@ -108,8 +73,8 @@ channel_take(Channel *channel, Effects *effects)
 {
     effects->asked |= queue_vet(channel->state, &channel->senders);
     PyObject *value;
-    if (UNLIKELY(channel->returned != NULL))
-        value = returned_pop(channel);
+    if (UNLIKELY(channel->returned.count > 0))
+        value = take_returned(channel, effects);
     else if (channel->buffer.count > 0)
         value = ring_pop(&channel->buffer);
     else {
@@ -128,13 +93,12 @@ channel_take(Channel *channel, Effects *effects)
 
 /* The oldest value that was given back, if it is older than the one with this ticket. */
 static PyObject *
-channel_returned_before(Channel *channel, Py_ssize_t ticket, Effects *effects)
+channel_take_before(Channel *channel, Py_ssize_t ticket, Effects *effects)
 {
     queue_vet(channel->state, &channel->senders);
-    Returned *returned = channel->returned;
-    if (returned == NULL || returned->items[returned->count - 1].ticket >= ticket)
+    if (channel->returned.count == 0 || channel->returned.head->base.ticket >= ticket)
         return NULL;
-    PyObject *value = returned_pop(channel);
+    PyObject *value = take_returned(channel, effects);
     move_up(channel, effects);
     return value;
 }
@@ -195,30 +159,20 @@ static int
 channel_traverse(Channel *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->cause);
-    Py_VISIT(self->capacity);
-    Py_VISIT(self->ends);
-    Py_VISIT(self->origin);
-    for (Operation *each = self->receivers.head; each != NULL; each = each->next)
-        Py_VISIT(each);
-    for (Operation *each = self->senders.head; each != NULL; each = each->next)
-        Py_VISIT(each);
-    for (Py_ssize_t n = 0; n < returned_count(self); n++)
-        Py_VISIT(self->returned->items[n].value);
+    VISIT_ALL(self->cause, self->name);
+    for (Queue *each = &self->receivers; each <= &self->returned; each++)
+        if (queue_traverse(each, visit, arg) != 0)
+            return 1;
     return ring_traverse(&self->buffer, visit, arg);
 }
 
 static int
 channel_clear(Channel *self)
 {
-    queue_clear(&self->receivers);
-    queue_clear(&self->senders);
-    while (self->returned != NULL)
-        Py_DECREF(returned_pop(self));
+    for (Queue *each = &self->receivers; each <= &self->returned; each++)
+        queue_clear(each);
     ring_clear(&self->buffer);
-    Py_CLEAR(self->cause);
-    Py_CLEAR(self->ends);
-    Py_CLEAR(self->origin);
+    CLEAR_ALL(self->cause, self->name);
     return 0;
 }
 
@@ -231,8 +185,6 @@ channel_dealloc(Channel *self)
     if (self->weakrefs != NULL)
         PyObject_ClearWeakRefs((PyObject *)self);
     channel_clear(self);
-    Py_XDECREF(self->capacity);
-    Py_XDECREF(self->name);
     type->tp_free(self);
     Py_DECREF(type);
     Py_TRASHCAN_END

@@ -5,13 +5,6 @@
 #ifndef TAILRACE_INSIDE_H
 #define TAILRACE_INSIDE_H
 
-/* How a future of asyncio's begins, where `know_future` has found it so: a new one is begun by what
- * its `__init__` would store. */
-typedef struct {
-    PyObject_HEAD
-    PyObject *loop;
-} FutureInside;
-
 #if PY_VERSION_HEX < 0x030E0000
 
 typedef struct {

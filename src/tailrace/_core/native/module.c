@@ -36,16 +36,6 @@ module_bind(PyObject *module, PyObject *parts)
     Py_RETURN_NONE;
 }
 
-/* know_future(future, loop): one that is pending, and what it was made with. */
-static PyObject *
-know_future(PyObject *module, PyObject *const *args, Py_ssize_t count)
-{
-    State *state = PyModule_GetState(module);
-    state->future_is_known = count == 2 && PyObject_TypeCheck(args[0], state->Future) &&
-                             ((FutureInside *)args[0])->loop == args[1];
-    return PyBool_FromLong(state->future_is_known);
-}
-
 static PyObject *
 nothing(PyObject *unused, PyObject *none)
 {
@@ -86,12 +76,7 @@ take_future(State *state)
     int known = inside_is_as_known();
     if (known == 0 || state->Future->tp_basicsize > FUTURE_SIZE)
         PyErr_SetString(PyExc_ImportError, "the native core was built for another Python than this");
-    if (PyErr_Occurred())
-        return false;
-    state->future_cancel = PyObject_GetAttr(future, state->str_cancel);
-    state->future_set_result = PyObject_GetAttr(future, state->str_set_result);
-    state->future_set_exception = PyObject_GetAttr(future, state->str_set_exception);
-    return state->future_cancel && state->future_set_result && state->future_set_exception;
+    return !PyErr_Occurred();
 }
 
 static bool
@@ -125,8 +110,7 @@ static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
 {
     State *state = PyModule_GetState(module);
-    for (PyObject **each = (PyObject **)state; each < &state->module; each++)
-        Py_VISIT(*each);
+    VISIT_ALL(state->Channel, state->stop_iteration);
     return 0;
 }
 
@@ -146,10 +130,7 @@ module_clear(PyObject *module)
     State *state = PyModule_GetState(module);
     while (state->free_count > 0)
         free_kept((PyObject *)state->free[--state->free_count]);
-    while (state->free_select_count > 0)
-        free_kept((PyObject *)state->free_selects[--state->free_select_count]);
-    for (PyObject **each = (PyObject **)state; each < &state->module; each++)
-        Py_CLEAR(*each);
+    CLEAR_ALL(state->Channel, state->stop_iteration);
     return 0;
 }
 
@@ -162,10 +143,9 @@ module_free(void *module)
 static PyMethodDef module_functions[] = {
     {"select", FAST_NAMED(select_call), select_doc},
     {"select_nowait", FAST_NAMED(select_nowait_call), select_nowait_doc},
-    {"spawn", FAST(spawn), spawn_doc},
+    {"spawn", spawn, METH_VARARGS, spawn_doc},
     {"seed", ONE(module_seed), seed_doc},
     {"bind", ONE(module_bind), NULL},
-    {"know_future", FAST(know_future), NULL},
     {NULL},
 };
 

@@ -33,34 +33,24 @@
 #define NEVER_INLINE __attribute__((noinline))
 #define COLD __attribute__((noinline, cold))
 #define LIKELY(condition) __builtin_expect(!!(condition), 1)
-#define PREFETCH(address) __builtin_prefetch(address, 1)
-#elif defined(_MSC_VER)
-#define ALWAYS_INLINE __forceinline
-#define NEVER_INLINE __declspec(noinline)
-#define COLD NEVER_INLINE
-#define LIKELY(condition) (condition)
-#define PREFETCH(address) ((void)(address))
 #else
 #define ALWAYS_INLINE inline
 #define NEVER_INLINE
 #define COLD
 #define LIKELY(condition) (condition)
-#define PREFETCH(address) ((void)(address))
 #endif
 #define UNLIKELY(condition) !LIKELY(!(condition))
 
 #include "docs.h"
 #include "inside.h"
 
-/* A method that takes its arguments as an array, with keywords or without. */
-#define FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL
+/* How a method takes its arguments. */
 #define FAST_NAMED(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 #define PLAIN(function) (PyCFunction)(function), METH_NOARGS
 #define ONE(function) (PyCFunction)(function), METH_O
 
 #define FREE_OPERATIONS 256
-#define FREE_SELECTS 32
-#define FEW_CASES 4
+#define FEW_CASES 8
 #define OPERATIONS_BUDGET 128 /* checked against `common.BUDGET` */
 #define YIELD_STEPS 32 /* as how many steps one counts in which a budget was spent */
 
@@ -79,9 +69,8 @@ enum { UNCLAIMED, HAPPENED, LOOK_AGAIN, TIMED_OUT, CANCELLED };
 enum { FOR_A_TASK = 1, FOR_GOOD = 2 };
 /* Who sleeps: an actor of ours, a task of any other kind, a thread; nobody yet. */
 enum { NOBODY, ACTOR, TASK, THREAD };
-/* What an operation does. The even ones receive. */
-enum { RECV = 0, SEND = 1, NEXT = 2, SEND_MANY = 3, RECV_MANY = 4, DONE = 5 };
-enum { NO_TIMEOUT, TIMEOUT, DEADLINE };
+/* What it does. Of operations the even ones receive. */
+enum { RECV = 0, SEND = 1, NEXT = 2, SEND_MANY = 3, RECV_MANY = 4, DONE = 5, SELECT = 6 };
 enum { BLOCK, DROP_NEWEST, DROP_OLDEST }; /* in the order of `common.Overflow` */
 
 /* What sleeps: the common beginning of Operation and Select. As long as it is parked it is just
@@ -100,40 +89,35 @@ struct Sleeper {
     uint8_t phase, claim, party;
     uint8_t encumbered;   /* holds more than a channel and a value: not for the free list as it is */
     bool blocking;        /* _asyncio_future_blocking; of a `done` case: whether it is done */
-    uint8_t kind;         /* of an operation */
-    bool queued;          /* an operation that stands in line, which holds a reference to it */
+    uint8_t kind;         /* what it does */
     bool busy;            /* in a step: code of others that runs in it must not drive it */
 };
 
+/* Parked operations, or such as were cancelled and hold the value that they give back. */
+typedef struct {
+    Operation *head, *tail;
+    Py_ssize_t count;
+} Queue;
+
 struct Operation {
     Sleeper base;
-    Channel *channel; /* NULL for DONE */
+    Channel *channel; /* NULL for DONE, and where it has given its value back */
     PyObject *value;  /* to be sent, or received */
-    Operation *next, *prev;
     Select *select;   /* as one of whose cases it is parked */
-};
-
-typedef struct {
-    Operation base;
-    Py_ssize_t count; /* RECV_MANY: how many at most; SEND_MANY: how many were sent */
     PyObject *values; /* SEND_MANY: where they come from */
-} Many;
+    Py_ssize_t count; /* RECV_MANY: how many at most; SEND_MANY: how many were sent */
+    Queue *line;      /* in which it stands, and which has a reference to it */
+    Operation *next, *prev;
+};
 
 struct Select {
     Sleeper base;
-    Operation **cases; /* NULL for no case; `few`, where they are */
-    Py_ssize_t count;
-    Operation *few[FEW_CASES];
+    PyObject *cases;   /* tuple: of operations, None for no case */
+    PyObject *timeout; /* seconds, or None */
+    PyObject *timer;   /* while it sleeps */
     Operation *winner; /* borrowed: the case that happened */
-    PyObject *timer;
-    double timeout, deadline;
-    uint8_t timing;    /* NO_TIMEOUT, TIMEOUT, DEADLINE */
     bool priority;
 };
-
-typedef struct {
-    Operation *head, *tail;
-} Queue;
 
 /* A ring of references. */
 typedef struct {
@@ -141,26 +125,17 @@ typedef struct {
     Py_ssize_t head, count, size;
 } Ring;
 
-/* Values that cancelled receivers gave back, by ticket. */
-typedef struct {
-    Py_ssize_t count, size;
-    struct {
-        Py_ssize_t ticket;
-        PyObject *value;
-    } items[];
-} Returned;
-
 struct Channel {
     PyObject_HEAD
     State *state;
     Py_ssize_t limit; /* the capacity as a number of values */
     Queue receivers, senders;
+    Queue returned;   /* by ticket, oldest first: older than the buffer, and never dropped */
     Ring buffer;
-    Returned *returned; /* older than the buffer, received first, never dropped; NULL for none */
     Py_ssize_t sent, dropped;
     uint8_t overflow;
     bool closed;
-    PyObject *cause, *capacity, *name, *ends, *origin, *weakrefs;
+    PyObject *cause, *ends, *origin, *capacity, *name, *weakrefs;
 };
 
 struct Scheduler {
@@ -197,59 +172,54 @@ struct Actor {
         char future[FUTURE_SIZE];
     } base;
     /* What a step looks at: one line of the processor's cache. */
+    sendfunc send_value;       /* the coroutine's, where it has one */
+    int cancelling;
+    bool parked, must_cancel, ended, log_destroy_pending;
     Scheduler *scheduler;
     PyObject *coroutine, *context;
-    sendfunc send_value;       /* the coroutine's, where it has one */
     PyObject *waiting;         /* what it sleeps in: a Sleeper where `parked`, else any future */
     PyObject *thrown;          /* what is raised in it when it is resumed */
     PyObject *after;           /* called when it has resumed from a send: see `when_sent` */
-    int cancelling;
-    bool parked, must_cancel, ended, log_destroy_pending;
     /* The rest. */
     PyObject *name;
-    Py_ssize_t number;         /* of several of one name; 0 for none */
     PyObject *cancel_message;
     PyObject *cancelled_error; /* that ended it */
     PyObject *on_end;          /* called with it when it has ended */
+    Py_ssize_t number;         /* of several of one name; 0 for none */
 };
 
 /* What is written in Python or found by Python, and given by `bind` under these names. */
 #define PARTS(X)                                                                                    \
-    X(Closed) X(WouldBlock) X(CancelledError) X(check_timeout) X(label) X(rearmed) X(warn_unused)   \
-    X(warn_lost) X(report_end) X(refuse_case) X(refusal) X(schedulers) X(parts_of) X(random_bits)   \
-    X(monotonic) X(scheduled_tasks) X(current_tasks) X(swap_current_task) X(add_awaited_by)         \
-    X(discard_awaited_by) X(get_running_loop) X(get_event_loop) X(iscoroutine)
+    X(Closed) X(WouldBlock) X(CancelledError) X(rearmed) X(warn_unused) X(warn_lost)                \
+    X(refuse_again) X(refuse_case) X(refuse_waiting) X(wait_for) X(select_options)                  \
+    X(select_nowait_options) X(wake_after) X(schedulers) X(parts_of) X(random_bits) X(monotonic)    \
+    X(note_tasks) X(current_tasks) X(swap_current_task) X(discard_awaited_by) X(get_running_loop)   \
+    X(future_cancel) X(future_set_result) X(future_set_exception)
 
 /* Names of attributes, kept as strings. */
 #define NAMES(X)                                                                                    \
-    X(result) X(get_loop) X(_loop) X(_asyncio_future_blocking) X(cancel) X(throw)                   \
-    X(add_done_callback) X(release) X(_ready) X(_watch) X(_withdraw) X(_finish) X(overflow) X(add)  \
-    X(data) X(_remove) X(_pending_removals) X(_wake) X(__discarded__) X(get) X(set_result)          \
-    X(set_exception) X(msg) X(context)
+    X(result) X(cancel) X(throw) X(release) X(_ready) X(_watch) X(_withdraw) X(_finish)             \
+    X(overflow) X(__discarded__) X(get) X(msg) X(context)
 
 #define DECLARE(name) PyObject *name;
 #define DECLARE_NAME(name) PyObject *str_##name;
 
 struct State {
-    /* References, all that there are, up to `module`. */
+    /* References, all that there are, down to `stop_iteration`. */
     PyTypeObject *Channel, *Sleeper, *Operation, *SendMany, *RecvMany, *Select, *Scheduler, *Actor;
     PyTypeObject *Future; /* asyncio's */
     PARTS(DECLARE)
     NAMES(DECLARE_NAME)
     PyObject *empty_tuple, *msg_names, *context_names;
-    PyObject *future_cancel, *future_set_result, *future_set_exception; /* of asyncio's Future */
     PyObject *no_result;      /* what a sleeper that happened has as its `result` */
     PyObject *stop_iteration; /* reused, see `hand_out` */
     PyObject *module;         /* borrowed */
-    Py_ssize_t budget, actors_named;
+    Py_ssize_t budget;
     Scheduler *active;        /* borrowed: the scheduler that stepped last; see `active_here` */
     Scheduler *latest;        /* borrowed: the one asked for last */
     uint64_t dice;
     Operation *free[FREE_OPERATIONS];
     int free_count;
-    Select *free_selects[FREE_SELECTS];
-    int free_select_count;
-    bool future_is_known; /* a future begins as FutureInside says */
     bool yielding;        /* an operation has just yielded, for its budget was spent */
 };
 
@@ -257,6 +227,7 @@ struct State {
 typedef struct {
     Operation *woken;    /* a reference: the peer that was claimed */
     PyObject *discarded; /* a reference: dropped by an overflow policy */
+    Operation *emptied;  /* a reference: it had given back the value that was taken */
     bool asked;          /* code of others ran, and what was seen before it may be stale */
 } Effects;
 
@@ -324,6 +295,14 @@ revive(PyObject *object)
 #endif
 }
 
+/* For fields that follow each other and are all references. */
+#define VISIT_ALL(first, last)                                                                      \
+    for (PyObject **each = (PyObject **)&(first); each <= (PyObject **)&(last); each++)             \
+    Py_VISIT(*each)
+#define CLEAR_ALL(first, last)                                                                      \
+    for (PyObject **each = (PyObject **)&(first); each <= (PyObject **)&(last); each++)             \
+    Py_CLEAR(*each)
+
 /* --- small things that everybody asks ---------------------------------------------------------- */
 
 static struct PyModuleDef native_module;
@@ -367,12 +346,6 @@ is_operation(State *state, PyObject *object)
 }
 
 static inline bool
-is_select(Sleeper *sleeper)
-{
-    return Py_IS_TYPE(sleeper, sleeper->state->Select);
-}
-
-static inline bool
 is_sleeper(State *state, PyObject *object)
 {
     return Py_IS_TYPE(object, state->Operation) || PyObject_TypeCheck(object, state->Sleeper);
@@ -403,12 +376,16 @@ static Scheduler *scheduler_here(State *state);
 static double scheduler_now(Scheduler *scheduler);
 static ALWAYS_INLINE void scheduler_push(Scheduler *scheduler, PyObject *item);
 static ALWAYS_INLINE int actor_resume(Actor *actor);
+static void sleeper_clear(Sleeper *sleeper);
+static int sleeper_traverse(Sleeper *sleeper, visitproc visit, void *arg);
+static void sleeper_finalize(PyObject *self);
+static void unpark(Sleeper *sleeper, uint8_t phase);
+static PySendResult yield_itself(Sleeper *sleeper, PyObject **result);
+static void undo(Operation *winner);
+static PyObject *sleeper_await(Sleeper *self);
+static PyObject *sleeper_iternext(PyObject *self);
+static PySendResult sleeper_send(PyObject *self, PyObject *arg, PyObject **result);
 static void select_leave(Select *select, Operation *winner);
-static int release(Select *select);
-static int withdraw_done(Operation *operation);
-static PySendResult operation_send(PyObject *self, PyObject *arg, PyObject **result);
-static PySendResult select_send(PyObject *self, PyObject *arg, PyObject **result);
-static PySendResult send_many_send(PyObject *self, PyObject *arg, PyObject **result);
-static PyObject *recv_many_outcome(Many *self);
+static PyObject *recv_many_outcome(Operation *self);
 
 #endif

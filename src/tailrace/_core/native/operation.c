@@ -9,11 +9,6 @@
  */
 #include "native.h"
 
-static const char *const does[] = {
-    [RECV] = "Channel.recv", [SEND] = "Channel.send", [NEXT] = "Channel.__anext__",
-    [SEND_MANY] = "Channel.send_many", [RECV_MANY] = "Channel.recv_many", [DONE] = "done",
-};
-
 /* --- the algorithm ----------------------------------------------------------------------------- */
 
 static ALWAYS_INLINE Verdict
@@ -97,7 +92,7 @@ static NEVER_INLINE PyObject *
 outcome_of_others(Operation *operation)
 {
     if (operation->base.kind == RECV_MANY)
-        return recv_many_outcome((Many *)operation);
+        return recv_many_outcome(operation);
     if (operation->base.kind == DONE)
         return PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__finish);
     Py_RETURN_NONE;
@@ -114,7 +109,7 @@ outcome(Operation *operation)
     return value != NULL ? value : Py_NewRef(Py_None); /* nothing is left of what was sent */
 }
 
-/* --- awaiting ---------------------------------------------------------------------------------- */
+/* --- one step --------------------------------------------------------------------------------- */
 
 /* Stand in line, for oneself or as a case of `select`; code of others runs only for DONE. */
 static ALWAYS_INLINE bool
@@ -124,7 +119,6 @@ park(Operation *operation, Select *select)
         Sleeper *sleeper = &operation->base;
         sleeper->phase = PARKED;
         sleeper->claim = UNCLAIMED;
-        sleeper->blocking = true;
     }
     else {
         operation->base.encumbered |= FOR_GOOD;
@@ -132,7 +126,8 @@ park(Operation *operation, Select *select)
     }
     if (UNLIKELY(operation->base.kind == DONE))
         return answered(PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__watch));
-    queue_append(queue_of(operation), operation);
+    Channel *channel = operation->channel;
+    queue_insert(receives(operation) ? &channel->receivers : &channel->senders, operation, NULL);
     return true;
 }
 
@@ -145,146 +140,23 @@ withdraw_done(Operation *operation)
     return answered(gone) ? 0 : -1;
 }
 
-static ALWAYS_INLINE PySendResult
-finish_operation(Operation *operation, PyObject **result)
-{
-    operation->base.phase = SPENT;
-    *result = outcome(operation);
-    return LIKELY(*result != NULL) ? PYGEN_RETURN : PYGEN_ERROR;
-}
-
-static COLD PySendResult
-raise_used(Operation *operation)
-{
-    PyErr_Format(PyExc_RuntimeError, "%s was awaited already: an operation is used once",
-                 does[operation->base.kind]);
-    return PYGEN_ERROR;
-}
-
 /* Attempt, and if need be sleep. */
-static NEVER_INLINE PySendResult
+static ALWAYS_INLINE PySendResult
 operation_step(Operation *operation, PyObject **result)
 {
-    Sleeper *sleeper = &operation->base;
-    State *state = sleeper->state;
-    *result = NULL;
-    if (UNLIKELY(sleeper->busy))
-        return raise_busy(sleeper);
-    if (UNLIKELY(sleeper->phase == SPENT))
-        return raise_used(operation);
-    if (UNLIKELY(sleeper->phase == PARKED)) {
-        if (sleeper->claim == UNCLAIMED) /* driven by hand */
-            return yield_itself(sleeper, result);
-        unpark(sleeper, BEGUN); /* the channel was closed: something is ready now */
-    }
-    if (UNLIKELY(sleeper->phase != YIELDED && budget_is_spent(state))) {
-        sleeper->phase = YIELDED;
-        *result = Py_NewRef(Py_None);
-        return PYGEN_NEXT;
-    }
-    Effects effects = {NULL, NULL, false};
-    sleeper->busy = true;
+    Effects effects = {NULL};
     Verdict verdict = attempt(operation, &effects);
-    sleeper->busy = false;
     if (verdict == SUCCESS) {
-        state->budget--;
-        pay(state, &effects);
-        return finish_operation(operation, result);
+        operation->base.state->budget--;
+        pay(operation->base.state, &effects);
+        *result = outcome(operation);
+        return LIKELY(*result != NULL) ? PYGEN_RETURN : PYGEN_ERROR;
     }
-    if (LIKELY(verdict == PENDING)) {
-        if (UNLIKELY(!park(operation, NULL)))
-            return PYGEN_ERROR;
-        *result = Py_NewRef(operation);
-        return PYGEN_NEXT;
-    }
-    sleeper->phase = SPENT;
+    if (LIKELY(verdict == PENDING) && LIKELY(park(operation, NULL)))
+        return yield_itself(&operation->base, result);
     if (verdict == CLOSED)
         raise_closed(operation);
     return PYGEN_ERROR;
-}
-
-/* Until it happened. That it did, while it slept, is what a resumed one finds most often. */
-static PySendResult
-operation_send(PyObject *self, PyObject *arg, PyObject **result)
-{
-    Operation *operation = (Operation *)self;
-    if (operation->base.phase == PARKED && operation->base.claim == HAPPENED)
-        return finish_operation(operation, result);
-    return operation_step(operation, result);
-}
-
-/* Return `value` (whose reference is taken) from an iterator's `__next__`, as 3.12 to 3.14 want
- * it: as a StopIteration. None costs nothing. Within a step of ours the exception is one that is
- * used again and again, as whoever awaits takes it apart at once. */
-static PyObject *
-hand_out(State *state, PyObject *value)
-{
-    PyObject *stop = state->stop_iteration;
-    if (Py_IsNone(value))
-        Py_DECREF(value);
-    else if (stop != NULL && Py_REFCNT(stop) == 1 && active_here(state) != NULL) {
-        Py_CLEAR(((PyStopIterationObject *)stop)->traceback); /* of an earlier use in this step */
-        Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
-        raise_exception(Py_NewRef(stop));
-    }
-    else {
-        /* Made here: given to PyErr_SetObject, a tuple or exception would be taken apart. */
-        stop = PyObject_CallOneArg(PyExc_StopIteration, value);
-        Py_DECREF(value);
-        if (stop != NULL)
-            raise_exception(stop);
-    }
-    return NULL;
-}
-
-/* After a step: the exception must not keep what it handed out alive, nor, where Python code caught
- * it, the frames of that. */
-static inline void
-forget_handed_out(State *state)
-{
-#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
-    PyStopIterationObject *stop = (PyStopIterationObject *)state->stop_iteration;
-    if (stop != NULL && Py_REFCNT(stop) == 1) {
-        Py_CLEAR(stop->value);
-        Py_CLEAR(stop->traceback);
-        Py_CLEAR(stop->context);
-    }
-#endif
-}
-
-/* By kind and not by slot, as `am_send` is not inherited by types that are made in Python. */
-static PySendResult
-drive(PyObject *self, PyObject **result)
-{
-    if (is_select((Sleeper *)self))
-        return select_send(self, Py_None, result);
-    if (((Sleeper *)self)->kind == SEND_MANY)
-        return send_many_send(self, Py_None, result);
-    return operation_send(self, Py_None, result);
-}
-
-static PyObject *
-operation_iternext(PyObject *self)
-{
-    PyObject *result;
-    if (((Sleeper *)self)->phase == FRESH) { /* `a, b = channel.recv()`: an await was forgotten */
-        PyErr_Format(PyExc_TypeError, "%R is not an iterator: await it", self);
-        return NULL;
-    }
-    if (drive(self, &result) == PYGEN_RETURN)
-        return hand_out(((Sleeper *)self)->state, result);
-    return result;
-}
-
-static PyObject *
-operation_await(Operation *self)
-{
-    if (UNLIKELY(self->base.phase != FRESH)) {
-        raise_used(self);
-        return NULL;
-    }
-    self->base.phase = BEGUN;
-    return Py_NewRef(self);
 }
 
 /* --- the calls that do not wait, and threads ---------------------------------------------------- */
@@ -297,7 +169,7 @@ now_or_never(Channel *channel, uint8_t kind, PyObject *value)
     Operation now = {.channel = channel, .value = Py_XNewRef(value)};
     now.base.kind = kind;
     now.base.state = state;
-    Effects effects = {NULL, NULL, false};
+    Effects effects = {NULL};
     Verdict verdict = attempt(&now, &effects);
     if (verdict == SUCCESS) {
         pay(state, &effects);
@@ -306,10 +178,8 @@ now_or_never(Channel *channel, uint8_t kind, PyObject *value)
     Py_CLEAR(now.value);
     if (verdict == CLOSED)
         return raise_closed(&now);
-    PyObject *label = verdict == PENDING ? PyObject_CallOneArg(state->label, (PyObject *)channel) : NULL;
-    if (label != NULL)
-        PyErr_Format(state->WouldBlock, "%s on %U would wait", does[kind], label);
-    Py_XDECREF(label);
+    if (verdict == PENDING)
+        Py_XDECREF(PyObject_CallFunction(state->refuse_waiting, "Oi", channel, kind));
     return NULL;
 }
 
@@ -330,7 +200,7 @@ channel_recv_nowait(Channel *self, PyObject *unused)
 static PyObject *
 operation_block(Operation *self, PyObject *gate)
 {
-    Effects effects = {NULL, NULL, false};
+    Effects effects = {NULL};
     switch (attempt(self, &effects)) {
     case SUCCESS:
         pay(self->base.state, &effects);
@@ -422,7 +292,7 @@ static PyObject *
 operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named)
 {
     State *state = PyModule_GetState(PyType_GetModuleByDef(type, &native_module));
-    if (type == state->Operation) {
+    if (type == state->Operation || type == state->SendMany || type == state->RecvMany) {
         PyErr_SetString(PyExc_TypeError, "operations are made by a channel's send and recv");
         return NULL;
     }
@@ -432,36 +302,21 @@ operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named)
 static int
 operation_traverse(Operation *self, visitproc visit, void *arg)
 {
-    Py_VISIT(self->channel);
-    Py_VISIT(self->value);
-    Py_VISIT(self->select);
+    VISIT_ALL(self->channel, self->values);
     return sleeper_traverse(&self->base, visit, arg);
 }
 
 static int
 operation_clear(Operation *self)
 {
-    if (self->base.queued) { /* garbage as a whole: nobody is left to be told */
-        queue_unlink(queue_of(self), self);
+    if (self->line != NULL) { /* garbage as a whole: nobody is left to be told */
+        leave_line(self);
         Py_DECREF(self); /* frees nothing: whoever clears it has a reference */
     }
-    Py_CLEAR(self->channel);
-    Py_CLEAR(self->value);
-    Py_CLEAR(self->select);
+    self->base.phase = SPENT;
+    CLEAR_ALL(self->channel, self->values);
     sleeper_clear(&self->base);
     return 0;
-}
-
-static void
-operation_finalize(PyObject *self)
-{
-    ((Sleeper *)self)->encumbered |= FOR_GOOD; /* by the mark of having been finalised, if by nothing else */
-    if (((Sleeper *)self)->phase != FRESH)
-        return;
-    PyObject *pending = take_exception();
-    if (!answered(PyObject_CallOneArg(((Sleeper *)self)->state->warn_unused, self)))
-        PyErr_WriteUnraisable(self);
-    raise_exception(pending);
 }
 
 static NEVER_INLINE void
@@ -495,20 +350,10 @@ operation_dealloc(Operation *self)
         operation_free(self);
 }
 
-static PyObject *
-get_does(Operation *self, void *closure)
-{
-    return PyUnicode_FromString(does[self->base.kind]);
-}
-
-static PyGetSetDef operation_getset[] = {
-    {"does", (getter)get_does, NULL, "What messages call it.", NULL},
-    {NULL},
-};
-
 static PyMemberDef operation_members[] = {
     {"channel", T_OBJECT, offsetof(Operation, channel), READONLY, "The channel it works on."},
     {"_kind", T_UBYTE, offsetof(Operation, base.kind), READONLY, NULL},
+    {"_count", T_PYSSIZET, offsetof(Operation, count), READONLY, NULL},
     {NULL},
 };
 
@@ -524,22 +369,25 @@ static PyType_Slot operation_slots[] = {
     {Py_tp_doc, operation_doc},
     {Py_tp_new, operation_of_python},
     {Py_tp_dealloc, operation_dealloc},
-    {Py_tp_finalize, operation_finalize},
+    {Py_tp_finalize, sleeper_finalize},
     {Py_tp_traverse, operation_traverse},
     {Py_tp_clear, operation_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, operation_iternext},
-    {Py_am_await, operation_await},
-    {Py_am_send, operation_send},
+    {Py_tp_iternext, sleeper_iternext},
+    {Py_am_await, sleeper_await},
+    {Py_am_send, sleeper_send},
     {Py_tp_methods, operation_methods},
     {Py_tp_members, operation_members},
-    {Py_tp_getset, operation_getset},
     {0, NULL},
 };
 
-static PyType_Spec operation_spec = {
-    .name = "tailrace._core.native.Operation",
-    .basicsize = sizeof(Operation),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
-    .slots = operation_slots,
-};
+#define OPERATION_SPEC(kind)                                                                        \
+    {                                                                                               \
+        .name = "tailrace._core.native." kind, .basicsize = sizeof(Operation),                      \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,                     \
+        .slots = operation_slots,                                                                   \
+    }
+
+static PyType_Spec operation_spec = OPERATION_SPEC("Operation");
+static PyType_Spec send_many_spec = OPERATION_SPEC("SendMany");
+static PyType_Spec recv_many_spec = OPERATION_SPEC("RecvMany");

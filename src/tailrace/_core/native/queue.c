@@ -93,41 +93,30 @@ ring_traverse(Ring *ring, visitproc visit, void *arg)
 
 /* --- lines ------------------------------------------------------------------------------------ */
 
-/* The line that an operation on a channel stands in when it is parked. */
-static inline Queue *
-queue_of(Operation *operation)
+/* Have it stand before `next`, or at the end; the line takes a reference of its own. */
+static ALWAYS_INLINE void
+queue_insert(Queue *queue, Operation *operation, Operation *next)
 {
-    Channel *channel = operation->channel;
-    return receives(operation) ? &channel->receivers : &channel->senders;
-}
-
-static inline void
-queue_append(Queue *queue, Operation *operation) /* takes a reference of its own */
-{
+    Operation *prev = next != NULL ? next->prev : queue->tail;
+    *(prev != NULL ? &prev->next : &queue->head) = operation;
+    *(next != NULL ? &next->prev : &queue->tail) = operation;
+    operation->prev = prev;
+    operation->next = next;
+    operation->line = queue;
+    queue->count++;
     Py_INCREF(operation);
-    operation->next = NULL;
-    operation->prev = queue->tail;
-    if (queue->tail != NULL)
-        queue->tail->next = operation;
-    else
-        queue->head = operation;
-    queue->tail = operation;
-    operation->base.queued = true;
 }
 
-static inline void
-queue_unlink(Queue *queue, Operation *operation) /* its reference is the caller's */
+static ALWAYS_INLINE void
+leave_line(Operation *operation) /* the line's reference is the caller's */
 {
-    if (operation->prev != NULL)
-        operation->prev->next = operation->next;
-    else
-        queue->head = operation->next;
-    if (operation->next != NULL)
-        operation->next->prev = operation->prev;
-    else
-        queue->tail = operation->prev;
+    Queue *line = operation->line;
+    Operation *prev = operation->prev, *next = operation->next;
+    *(prev != NULL ? &prev->next : &line->head) = next;
+    *(next != NULL ? &next->prev : &line->tail) = prev;
+    operation->line = NULL;
     operation->next = operation->prev = NULL;
-    operation->base.queued = false;
+    line->count--;
 }
 
 static void
@@ -135,9 +124,17 @@ queue_clear(Queue *queue)
 {
     Operation *first;
     while ((first = queue->head) != NULL) {
-        queue_unlink(queue, first);
+        leave_line(first);
         Py_DECREF(first);
     }
+}
+
+static int
+queue_traverse(Queue *queue, visitproc visit, void *arg)
+{
+    for (Operation *each = queue->head; each != NULL; each = each->next)
+        Py_VISIT(each);
+    return 0;
 }
 
 /* --- claims ----------------------------------------------------------------------------------- */
@@ -150,12 +147,11 @@ claim(Sleeper *sleeper, uint8_t how, Operation *winner)
     if (sleeper->claim != UNCLAIMED)
         return false;
     sleeper->claim = how;
-    if (is_select(sleeper))
+    if (sleeper->kind == SELECT)
         select_leave((Select *)sleeper, winner);
-    else if (sleeper->queued) {
-        Operation *operation = (Operation *)sleeper;
-        queue_unlink(queue_of(operation), operation);
-        Py_DECREF(operation); /* frees nothing: the caller has one */
+    else if (((Operation *)sleeper)->line != NULL) {
+        leave_line((Operation *)sleeper);
+        Py_DECREF(sleeper); /* frees nothing: the caller has one */
     }
     return true;
 }
@@ -167,13 +163,7 @@ claim_head(Queue *queue)
     Operation *first = queue->head;
     if (first == NULL)
         return NULL;
-    queue->head = first->next;
-    if (UNLIKELY(first->next != NULL))
-        first->next->prev = NULL;
-    else
-        queue->tail = NULL;
-    first->next = NULL;
-    first->base.queued = false;
+    leave_line(first);
     if (UNLIKELY(first->select != NULL))
         claim((Sleeper *)first->select, HAPPENED, first);
     else
@@ -187,7 +177,7 @@ claim_all(Queue *queue, Operation *rest)
 {
     Operation *last;
     while ((last = queue->tail) != NULL) {
-        queue_unlink(queue, last);
+        leave_line(last);
         claim(sleeper_of(last), LOOK_AGAIN, last); /* by which it is woken */
         last->next = rest;
         rest = last;
@@ -215,9 +205,9 @@ queue_vet_first(State *state, Queue *queue)
         Py_INCREF(first);
         asked = true;
         bool reachable = is_reachable(sleeper_of(first)->scheduler);
-        bool still = queue->head == first && first->base.queued;
+        bool still = queue->head == first;
         if (still && !reachable) {
-            queue_unlink(queue, first);
+            leave_line(first);
             Py_DECREF(first);
         }
         Py_DECREF(first); /* frees nothing where it is still in line */
@@ -325,4 +315,5 @@ pay(State *state, Effects *effects)
         wake(effects->woken);
     if (UNLIKELY(effects->discarded != NULL))
         pay_discarded(state, effects->discarded);
+    Py_XDECREF(effects->emptied);
 }

@@ -12,7 +12,6 @@
 #define TURN_STEPS 512
 #define TURN_SECONDS 0.00025
 #define LONGEST_STRIDE 64
-#define MANY_READY 8 /* more than are surely in the processor's caches */
 
 /* --- which loop -------------------------------------------------------------------------------- */
 
@@ -140,33 +139,28 @@ scheduler_enter(Scheduler *self)
 
 /* --- resuming ---------------------------------------------------------------------------------- */
 
+/* Have the loop call `callback` in its next turn, with `argument` unless that is NULL: by `call`, one
+ * of its two methods for that. */
+static int
+have_called(Scheduler *self, PyObject *call, PyObject *callback, PyObject *argument)
+{
+    PyObject *given[] = {callback, argument != NULL ? argument : self->context, self->context};
+    size_t count = argument != NULL ? 2 : 1;
+    return answered(PyObject_Vectorcall(call, given, count, self->state->context_names)) ? 0 : -1;
+}
+
 /* Have `run` called: soon if we are on the loop's own thread, else by waking it. */
 static void
 schedule(Scheduler *self)
 {
-    State *state = self->state;
-    PyObject *call = running_loop(state) == self->loop ? self->call_soon : self->call_soon_threadsafe;
-    PyObject *arguments[] = {self->run, self->context};
+    bool here = running_loop(self->state) == self->loop;
     self->scheduled = true;
-    PyObject *handle = PyObject_Vectorcall(call, arguments, 1, state->context_names);
-    if (handle == NULL) { /* closed since the claim: its tasks give back when they are torn down */
-        self->scheduled = false;
-        if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
-            PyErr_WriteUnraisable(self->loop);
-        PyErr_Clear();
-    }
-    Py_XDECREF(handle);
-}
-
-/* Have the loop call `callback` in its next turn, with `argument` unless that is NULL. */
-static int
-loop_call_soon(Scheduler *self, PyObject *callback, PyObject *argument)
-{
-    PyObject *given[] = {callback, argument, self->context};
-    if (argument == NULL)
-        given[1] = self->context;
-    return answered(PyObject_Vectorcall(self->call_soon, given, argument != NULL ? 2 : 1,
-                                        self->state->context_names)) ? 0 : -1;
+    if (have_called(self, here ? self->call_soon : self->call_soon_threadsafe, self->run, NULL) == 0)
+        return;
+    self->scheduled = false; /* closed since the claim: its tasks give back when they are torn down */
+    if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
+        PyErr_WriteUnraisable(self->loop);
+    PyErr_Clear();
 }
 
 /* Have `item`, an actor or a sleeper (whose reference is taken), resumed by its loop. */
@@ -197,23 +191,18 @@ scheduler_keep_order(Scheduler *self)
     }
 }
 
-static int
-swap_current(Scheduler *self, PyObject *actor)
-{
-    PyObject *arguments[] = {self->loop, actor != NULL ? actor : Py_None};
-    return answered(PyObject_Vectorcall(self->state->swap_current_task, arguments, 2, NULL)) ? 0 : -1;
-}
-
 /* Make `actor` the loop's current task, or nobody. */
 static inline int
 set_current(Scheduler *self, PyObject *actor)
 {
-    PyObject *tasks = self->state->current_tasks;
+    PyObject *tasks = self->state->current_tasks, *swap = self->state->swap_current_task;
     if (UNLIKELY(self->current == actor))
         return 0;
     self->current = actor;
-    if (UNLIKELY(tasks == NULL))
-        return swap_current(self, actor);
+    if (tasks == NULL) {
+        PyObject *given[] = {self->loop, actor != NULL ? actor : Py_None};
+        return answered(PyObject_Vectorcall(swap, given, 2, NULL)) ? 0 : -1;
+    }
     return actor != NULL ? set_in_place(tasks, self->loop, actor, &self->place)
                          : PyDict_DelItem(tasks, self->loop);
 }
@@ -280,27 +269,6 @@ has_time(Scheduler *self, double *last, double ends)
     return now < ends;
 }
 
-/* Have the processor fetch what the next steps look at, while this one runs: of the next but one who
- * it is, of the next, who is known by now, where it stopped. Of many actors little is in its caches. */
-static inline void
-fetch_ahead(Scheduler *self)
-{
-    Ring *ready = &self->ready;
-    char *later = (char *)ready->items[(ready->head + 1) & (ready->size - 1)];
-    PyObject *next = ready->items[ready->head];
-    PREFETCH(later);
-    PREFETCH(later + offsetof(Actor, scheduler));
-    if (Py_IS_TYPE(next, self->state->Actor)) {
-        Actor *actor = (Actor *)next;
-        PREFETCH(actor->coroutine);
-        PREFETCH((char *)actor->coroutine + 64);
-        PREFETCH((char *)actor->coroutine + 128);
-        PREFETCH((char *)actor->waiting);
-        PREFETCH((char *)actor->waiting + 64);
-        PREFETCH(actor->context);
-    }
-}
-
 /* One turn: resume the ready and those whom they wake, within bounds, in order. */
 static PyObject *
 scheduler_run(Scheduler *self, PyObject *unused)
@@ -316,8 +284,6 @@ scheduler_run(Scheduler *self, PyObject *unused)
     while (self->ready.count > 0 && failed == 0 &&
            (self->steps < TURN_STEPS || self->resumed < owed)) {
         PyObject *item = ring_pop(&self->ready);
-        if (self->ready.count > MANY_READY)
-            fetch_ahead(self);
         self->resumed++;
         self->state->active = self; /* another thread may have had its turn */
         failed = resume_item(self, item);
@@ -348,16 +314,14 @@ static int
 scheduler_traverse(Scheduler *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    for (PyObject **each = &self->loop; each <= &self->get_loop; each++)
-        Py_VISIT(*each);
+    VISIT_ALL(self->loop, self->get_loop);
     return ring_traverse(&self->ready, visit, arg);
 }
 
 static int
 scheduler_clear(Scheduler *self)
 {
-    for (PyObject **each = &self->loop; each <= &self->get_loop; each++)
-        Py_CLEAR(*each);
+    CLEAR_ALL(self->loop, self->get_loop);
     ring_clear(&self->ready);
     return 0;
 }

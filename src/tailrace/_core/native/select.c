@@ -6,7 +6,19 @@
  */
 #include "native.h"
 
-enum { NONE_READY = -1, RAISED = -2 }; /* instead of the index of a case */
+/* One of its cases; NULL for none. */
+static inline Operation *
+case_at(Select *self, Py_ssize_t n)
+{
+    PyObject *each = PyTuple_GET_ITEM(self->cases, n);
+    return Py_IsNone(each) ? NULL : (Operation *)each;
+}
+
+static inline Py_ssize_t
+case_count(Select *self)
+{
+    return PyTuple_GET_SIZE(self->cases);
+}
 
 /* --- the choice -------------------------------------------------------------------------------- */
 
@@ -22,9 +34,9 @@ dice_below(State *state, int n)
 static void
 shuffle(Select *self, Py_ssize_t *order)
 {
-    for (Py_ssize_t n = 0; n < self->count; n++)
+    for (Py_ssize_t n = 0; n < case_count(self); n++)
         order[n] = n;
-    for (Py_ssize_t last = self->count - 1; last > 0 && !self->priority; last--) {
+    for (Py_ssize_t last = case_count(self) - 1; last > 0 && !self->priority; last--) {
         int other = dice_below(self->base.state, (int)last + 1);
         Py_ssize_t swapped = order[last];
         order[last] = order[other];
@@ -36,12 +48,12 @@ shuffle(Select *self, Py_ssize_t *order)
 static bool
 ask_done_cases(Select *self)
 {
-    for (Py_ssize_t n = 0; n < self->count; n++) {
-        Operation *each = self->cases[n];
+    Effects unused;
+    for (Py_ssize_t n = 0; n < case_count(self); n++) {
+        Operation *each = case_at(self, n);
         if (each == NULL || each->base.kind != DONE)
             continue;
-        Effects effects = {NULL, NULL, false};
-        Verdict verdict = attempt_done(each, &effects);
+        Verdict verdict = attempt_done(each, &unused);
         if (verdict == FAILED)
             return false;
         each->base.blocking = verdict == SUCCESS;
@@ -49,33 +61,30 @@ ask_done_cases(Select *self)
     return true;
 }
 
-/* Attempt one after another: the index of the case that happened, or whose channel is `closed`. */
-static Py_ssize_t
-attempt_in_order(Select *self, const Py_ssize_t *order, bool *closed)
+/* Attempt one after another: the winner is the first that does not have to wait. */
+static Verdict
+attempt_in_order(Select *self, const Py_ssize_t *order)
 {
     bool again;
     do {
         again = false;
-        for (Py_ssize_t n = 0; n < self->count; n++) {
-            Operation *each = self->cases[order[n]];
+        for (Py_ssize_t n = 0; n < case_count(self); n++) {
+            Operation *each = case_at(self, order[n]);
             if (each == NULL)
                 continue;
-            Effects effects = {NULL, NULL, false};
+            Effects effects = {NULL};
             Verdict verdict = each->base.kind != DONE ? attempt(each, &effects)
                               : each->base.blocking   ? SUCCESS
                                                       : PENDING;
-            if (verdict == PENDING) {
-                again |= effects.asked;
-                continue;
+            if (verdict != PENDING) {
+                self->winner = each;
+                pay(self->base.state, &effects);
+                return verdict;
             }
-            if (verdict == FAILED)
-                return RAISED;
-            *closed = verdict == CLOSED;
-            pay(self->base.state, &effects);
-            return order[n];
+            again |= effects.asked;
         }
     } while (again);
-    return NONE_READY;
+    return PENDING;
 }
 
 /* Stand in all lines; the futures and events, whose watching is code of others, come last. */
@@ -84,47 +93,33 @@ park_all(Select *self, const Py_ssize_t *order)
 {
     self->base.phase = PARKED;
     self->base.claim = UNCLAIMED;
-    self->base.blocking = true;
     for (int others = 0; others < 2; others++)
-        for (Py_ssize_t n = 0; n < self->count; n++) {
-            Operation *each = self->cases[order[n]];
+        for (Py_ssize_t n = 0; n < case_count(self); n++) {
+            Operation *each = case_at(self, order[n]);
             if (each != NULL && (each->base.kind == DONE) == others && !park(each, self))
                 return false;
         }
     return true;
 }
 
-/* As if it had been cancelled, for an error in falling asleep, which stays set. */
-static void
-give_up(Select *self)
+/* Do the one that can happen; if none can, stand in all lines where that is wanted. */
+static Verdict
+attempt_or_park(Select *self, bool may_park)
 {
-    PyObject *error = take_exception();
-    if (!claim(&self->base, CANCELLED, NULL) && self->base.claim == HAPPENED)
-        undo(self->winner);
-    release(self);
-    PyErr_Clear();
-    raise_exception(error);
-}
-
-/* The index of the case that happened; if none could, all are parked where that is wanted. */
-static Py_ssize_t
-attempt_or_park(Select *self, bool may_park, bool *closed)
-{
-    Py_ssize_t few[FEW_CASES], index = RAISED;
-    Py_ssize_t *order = self->count <= FEW_CASES ? few : PyMem_New(Py_ssize_t, self->count);
+    Py_ssize_t few[FEW_CASES];
+    Py_ssize_t *order = case_count(self) <= FEW_CASES ? few : PyMem_New(Py_ssize_t, case_count(self));
+    Verdict verdict = FAILED;
     if (order == NULL)
         PyErr_NoMemory();
     else if (ask_done_cases(self)) {
         shuffle(self, order);
-        index = attempt_in_order(self, order, closed);
-        if (index == NONE_READY && may_park && !park_all(self, order)) {
-            give_up(self);
-            index = RAISED;
-        }
+        verdict = attempt_in_order(self, order);
+        if (verdict == PENDING && may_park && !park_all(self, order))
+            verdict = FAILED;
     }
     if (order != few)
         PyMem_Free(order);
-    return index;
+    return verdict;
 }
 
 /* --- leaving ----------------------------------------------------------------------------------- */
@@ -134,12 +129,12 @@ static void
 select_leave(Select *self, Operation *winner)
 {
     self->winner = winner;
-    for (Py_ssize_t n = 0; n < self->count; n++) {
-        Operation *each = self->cases[n];
+    for (Py_ssize_t n = 0; n < case_count(self); n++) {
+        Operation *each = case_at(self, n);
         if (each == NULL || each == winner)
             continue;
-        if (each->base.queued) {
-            queue_unlink(queue_of(each), each);
+        if (each->line != NULL) {
+            leave_line(each);
             Py_DECREF(each);
         }
         if (each->select != NULL && each->base.kind != DONE) {
@@ -156,8 +151,8 @@ release(Select *self)
     PyObject *timer = self->timer;
     int failed = 0;
     Py_INCREF(self);
-    for (Py_ssize_t n = 0; n < self->count; n++) {
-        Operation *each = self->cases[n];
+    for (Py_ssize_t n = 0; n < case_count(self); n++) {
+        Operation *each = case_at(self, n);
         if (each == NULL || each->select == NULL)
             continue;
         failed |= withdraw_done(each);
@@ -169,6 +164,18 @@ release(Select *self)
     Py_XDECREF(timer);
     Py_DECREF(self);
     return failed;
+}
+
+/* As if it had been cancelled, for an error in falling asleep, which stays set. */
+static void
+give_up(Select *self)
+{
+    PyObject *error = take_exception();
+    if (!claim(&self->base, CANCELLED, NULL) && self->base.claim == HAPPENED)
+        undo(self->winner);
+    release(self);
+    PyErr_Clear();
+    raise_exception(error);
 }
 
 /* --- what it gives ----------------------------------------------------------------------------- */
@@ -184,15 +191,17 @@ closed_value(Operation *operation)
 }
 
 static PyObject *
-index_and_value(Select *self, Py_ssize_t index, bool closed)
+index_and_value(Select *self, Verdict verdict)
 {
-    Operation *chosen = self->cases[index];
-    PyObject *value = closed ? closed_value(chosen) : outcome(chosen);
+    Py_ssize_t index = 0;
+    while (case_at(self, index) != self->winner)
+        index++;
+    PyObject *value = verdict == CLOSED ? closed_value(self->winner) : outcome(self->winner);
     PyObject *number = value != NULL ? PyLong_FromSsize_t(index) : NULL;
     PyObject *pair = number != NULL ? PyTuple_New(2) : NULL;
     if (pair == NULL) {
-        Py_XDECREF(value);
         Py_XDECREF(number);
+        Py_XDECREF(value);
         return NULL;
     }
     PyTuple_SET_ITEM(pair, 0, number);
@@ -200,147 +209,30 @@ index_and_value(Select *self, Py_ssize_t index, bool closed)
     return pair;
 }
 
+/* Attempt, and if need be sleep. */
 static PySendResult
-give(Select *self, PyObject *value, PyObject **result)
-{
-    self->base.phase = SPENT;
-    *result = value;
-    return value != NULL ? PYGEN_RETURN : PYGEN_ERROR;
-}
-
-/* --- awaiting ---------------------------------------------------------------------------------- */
-
-static bool
-note_deadline(Select *self)
-{
-    Scheduler *scheduler = scheduler_here(self->base.state);
-    if (scheduler == NULL)
-        return false;
-    scheduler->now = -1.0; /* a deadline is exact */
-    self->deadline = scheduler_now(scheduler) + self->timeout;
-    self->timing = DEADLINE;
-    Py_DECREF(scheduler);
-    return true;
-}
-
-static PySendResult
-fall_asleep(Select *self, PyObject **result)
+select_step(Select *self, PyObject **result)
 {
     State *state = self->base.state;
-    if (self->timing == DEADLINE) {
-        PyObject *wake = PyObject_GetAttr((PyObject *)self, state->str__wake);
-        Scheduler *scheduler = wake != NULL ? scheduler_here(state) : NULL;
-        if (scheduler != NULL)
-            self->timer = PyObject_CallMethod(scheduler->loop, "call_at", "dOi", self->deadline, wake,
-                                              TIMED_OUT);
-        Py_XDECREF(scheduler);
-        Py_XDECREF(wake);
-        if (self->timer == NULL) {
-            give_up(self);
-            return give(self, NULL, result);
-        }
+    Verdict verdict = attempt_or_park(self, true);
+    if (verdict == SUCCESS || verdict == CLOSED) {
+        state->budget--;
+        *result = index_and_value(self, verdict);
+        return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
     }
-    return yield_itself(&self->base, result);
-}
-
-/* What woke it: PYGEN_NEXT to look again. */
-static PySendResult
-woken(Select *self, PyObject **result)
-{
-    if (release(self) < 0)
-        return give(self, NULL, result);
-    if (self->base.claim == HAPPENED) {
-        Py_ssize_t index = 0;
-        while (self->cases[index] != self->winner)
-            index++;
-        return give(self, index_and_value(self, index, false), result);
+    if (verdict == PENDING && !Py_IsNone(self->timeout)) {
+        self->timer = PyObject_CallFunctionObjArgs(state->wake_after, self->timeout, self, NULL);
+        if (self->timer == NULL)
+            verdict = FAILED;
     }
-    if (self->base.claim == TIMED_OUT)
-        return give(self, PyTuple_Pack(2, Py_None, Py_None), result);
-    unpark(&self->base, BEGUN);
-    return PYGEN_NEXT;
-}
-
-static PySendResult
-raise_select_used(void)
-{
-    PyErr_SetString(PyExc_RuntimeError, "select was awaited already: it is used once");
+    if (verdict == PENDING)
+        return yield_itself(&self->base, result);
+    if (self->base.phase == PARKED)
+        give_up(self);
     return PYGEN_ERROR;
 }
 
-static PySendResult
-select_send(PyObject *object, PyObject *arg, PyObject **result)
-{
-    Select *self = (Select *)object;
-    Sleeper *sleeper = &self->base;
-    bool closed = false;
-    *result = NULL;
-    if (sleeper->busy)
-        return raise_busy(sleeper);
-    if (sleeper->phase == SPENT)
-        return raise_select_used();
-    if (sleeper->phase == PARKED) {
-        if (sleeper->claim == UNCLAIMED) /* driven by hand */
-            return yield_itself(sleeper, result);
-        PySendResult how = woken(self, result);
-        if (how != PYGEN_NEXT)
-            return how;
-    }
-    if (self->timing == TIMEOUT && !note_deadline(self))
-        return give(self, NULL, result);
-    if (sleeper->phase != YIELDED && budget_is_spent(sleeper->state)) {
-        sleeper->phase = YIELDED;
-        *result = Py_NewRef(Py_None);
-        return PYGEN_NEXT;
-    }
-    sleeper->phase = BEGUN;
-    sleeper->busy = true;
-    Py_ssize_t index = attempt_or_park(self, true, &closed);
-    sleeper->busy = false;
-    if (index == NONE_READY)
-        return fall_asleep(self, result);
-    sleeper->state->budget--;
-    return give(self, index >= 0 ? index_and_value(self, index, closed) : NULL, result);
-}
-
-static PyObject *
-select_await(Select *self)
-{
-    if (self->base.phase != FRESH) {
-        raise_select_used();
-        return NULL;
-    }
-    self->base.phase = BEGUN;
-    return Py_NewRef(self);
-}
-
 /* --- the calls --------------------------------------------------------------------------------- */
-
-/* A new select: with room for so many cases, no case yet, and nothing to await. */
-static Select *
-select_alloc(State *state, Py_ssize_t count)
-{
-    Select *self;
-    if (state->free_select_count > 0) {
-        self = state->free_selects[--state->free_select_count];
-        self->base.claim = UNCLAIMED;
-    }
-    else if ((self = (Select *)state->Select->tp_alloc(state->Select, 0)) == NULL)
-        return NULL;
-    self->base.state = state;
-    self->base.phase = SPENT;
-    self->timing = NO_TIMEOUT;
-    self->priority = false;
-    self->count = 0;
-    self->cases = count > FEW_CASES ? PyMem_New(Operation *, count) : self->few;
-    if (self->cases == NULL) {
-        self->cases = self->few;
-        Py_DECREF(self);
-        PyErr_NoMemory();
-        return NULL;
-    }
-    return self;
-}
 
 /* Take the cases. All operations are marked used, so that a refusal of one does not make the others
  * warn; the first refusal counts. */
@@ -348,72 +240,48 @@ static bool
 take_cases(Select *self, PyObject *const *cases, Py_ssize_t count)
 {
     State *state = self->base.state;
-    PyObject *refused = NULL;
-    for (Py_ssize_t n = 0; n < count; n++) {
-        Operation *each = is_operation(state, cases[n]) ? (Operation *)cases[n] : NULL;
-        bool fresh = each != NULL && each->base.phase == FRESH;
+    Py_ssize_t refused = -1;
+    for (Py_ssize_t n = count; n-- > 0;) {
+        Sleeper *each = is_operation(state, cases[n]) ? (Sleeper *)cases[n] : NULL;
+        bool fresh = each != NULL && each->phase == FRESH;
         if (fresh)
-            each->base.phase = SPENT;
-        if (fresh && (each->base.kind <= SEND || each->base.kind == DONE))
-            self->cases[self->count++] = (Operation *)Py_NewRef(each);
-        else if (Py_IsNone(cases[n]))
-            self->cases[self->count++] = NULL;
-        else if (refused == NULL)
-            refused = Py_BuildValue("nO", n, cases[n]);
+            each->phase = SPENT;
+        if (!(fresh && (each->kind <= SEND || each->kind == DONE)) && !Py_IsNone(cases[n]))
+            refused = n;
+        PyTuple_SET_ITEM(self->cases, n, Py_NewRef(cases[n]));
     }
-    if (refused != NULL) {
-        Py_XDECREF(PyObject_CallObject(state->refuse_case, refused));
-        Py_DECREF(refused);
-    }
-    return self->count == count && !PyErr_Occurred();
+    if (refused >= 0)
+        Py_XDECREF(PyObject_CallFunction(state->refuse_case, "nO", refused, cases[refused]));
+    return refused < 0;
 }
 
+/* Have `read` make of the keywords what they say: the timeout, and `priority`. */
 static bool
-set_timeout(Select *self, PyObject *given)
+take_options(Select *self, PyObject *const *values, PyObject *names, PyObject *read)
 {
-    PyObject *timeout = PyObject_CallOneArg(self->base.state->check_timeout, given);
-    if (timeout == NULL)
-        return false;
-    if (!Py_IsNone(timeout)) {
-        self->timeout = PyFloat_AsDouble(timeout);
-        self->timing = TIMEOUT;
-    }
-    Py_DECREF(timeout);
-    return !PyErr_Occurred();
-}
-
-/* Read the keywords: `timeout`, where that is allowed, and `priority`. */
-static bool
-set_options(Select *self, PyObject *const *values, PyObject *names, bool timed)
-{
-    for (Py_ssize_t n = 0; names != NULL && n < PyTuple_GET_SIZE(names); n++) {
-        PyObject *name = PyTuple_GET_ITEM(names, n);
-        if (timed && PyUnicode_CompareWithASCIIString(name, "timeout") == 0) {
-            if (!set_timeout(self, values[n]))
-                return false;
-        }
-        else if (PyUnicode_CompareWithASCIIString(name, "priority") == 0) {
-            int first = PyObject_IsTrue(values[n]);
-            if (first < 0)
-                return false;
-            self->priority = first;
-        }
-        else {
-            PyErr_Format(PyExc_TypeError, "select() got an unexpected keyword argument %R", name);
-            return false;
-        }
-    }
-    return true;
+    int priority = 0;
+    PyObject *timeout, *options = PyObject_Vectorcall(read, values, 0, names);
+    bool good = options != NULL && PyArg_ParseTuple(options, "Op", &timeout, &priority);
+    if (good)
+        Py_XSETREF(self->timeout, Py_NewRef(timeout));
+    self->priority = priority;
+    Py_XDECREF(options);
+    return good;
 }
 
 static Select *
-select_new(State *state, PyObject *const *args, Py_ssize_t count, PyObject *names, bool timed)
+select_new(State *state, PyObject *const *args, Py_ssize_t count, PyObject *names, PyObject *read)
 {
-    Select *self = select_alloc(state, count);
+    Select *self = (Select *)state->Select->tp_alloc(state->Select, 0);
     if (self == NULL)
         return NULL;
-    bool good = take_cases(self, args, count);
-    if (!good || !set_options(self, args + count, names, timed))
+    self->base.state = state;
+    self->base.kind = SELECT;
+    self->base.phase = SPENT; /* until it is to be awaited */
+    self->timeout = Py_NewRef(Py_None);
+    self->cases = PyTuple_New(count);
+    if (self->cases == NULL || !take_cases(self, args, count) ||
+        (names != NULL && !take_options(self, args + count, names, read)))
         Py_CLEAR(self);
     return self;
 }
@@ -421,12 +289,13 @@ select_new(State *state, PyObject *const *args, Py_ssize_t count, PyObject *name
 static PyObject *
 select_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    Select *self = select_new(PyModule_GetState(module), args, count, names, true);
+    State *state = PyModule_GetState(module);
+    Select *self = select_new(state, args, count, names, state->select_options);
     if (self == NULL)
         return NULL;
-    bool something = self->timing == TIMEOUT;
+    bool something = !Py_IsNone(self->timeout);
     for (Py_ssize_t n = 0; n < count && !something; n++)
-        something = self->cases[n] != NULL;
+        something = case_at(self, n) != NULL;
     if (!something) {
         Py_DECREF(self);
         PyErr_SetString(PyExc_ValueError,
@@ -441,16 +310,13 @@ static PyObject *
 select_nowait_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     State *state = PyModule_GetState(module);
-    Select *self = select_new(state, args, count, names, false);
-    PyObject *pair = NULL;
-    bool closed = false;
+    Select *self = select_new(state, args, count, names, state->select_nowait_options);
     if (self == NULL)
         return NULL;
-    Py_ssize_t index = attempt_or_park(self, false, &closed);
-    if (index >= 0)
-        pair = index_and_value(self, index, closed);
-    else if (index == NONE_READY)
+    Verdict verdict = attempt_or_park(self, false);
+    if (verdict == PENDING)
         PyErr_SetString(state->WouldBlock, "no case of select is ready");
+    PyObject *pair = verdict == SUCCESS || verdict == CLOSED ? index_and_value(self, verdict) : NULL;
     Py_DECREF(self);
     return pair;
 }
@@ -460,9 +326,7 @@ select_nowait_call(PyObject *module, PyObject *const *args, Py_ssize_t count, Py
 static int
 select_traverse(Select *self, visitproc visit, void *arg)
 {
-    for (Py_ssize_t n = 0; n < self->count; n++)
-        Py_VISIT(self->cases[n]);
-    Py_VISIT(self->timer);
+    VISIT_ALL(self->cases, self->timer);
     return sleeper_traverse(&self->base, visit, arg);
 }
 
@@ -471,14 +335,8 @@ select_clear(Select *self)
 {
     if (self->base.phase == PARKED)
         claim(&self->base, CANCELLED, NULL);
-    while (self->count > 0) {
-        Operation *last = self->cases[--self->count];
-        Py_XDECREF(last);
-    }
-    if (self->cases != self->few)
-        PyMem_Free(self->cases);
-    self->cases = self->few;
-    Py_CLEAR(self->timer);
+    self->base.phase = SPENT;
+    CLEAR_ALL(self->timeout, self->timer); /* the cases stay: a cycle through one is broken there */
     sleeper_clear(&self->base);
     return 0;
 }
@@ -487,51 +345,31 @@ static void
 select_dealloc(Select *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    State *state = self->base.state;
     if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
         return;
-    if (state->free_select_count < FREE_SELECTS && !self->base.encumbered) {
-        revive((PyObject *)self); /* first: nothing below may find it half gone */
-        select_clear(self);
-        if (state->free_select_count < FREE_SELECTS) { /* what it held may have filled the list */
-            state->free_selects[state->free_select_count++] = self;
-            return;
-        }
-        Py_SET_REFCNT(self, 0);
-    }
     PyObject_GC_UnTrack(self);
     select_clear(self);
+    Py_XDECREF(self->cases);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-static PyObject *
-select_cases(Select *self, void *closure)
-{
-    PyObject *cases = PyTuple_New(self->count);
-    for (Py_ssize_t n = 0; cases != NULL && n < self->count; n++) {
-        PyObject *each = (PyObject *)self->cases[n];
-        PyTuple_SET_ITEM(cases, n, Py_NewRef(each != NULL ? each : Py_None));
-    }
-    return cases;
-}
-
-static PyGetSetDef select_getset[] = {
-    {"cases", (getter)select_cases, NULL, "The operations it chooses among.", NULL},
+static PyMemberDef select_members[] = {
+    {"cases", T_OBJECT, offsetof(Select, cases), READONLY, "The operations it chooses among."},
     {NULL},
 };
 
 static PyType_Slot select_slots[] = {
     {Py_tp_doc, "What `select` returns: await it once for ``(index, value)``."},
     {Py_tp_dealloc, select_dealloc},
-    {Py_tp_finalize, operation_finalize},
+    {Py_tp_finalize, sleeper_finalize},
     {Py_tp_traverse, select_traverse},
     {Py_tp_clear, select_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, operation_iternext},
-    {Py_am_await, select_await},
-    {Py_am_send, select_send},
-    {Py_tp_getset, select_getset},
+    {Py_tp_iternext, sleeper_iternext},
+    {Py_am_await, sleeper_await},
+    {Py_am_send, sleeper_send},
+    {Py_tp_members, select_members},
     {0, NULL},
 };
 

@@ -38,36 +38,49 @@ cancel_sleeper(Sleeper *sleeper, PyObject *message)
     return claim_and_wake(sleeper, CANCELLED, NULL);
 }
 
-/* A new CancelledError with the message of the first cancellation; NULL with an error set. */
+/* A new CancelledError, with a message unless that is NULL or None; NULL with an error set. */
+static PyObject *
+new_cancellation(State *state, PyObject *message)
+{
+    if (message == NULL || Py_IsNone(message))
+        return PyObject_CallNoArgs(state->CancelledError);
+    return PyObject_CallOneArg(state->CancelledError, message);
+}
+
+/* The same with the message of the first cancellation. */
 static PyObject *
 cancellation_of(Sleeper *sleeper)
 {
-    PyObject *type = sleeper->state->CancelledError;
     PyObject *messages = sleeper->messages;
-    if (messages == NULL || PyList_GET_SIZE(messages) == 0 || Py_IsNone(PyList_GET_ITEM(messages, 0)))
-        return PyObject_CallNoArgs(type);
-    return PyObject_CallOneArg(type, PyList_GET_ITEM(messages, 0));
+    bool none = messages == NULL || PyList_GET_SIZE(messages) == 0;
+    return new_cancellation(sleeper->state, none ? NULL : PyList_GET_ITEM(messages, 0));
 }
 
 static void
 sleeper_clear(Sleeper *sleeper)
 {
     sleeper->party = NOBODY;
-    Py_CLEAR(sleeper->scheduler);
-    Py_CLEAR(sleeper->driver);
-    Py_CLEAR(sleeper->context);
-    Py_CLEAR(sleeper->messages);
+    CLEAR_ALL(sleeper->scheduler, sleeper->messages);
 }
 
 static int
 sleeper_traverse(Sleeper *sleeper, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(sleeper));
-    Py_VISIT(sleeper->scheduler);
-    Py_VISIT(sleeper->driver);
-    Py_VISIT(sleeper->context);
-    Py_VISIT(sleeper->messages);
+    VISIT_ALL(sleeper->scheduler, sleeper->messages);
     return 0;
+}
+
+static void
+sleeper_finalize(PyObject *self)
+{
+    ((Sleeper *)self)->encumbered |= FOR_GOOD; /* by the mark of having been finalised, if by nothing else */
+    if (((Sleeper *)self)->phase != FRESH)
+        return;
+    PyObject *pending = take_exception();
+    if (!answered(PyObject_CallOneArg(((Sleeper *)self)->state->warn_unused, self)))
+        PyErr_WriteUnraisable(self);
+    raise_exception(pending);
 }
 
 /* No longer asleep, and not because it happened: as if it had never been parked. */
@@ -80,6 +93,16 @@ unpark(Sleeper *sleeper, uint8_t phase)
     sleeper->ticket = 0;
 }
 
+static PySendResult
+yield_itself(Sleeper *sleeper, PyObject **result)
+{
+    sleeper->blocking = true;
+    *result = Py_NewRef(sleeper);
+    return PYGEN_NEXT;
+}
+
+/* --- awaiting ---------------------------------------------------------------------------------- */
+
 /* As a generator says it; what code of others drives amid its own step (a loop that is asked whether
  * it is closed, an iterator of values) would stand in line twice, or send its value twice. */
 static COLD PySendResult
@@ -89,12 +112,142 @@ raise_busy(Sleeper *sleeper)
     return PYGEN_ERROR;
 }
 
-static PySendResult
-yield_itself(Sleeper *sleeper, PyObject **result)
+static COLD PySendResult
+raise_used(Sleeper *sleeper)
 {
-    sleeper->blocking = true;
-    *result = Py_NewRef(sleeper);
+    Py_XDECREF(PyObject_CallOneArg(sleeper->state->refuse_again, (PyObject *)sleeper));
+    return PYGEN_ERROR;
+}
+
+/* What woke it: PYGEN_NEXT to go on. */
+static PySendResult
+woken(Sleeper *sleeper, PyObject **result)
+{
+    if (sleeper->kind == SELECT && release((Select *)sleeper) < 0)
+        return PYGEN_ERROR;
+    if (sleeper->kind == SEND_MANY)
+        ((Operation *)sleeper)->count += sleeper->claim == HAPPENED;
+    else if (sleeper->claim == HAPPENED || sleeper->claim == TIMED_OUT) {
+        *result = sleeper->claim == TIMED_OUT ? PyTuple_Pack(2, Py_None, Py_None)
+                  : sleeper->kind == SELECT   ? index_and_value((Select *)sleeper, SUCCESS)
+                                              : outcome((Operation *)sleeper);
+        return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
+    }
+    unpark(sleeper, sleeper->kind == SEND_MANY ? YIELDED : BEGUN);
     return PYGEN_NEXT;
+}
+
+static ALWAYS_INLINE PySendResult
+go_on(Sleeper *sleeper, PyObject **result)
+{
+    if (UNLIKELY(sleeper->phase == PARKED)) {
+        if (sleeper->claim == UNCLAIMED) /* driven by hand */
+            return yield_itself(sleeper, result);
+        PySendResult how = woken(sleeper, result);
+        if (how != PYGEN_NEXT)
+            return how;
+    }
+    if (sleeper->kind == SEND_MANY)
+        return send_many_step((Operation *)sleeper, result);
+    if (UNLIKELY(sleeper->phase != YIELDED && budget_is_spent(sleeper->state))) {
+        sleeper->phase = YIELDED;
+        *result = Py_NewRef(Py_None);
+        return PYGEN_NEXT;
+    }
+    if (UNLIKELY(sleeper->kind == SELECT))
+        return select_step((Select *)sleeper, result);
+    return operation_step((Operation *)sleeper, result);
+}
+
+static NEVER_INLINE PySendResult
+sleeper_step(Sleeper *sleeper, PyObject **result)
+{
+    *result = NULL;
+    if (UNLIKELY(sleeper->busy))
+        return raise_busy(sleeper);
+    if (UNLIKELY(sleeper->phase == SPENT))
+        return raise_used(sleeper);
+    sleeper->busy = true;
+    PySendResult how = go_on(sleeper, result);
+    sleeper->busy = false;
+    if (how != PYGEN_NEXT)
+        sleeper->phase = SPENT;
+    return how;
+}
+
+/* Until it happened. That it did, while it slept, is what a resumed one finds most often. */
+static PySendResult
+sleeper_send(PyObject *self, PyObject *arg, PyObject **result)
+{
+    Sleeper *sleeper = (Sleeper *)self;
+    if (sleeper->phase != PARKED || sleeper->claim != HAPPENED || sleeper->kind > NEXT)
+        return sleeper_step(sleeper, result);
+    sleeper->phase = SPENT;
+    *result = outcome((Operation *)sleeper);
+    return PYGEN_RETURN;
+}
+
+/* Return `value` (whose reference is taken) from an iterator's `__next__`, as 3.12 to 3.14 want
+ * it: as a StopIteration. None costs nothing. Within a step of ours the exception is one that is
+ * used again and again, as whoever awaits takes it apart at once. */
+static PyObject *
+hand_out(State *state, PyObject *value)
+{
+    PyObject *stop = state->stop_iteration;
+    if (Py_IsNone(value))
+        Py_DECREF(value);
+    else if (stop != NULL && Py_REFCNT(stop) == 1 && active_here(state) != NULL) {
+        Py_CLEAR(((PyStopIterationObject *)stop)->traceback); /* of an earlier use in this step */
+        Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
+        raise_exception(Py_NewRef(stop));
+    }
+    else {
+        /* Made here: given to PyErr_SetObject, a tuple or exception would be taken apart. */
+        stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+        Py_DECREF(value);
+        if (stop != NULL)
+            raise_exception(stop);
+    }
+    return NULL;
+}
+
+/* After a step: the exception must not keep what it handed out alive, nor, where Python code caught
+ * it, the frames of that. */
+static inline void
+forget_handed_out(State *state)
+{
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
+    PyStopIterationObject *stop = (PyStopIterationObject *)state->stop_iteration;
+    if (stop != NULL && Py_REFCNT(stop) == 1) {
+        Py_CLEAR(stop->value);
+        Py_CLEAR(stop->traceback);
+        Py_CLEAR(stop->context);
+    }
+#endif
+}
+
+static PyObject *
+sleeper_iternext(PyObject *self)
+{
+    PyObject *result;
+    if (((Sleeper *)self)->phase == FRESH) { /* `a, b = channel.recv()`: an await was forgotten */
+        PyErr_Format(PyExc_TypeError, "%R is not an iterator: await it", self);
+        return NULL;
+    }
+    if (sleeper_send(self, Py_None, &result) == PYGEN_RETURN)
+        return hand_out(((Sleeper *)self)->state, result);
+    return result;
+}
+
+static PyObject *
+sleeper_await(Sleeper *self)
+{
+    if (UNLIKELY(self->phase != FRESH)) {
+        raise_used(self);
+        return NULL;
+    }
+    self->phase = BEGUN;
+    return Py_NewRef(self);
 }
 
 /* --- an exception at the await ------------------------------------------------------------------ */
@@ -111,16 +264,13 @@ put_off(Sleeper *sleeper, PyObject *interrupt)
 }
 
 /* Give back what a receive was handed, and count what `send_many` has sent. */
-static bool
+static void
 undo(Operation *winner)
 {
-    PyObject *value = winner->value;
     if (winner->base.kind == SEND_MANY)
-        ((Many *)winner)->count++;
-    if (winner->base.kind == DONE || !receives(winner) || value == NULL)
-        return true;
-    winner->value = NULL;
-    return channel_give_back(winner->channel, winner->base.ticket, value);
+        winner->count++;
+    if (winner->base.kind != DONE && receives(winner) && winner->value != NULL)
+        give_back(winner);
 }
 
 /* _interrupted(error): settle what an exception at the await means, None if it is merely given up.
@@ -133,9 +283,9 @@ sleeper_interrupted(Sleeper *self, PyObject *interrupt)
         raise_busy(self);
         return NULL;
     }
-    bool parked = self->phase == PARKED;
+    bool parked = self->phase == PARKED, select = self->kind == SELECT;
     bool happened = parked && !claim(self, CANCELLED, NULL) && self->claim == HAPPENED;
-    Operation *winner = is_select(self) ? ((Select *)self)->winner : (Operation *)self;
+    Operation *winner = select ? ((Select *)self)->winner : (Operation *)self;
     self->phase = SPENT;
     self->encumbered |= FOR_GOOD;
     int later = happened && sends(winner) ? put_off(self, interrupt) : 0;
@@ -144,10 +294,12 @@ sleeper_interrupted(Sleeper *self, PyObject *interrupt)
         Py_RETURN_FALSE;
     }
     if (later == 0 && parked)
-        later = is_select(self) ? release((Select *)self) : withdraw_done(winner);
-    if (later < 0 || (happened && !undo(winner)))
+        later = select ? release((Select *)self) : withdraw_done(winner);
+    if (later < 0)
         return NULL;
-    if (!is_select(self))
+    if (happened)
+        undo(winner);
+    else if (!select)
         Py_CLEAR(winner->value);
     Py_RETURN_TRUE;
 }

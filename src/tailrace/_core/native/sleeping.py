@@ -5,13 +5,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from tailrace._core.common import check_timeout, label
+from tailrace.errors import WouldBlock
 
 # As the engine counts, in `native.h`.
 FRESH, PARKED = 0, 3
 UNCLAIMED, HAPPENED, LOOK_AGAIN, TIMED_OUT, CANCELLED = range(5)
-DONE = 5
+DONE, SELECT = 5, 6
+DOES = (
+    "Channel.recv",
+    "Channel.send",
+    "Channel.__anext__",
+    "Channel.send_many",
+    "Channel.recv_many",
+    "done",
+)
 
 
 class SleeperFace:
@@ -80,6 +92,11 @@ class KindFace:
         channel: Any
 
     @property
+    def does(self) -> str:
+        """What messages call it."""
+        return DOES[self._kind]
+
+    @property
     def doing(self) -> str:
         """What somebody parked here is doing to its channel."""
         if self._kind == DONE:
@@ -90,6 +107,47 @@ class KindFace:
     def receives(self) -> bool:
         """Whether it is a receive."""
         return self._kind % 2 == 0
+
+
+class SendingManyFace:
+    """`Channel.send_many`: sends one after another; `sent` counts those that happened."""
+
+    if TYPE_CHECKING:
+        _count: int
+
+    @property
+    def sent(self) -> int:
+        """How many values were sent so far, exact after any exception."""
+        return self._count
+
+
+class ReceivingManyFace:
+    """`Channel.recv_many`: a receive that takes what else is there when it resumes."""
+
+
+def refuse_again(used: Any) -> NoReturn:
+    """Say why an operation or select cannot be awaited a second time."""
+    raise RuntimeError(f"{getattr(used, 'does', 'select')} was awaited already: it is used once")
+
+
+def refuse_waiting(channel: object, kind: int) -> NoReturn:
+    """Say why a call that does not wait has not happened."""
+    raise WouldBlock(f"{DOES[kind]} on {label(channel)} would wait")
+
+
+def select(*, timeout: float | None = None, priority: bool = False) -> tuple[float | None, bool]:
+    """Read what `select` was given by name."""
+    return check_timeout(timeout), priority
+
+
+def select_nowait(*, priority: bool = False) -> tuple[None, bool]:
+    """Read what `select_nowait` was given by name."""
+    return None, priority
+
+
+def wake_after(timeout: float, sleeper: Any) -> asyncio.TimerHandle:
+    """Have a select time out so many seconds from now."""
+    return asyncio.get_running_loop().call_later(timeout, sleeper._wake, TIMED_OUT)
 
 
 def refuse_case(index: int, case: Any) -> NoReturn:

@@ -18,77 +18,33 @@ asyncio_future(PyObject *self)
 
 /* --- making and unmaking ----------------------------------------------------------------------- */
 
+/* _begin(coroutine, loop, name, context): what `__init__` has checked. Started in the order in which
+ * asyncio would start a task. */
 static PyObject *
-new_name(State *state, PyObject *name)
+task_begin(Actor *self, PyObject *args)
 {
-    if (Py_IsNone(name))
-        return PyUnicode_FromFormat("Task-%zd", ++state->actors_named);
-    return PyUnicode_CheckExact(name) ? Py_NewRef(name) : PyObject_Str(name);
-}
-
-static int
-check_coroutine(State *state, PyObject *coroutine)
-{
-    int good = truth(PyObject_CallOneArg(state->iscoroutine, coroutine));
-    if (good == 0)
-        PyErr_Format(PyExc_TypeError, "a coroutine was expected, got %R", coroutine);
-    return good == 1 ? 0 : -1;
-}
-
-static int
-actor_init(Actor *self, PyObject *args, PyObject *named)
-{
-    static char *names[] = {"coro", "loop", "name", "context", "eager_start", NULL};
-    PyObject *coroutine, *loop = Py_None, *name = Py_None, *context = Py_None, *eager = Py_None;
-    State *state = state_of((PyObject *)self);
-    if (!PyArg_ParseTupleAndKeywords(args, named, "O|$OOOO:Actor", names, &coroutine, &loop, &name,
-                                     &context, &eager) ||
-        check_coroutine(state, coroutine) < 0)
-        return -1;
-    loop = Py_IsNone(loop) ? PyObject_CallNoArgs(state->get_event_loop) : Py_NewRef(loop);
-    Scheduler *scheduler = loop != NULL ? scheduler_of(state, loop) : NULL;
-    PyObject *own = scheduler != NULL ? new_name(state, name) : NULL;
-    int failed = own == NULL ? -1 : actor_begin(self, scheduler, coroutine, own, context);
-    if (failed == 0)
-        failed = step_soon(self); /* in the order in which asyncio would start a task */
-    Py_XDECREF(own);
+    PyObject *coroutine, *loop, *name, *context;
+    if (!PyArg_ParseTuple(args, "OOOO", &coroutine, &loop, &name, &context))
+        return NULL;
+    Scheduler *scheduler = scheduler_of(state_of((PyObject *)self), loop);
+    bool begun = scheduler != NULL && actor_begin(self, scheduler, coroutine, name, context) == 0 &&
+                 step_soon(self) == 0;
     Py_XDECREF(scheduler);
-    Py_XDECREF(loop);
-    return failed;
+    return begun ? Py_NewRef(Py_None) : NULL;
 }
 
 static int
 actor_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    Actor *self = (Actor *)object;
-    Py_VISIT(self->scheduler);
-    Py_VISIT(self->coroutine);
-    Py_VISIT(self->context);
-    Py_VISIT(self->name);
-    Py_VISIT(self->waiting);
-    Py_VISIT(self->thrown);
-    Py_VISIT(self->cancel_message);
-    Py_VISIT(self->cancelled_error);
-    Py_VISIT(self->after);
-    Py_VISIT(self->on_end);
+    VISIT_ALL(((Actor *)object)->scheduler, ((Actor *)object)->on_end);
     return asyncio_future(object)->tp_traverse(object, visit, arg);
 }
 
 static int
 actor_clear(PyObject *object)
 {
-    Actor *self = (Actor *)object;
-    self->ended = true; /* whoever still calls it finds nothing to do */
-    Py_CLEAR(self->coroutine);
-    Py_CLEAR(self->context);
-    Py_CLEAR(self->name);
-    Py_CLEAR(self->waiting);
-    Py_CLEAR(self->thrown);
-    Py_CLEAR(self->cancel_message);
-    Py_CLEAR(self->cancelled_error);
-    Py_CLEAR(self->after);
-    Py_CLEAR(self->on_end);
-    Py_CLEAR(self->scheduler);
+    ((Actor *)object)->ended = true; /* whoever still calls it finds nothing to do */
+    CLEAR_ALL(((Actor *)object)->scheduler, ((Actor *)object)->on_end);
     return asyncio_future(object)->tp_clear(object);
 }
 
@@ -149,6 +105,8 @@ task_uncancel(Actor *self, PyObject *unused)
 /* --- what the Python part of it needs ----------------------------------------------------------- */
 
 static PyMethodDef actor_methods[] = {
+    {"_begin", (PyCFunction)task_begin, METH_VARARGS, NULL},
+    {"_wakeup", ONE(actor_wakeup), NULL},
     {"cancel", FAST_NAMED(task_cancel),
      "cancel($self, msg=None)\n--\n\n"
      "Have CancelledError raised in it at its await; False if it has ended."},
@@ -175,7 +133,6 @@ static PyMemberDef actor_members[] = {
 
 static PyType_Slot actor_slots[] = {
     {Py_tp_doc, "An actor as the native core runs it: a task in all but its type."},
-    {Py_tp_init, actor_init},
     {Py_tp_dealloc, actor_dealloc},
     {Py_tp_finalize, actor_finalize},
     {Py_tp_traverse, actor_traverse},

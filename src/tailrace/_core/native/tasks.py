@@ -7,26 +7,35 @@ import asyncio
 import time
 import warnings
 from asyncio import base_tasks
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
-from types import GeneratorType, SimpleNamespace
+from itertools import count, repeat
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from tailrace._core.native._engine import Actor, Sleeper
 
 # asyncio's own ways to make a third-party task known, as they are on this version.
 current_tasks: Any = getattr(_asyncio, "_current_tasks", None)
 swap_current_task: Any = getattr(_asyncio, "_swap_current_task", None)
-scheduled_tasks: Any = getattr(_asyncio, "_scheduled_tasks", None)
-if scheduled_tasks is None:
-    scheduled_tasks = getattr(_asyncio, "_all_tasks", None)  # 3.11's name for it
-if scheduled_tasks is None:
-    scheduled_tasks = SimpleNamespace(add=asyncio._register_task)
-add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
+_add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
 discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)
+_register_task: Any = asyncio._register_task
+# The WeakSet of all tasks, where there is one: to 3.13; the second is 3.11's name for it.
+_known: Any = getattr(_asyncio, "_scheduled_tasks", getattr(_asyncio, "_all_tasks", None))
 _describe: Any = base_tasks
-_Future: Any = _asyncio.Future
+_numbers = count(1)
+Future: Any = _asyncio.Future
+
+
+def note_tasks(actors: Iterable[Any]) -> None:
+    """Let `asyncio.all_tasks` know of them."""
+    if _known is None:
+        for actor in actors:
+            _register_task(actor)
+    else:  # as WeakSet.update, in one go
+        _known.data.update(map(ref, actors, repeat(_known._remove)))
 
 
 class ActorFace:
@@ -38,7 +47,27 @@ class ActorFace:
         _coro: Any
         _name: str
         _number: int
+        _source_traceback: list[Any] | None
         _warns_when_lost: bool
+
+        def _begin(self, coro: Any, loop: Any, name: str, context: Context | None, /) -> None: ...
+
+    def __init__(
+        self,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        name: object = None,
+        context: Context | None = None,
+        eager_start: bool = False,
+    ) -> None:
+        if not asyncio.iscoroutine(coro):
+            raise TypeError(f"a coroutine was expected, got {coro!r}")
+        name = f"Task-{next(_numbers)}" if name is None else str(name)
+        self._begin(coro, loop or asyncio.get_event_loop(), name, context)
+        _register_task(self)
+        if self._source_traceback:
+            del self._source_traceback[-1]  # this frame; not of interest, as asyncio says
 
     def __repr__(self) -> str:
         if self._coro is None:
@@ -90,12 +119,12 @@ class ActorFace:
     def result(self) -> Any:
         """As `asyncio.Task.result`; what ended it by cancellation is raised itself, once."""
         self._raise_cancelled()
-        return _Future.result(self)
+        return Future.result(self)
 
     def exception(self) -> BaseException | None:
         """As `asyncio.Task.exception`."""
         self._raise_cancelled()
-        error: BaseException | None = _Future.exception(self)
+        error: BaseException | None = Future.exception(self)
         return error
 
     def _raise_cancelled(self) -> None:
@@ -109,7 +138,7 @@ class ActorFace:
     def _make_cancelled_error(self) -> BaseException:
         error, self._cancelled_error = self._cancelled_error, None
         if error is None:
-            error = _Future._make_cancelled_error(self)
+            error = Future._make_cancelled_error(self)
         return error
 
 
@@ -121,28 +150,27 @@ def warn_lost(actor: Any) -> None:
     actor.get_loop().call_exception_handler(context)
 
 
-def report_end(actor: Any, error: BaseException) -> None:
-    """Who was to hear of an actor's end raised: reported as of any callback."""
-    message = f"Exception in callback at the end of {actor!r}"
-    actor.get_loop().call_exception_handler({"message": message, "exception": error})
+def wait_for(actor: Any, future: Any, loop: Any, context: Context) -> None:
+    """Have `actor`, whose coroutine yielded `future`, woken when that is done. RuntimeError, in
+    asyncio's words, if it is nothing that an actor of `loop` can wait for."""
+    if not getattr(future, "_asyncio_future_blocking", None):
+        raise RuntimeError(_bad_yield(actor, future))
+    if future is actor:
+        raise RuntimeError(f"Task cannot await on itself: {future!r}")
+    if (future.get_loop() if hasattr(future, "get_loop") else future._loop) is not loop:
+        raise RuntimeError(f"Task {actor!r} got Future {future!r} attached to a different loop")
+    future._asyncio_future_blocking = False
+    future.add_done_callback(actor._wakeup, context=context)
+    if _add_awaited_by is not None:
+        _add_awaited_by(future, actor)
 
 
-def refusal(actor: Any, yielded: Any) -> NoReturn:
-    """Say why an actor cannot wait for what its coroutine yielded, in asyncio's words."""
-    blocking = getattr(yielded, "_asyncio_future_blocking", None)
-    if blocking is None and isinstance(yielded, GeneratorType):
-        raise RuntimeError(
-            f"yield was used instead of yield from for generator in task {actor!r} with {yielded!r}"
-        )
-    if blocking is None and not isinstance(yielded, Sleeper):
-        raise RuntimeError(f"Task got bad yield: {yielded!r}")
-    if not blocking:
-        raise RuntimeError(
-            f"yield was used instead of yield from in task {actor!r} with {yielded!r}"
-        )
-    if yielded is actor:
-        raise RuntimeError(f"Task cannot await on itself: {yielded!r}")
-    raise RuntimeError(f"Task {actor!r} got Future {yielded!r} attached to a different loop")
+def _bad_yield(actor: Any, yielded: Any) -> str:
+    generator = isinstance(yielded, GeneratorType)
+    if generator or hasattr(yielded, "_asyncio_future_blocking"):
+        what = "for generator " if generator else ""
+        return f"yield was used instead of yield from {what}in task {actor!r} with {yielded!r}"
+    return f"Task got bad yield: {yielded!r}"
 
 
 # By the address of their loop: the schedulers that live.

@@ -102,7 +102,7 @@ class Operation(OperationFace, Generic[T_co]):
 
     def begin(self) -> None:
         """Spend the operation. RuntimeError here: one that is still good is `Fresh`."""
-        raise RuntimeError(f"{self.does} was awaited already: an operation is used once")
+        raise RuntimeError(f"{self.does} was awaited already: it is used once")
 
     def attempt(self, here: LoopState) -> Any:
         """Under the lock: take effect if that is possible now.
