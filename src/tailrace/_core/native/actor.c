@@ -12,15 +12,11 @@
 /* --- the end ----------------------------------------------------------------------------------- */
 
 /* Call a method of Future itself: those of Task refuse. */
-static int
-settle_future(PyObject *method, Actor *self, PyObject *argument)
-{
+static int settle_future(PyObject *method, Actor *self, PyObject *argument) {
     return answered(PyObject_CallFunctionObjArgs(method, self, argument, NULL)) ? 0 : -1;
 }
 
-static int
-end_as_cancelled(Actor *self, PyObject *message)
-{
+static int end_as_cancelled(Actor *self, PyObject *message) {
     State *state = self->scheduler->state;
     PyObject *arguments[] = {(PyObject *)self, message != NULL ? message : Py_None};
     return answered(PyObject_Vectorcall(state->future_cancel, arguments, 1, state->msg_names)) ? 0 : -1;
@@ -29,9 +25,7 @@ end_as_cancelled(Actor *self, PyObject *message)
 /* Tell whoever started it that it has returned: at once, so that stages that end one after another
  * need no turns of the loop in between, but as part of no task. That it raised is told by the loop,
  * so that all failures of this turn are heard before the first of them cancels the others. */
-static int
-tell_end(Actor *self, bool at_once)
-{
+static int tell_end(Actor *self, bool at_once) {
     PyObject *on_end = self->on_end;
     int failed = 0;
     self->on_end = NULL;
@@ -43,9 +37,7 @@ tell_end(Actor *self, bool at_once)
     return failed;
 }
 
-static int
-returned(Actor *self, PyObject *value) /* takes the reference */
-{
+static int returned(Actor *self, PyObject *value) { /* takes the reference */
     int failed;
     self->ended = true;
     if (self->must_cancel) { /* right before it ended */
@@ -59,9 +51,7 @@ returned(Actor *self, PyObject *value) /* takes the reference */
 }
 
 /* The coroutine raised: -1 for what must also end the loop. */
-static int
-raised(Actor *self)
-{
+static int raised(Actor *self) {
     State *state = self->scheduler->state;
     PyObject *error = take_exception();
     self->ended = true;
@@ -87,27 +77,21 @@ raised(Actor *self)
 /* --- what it yielded --------------------------------------------------------------------------- */
 
 /* Have what is set as an exception raised in the coroutine, in a step of its own. */
-static int
-throw_soon(Actor *self)
-{
+static int throw_soon(Actor *self) {
     Py_XSETREF(self->thrown, take_exception());
     scheduler_push(self->scheduler, Py_NewRef(self));
     return 0;
 }
 
 /* Pass a cancellation on to the future that it waits for: as that answers, whether it took it. */
-static int
-cancel_awaited(Actor *self, PyObject *message)
-{
+static int cancel_awaited(Actor *self, PyObject *message) {
     State *state = self->scheduler->state;
     PyObject *arguments[] = {self->waiting, message != NULL ? message : Py_None};
     return truth(PyObject_VectorcallMethod(state->str_cancel, arguments, 1, state->msg_names));
 }
 
 /* Be called back when that future is done; the reference to it is taken. */
-static int
-wait_for(Actor *self, PyObject *future)
-{
+static int wait_for(Actor *self, PyObject *future) {
     Scheduler *scheduler = self->scheduler;
     PyObject *arguments[] = {(PyObject *)self, future, scheduler->loop, scheduler->context};
     if (!answered(PyObject_Vectorcall(scheduler->state->wait_for, arguments, 4, NULL))) {
@@ -125,9 +109,7 @@ wait_for(Actor *self, PyObject *future)
 static PyMethodDef step_method;
 
 /* Have it stepped by a handle of the loop's own, as a task is. */
-static int
-step_soon(Actor *self)
-{
+static int step_soon(Actor *self) {
     PyObject *step = PyCFunction_New(&step_method, (PyObject *)self);
     if (step == NULL)
         return -1;
@@ -137,9 +119,7 @@ step_soon(Actor *self)
 }
 
 /* For a spent budget it lets the others have their turn; otherwise (`asyncio.sleep(0)`) the loop. */
-static int
-yielded_bare(Actor *self)
-{
+static int yielded_bare(Actor *self) {
     Scheduler *scheduler = self->scheduler;
     State *state = scheduler->state;
     if (state->yielding) {
@@ -151,9 +131,7 @@ yielded_bare(Actor *self)
     return step_soon(self);
 }
 
-static inline int
-yielded(Actor *self, PyObject *result) /* takes the reference */
-{
+static inline int yielded(Actor *self, PyObject *result) { /* takes the reference */
     if (UNLIKELY(Py_IsNone(result))) {
         Py_DECREF(result);
         return yielded_bare(self);
@@ -173,9 +151,7 @@ yielded(Actor *self, PyObject *result) /* takes the reference */
 /* --- the step ---------------------------------------------------------------------------------- */
 
 /* The cancellation that is due, instead of `error` unless that is one: a reference. */
-static PyObject *
-cancellation_due(Actor *self, PyObject *error)
-{
+static PyObject *cancellation_due(Actor *self, PyObject *error) {
     PyTypeObject *type = (PyTypeObject *)self->scheduler->state->CancelledError;
     self->must_cancel = false;
     if (error != NULL && PyObject_TypeCheck(error, type))
@@ -184,9 +160,7 @@ cancellation_due(Actor *self, PyObject *error)
     return new_cancellation(self->scheduler->state, self->cancel_message);
 }
 
-static PySendResult
-throw_in(Actor *self, PyObject *error, PyObject **result) /* takes the reference */
-{
+static PySendResult throw_in(Actor *self, PyObject *error, PyObject **result) { /* takes it */
     State *state = self->scheduler->state;
     *result = PyObject_CallMethodOneArg(self->coroutine, state->str_throw, error);
     Py_DECREF(error);
@@ -203,22 +177,18 @@ throw_in(Actor *self, PyObject *error, PyObject **result) /* takes the reference
 /* Resume the coroutine, with `error` (whose reference is taken) thrown in unless that is NULL.
  * -1 with an exception set for what must end the loop. Part of the scheduler's turn itself: a call
  * less in each hop. */
-static ALWAYS_INLINE int
-step_coroutine(Actor *self, PyObject *error)
-{
+static ALWAYS_INLINE int step_coroutine(Actor *self, PyObject *error) {
     Scheduler *scheduler = self->scheduler;
-    PyThreadState *thread = scheduler->thread;
     PyObject *result = NULL;
     PySendResult how = PYGEN_ERROR;
     if (UNLIKELY(self->must_cancel) && (error = cancellation_due(self, error)) == NULL)
         return raised(self);
     scheduler->state->yielding = false;
-    if (LIKELY(set_current(scheduler, (PyObject *)self) == 0 &&
-               enter_context(thread, self->context) == 0)) {
+    if (LIKELY(set_current(scheduler, (PyObject *)self) == 0 && PyContext_Enter(self->context) == 0)) {
         how = UNLIKELY(error != NULL)            ? throw_in(self, error, &result)
               : LIKELY(self->send_value != NULL) ? self->send_value(self->coroutine, Py_None, &result)
                                                  : PyIter_Send(self->coroutine, Py_None, &result);
-        exit_context(thread, self->context);
+        PyContext_Exit(self->context);
     }
     else
         Py_XDECREF(error);
@@ -229,16 +199,12 @@ step_coroutine(Actor *self, PyObject *error)
 }
 
 /* The same, for all who are not the turn. */
-static NEVER_INLINE int
-actor_step(Actor *self, PyObject *error)
-{
+static NEVER_INLINE int actor_step(Actor *self, PyObject *error) {
     return step_coroutine(self, error);
 }
 
 /* Resumed for another reason than that its operation happened. */
-static NEVER_INLINE int
-resume_otherwise(Actor *self, PyObject *waiting, bool parked)
-{
+static NEVER_INLINE int resume_otherwise(Actor *self, PyObject *waiting, bool parked) {
     PyObject *error = self->thrown, *after = self->after;
     self->thrown = self->after = NULL;
     if (parked && ((Sleeper *)waiting)->claim == CANCELLED) {
@@ -255,9 +221,7 @@ resume_otherwise(Actor *self, PyObject *waiting, bool parked)
 }
 
 /* The scheduler's turn has come to it. */
-static ALWAYS_INLINE int
-actor_resume(Actor *self)
-{
+static ALWAYS_INLINE int actor_resume(Actor *self) {
     PyObject *waiting = self->waiting;
     bool parked = self->parked;
     int failed;
@@ -274,9 +238,7 @@ actor_resume(Actor *self)
 }
 
 /* Step it, for the loop. */
-static PyObject *
-step_by_loop(Actor *self, PyObject *error)
-{
+static PyObject *step_by_loop(Actor *self, PyObject *error) {
     Scheduler *scheduler = self->scheduler;
     scheduler_enter(scheduler);
     int failed = actor_step(self, error);
@@ -285,9 +247,7 @@ step_by_loop(Actor *self, PyObject *error)
 }
 
 /* After a bare yield. */
-static PyObject *
-actor_step_soon(Actor *self, PyObject *unused)
-{
+static PyObject *actor_step_soon(Actor *self, PyObject *unused) {
     if (self->ended)
         Py_RETURN_NONE;
     PyObject *error = self->thrown;
@@ -298,9 +258,7 @@ actor_step_soon(Actor *self, PyObject *unused)
 static PyMethodDef step_method = {"step", PLAIN(actor_step_soon), "Resume the actor."};
 
 /* _wakeup(future): as that is done, step at once, as a task does. */
-static PyObject *
-actor_wakeup(Actor *self, PyObject *future)
-{
+static PyObject *actor_wakeup(Actor *self, PyObject *future) {
     PyObject *error = NULL, *waiting = self->waiting;
     if (self->ended || self->parked || waiting == NULL)
         Py_RETURN_NONE; /* cleared by the collector, or called back once more than it waited */
@@ -319,9 +277,7 @@ actor_wakeup(Actor *self, PyObject *future)
 /* --- cancellation ------------------------------------------------------------------------------ */
 
 /* Cancel it once more: true unless it has ended. */
-static int
-actor_cancel(Actor *self, PyObject *message)
-{
+static int actor_cancel(Actor *self, PyObject *message) {
     if (self->ended) /* whoever cancels it knows of its failure, if it has failed */
         return PyObject_SetAttrString((PyObject *)self, "_log_traceback", Py_False);
     self->cancelling++;
@@ -342,9 +298,8 @@ actor_cancel(Actor *self, PyObject *message)
 /* --- starting ---------------------------------------------------------------------------------- */
 
 /* Bind it, which is not started yet, to its coroutine. It may have been another's before. */
-static int
-actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *name, PyObject *context)
-{
+static int actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *name,
+                       PyObject *context) {
     State *state = scheduler->state;
     PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
     if (own == NULL)
@@ -363,9 +318,7 @@ actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *na
 }
 
 /* spawn(coroutines, name, first, ended): an actor for each, as keys of a dict. */
-static PyObject *
-spawn(PyObject *module, PyObject *args)
-{
+static PyObject *spawn(PyObject *module, PyObject *args) {
     State *state = PyModule_GetState(module);
     PyObject *coroutines, *name, *ended, *each;
     Py_ssize_t first, at = 0;

@@ -9,17 +9,13 @@
 /* --- returned values --------------------------------------------------------------------------- */
 
 /* How many it holds. */
-static inline Py_ssize_t
-channel_length(Channel *channel)
-{
+static inline Py_ssize_t channel_length(Channel *channel) {
     return channel->buffer.count + channel->returned.count;
 }
 
 /* A receive that was cancelled gives back what it was handed, to the next that waits or to its
  * place in the order: there it stands itself, but does not keep the channel alive. */
-static void
-give_back(Operation *operation)
-{
+static void give_back(Operation *operation) {
     Channel *channel = operation->channel;
     queue_vet(channel->state, &channel->receivers);
     Operation *peer = claim_head(&channel->receivers);
@@ -38,9 +34,7 @@ give_back(Operation *operation)
 }
 
 /* The oldest value that was given back; there is one. */
-static PyObject *
-take_returned(Channel *channel, Effects *effects)
-{
+static PyObject *take_returned(Channel *channel, Effects *effects) {
     Operation *first = effects->emptied = channel->returned.head;
     PyObject *value = first->value;
     first->value = NULL;
@@ -51,9 +45,7 @@ take_returned(Channel *channel, Effects *effects)
 /* --- taking ------------------------------------------------------------------------------------ */
 
 /* Where room was made, the value of the first parked sender (who was vetted) moves up. */
-static ALWAYS_INLINE void
-move_up(Channel *channel, Effects *effects)
-{
+static ALWAYS_INLINE void move_up(Channel *channel, Effects *effects) {
     if (channel->senders.head == NULL || UNLIKELY(channel_length(channel) >= channel->limit))
         return;
     if (!ring_has_room(&channel->buffer)) {
@@ -68,9 +60,7 @@ move_up(Channel *channel, Effects *effects)
 }
 
 /* The next value, as a reference; NULL, without an error, if there is none. */
-static ALWAYS_INLINE PyObject *
-channel_take(Channel *channel, Effects *effects)
-{
+static ALWAYS_INLINE PyObject *channel_take(Channel *channel, Effects *effects) {
     effects->asked |= queue_vet(channel->state, &channel->senders);
     PyObject *value;
     if (UNLIKELY(channel->returned.count > 0))
@@ -92,9 +82,7 @@ channel_take(Channel *channel, Effects *effects)
 }
 
 /* The oldest value that was given back, if it is older than the one with this ticket. */
-static PyObject *
-channel_take_before(Channel *channel, Py_ssize_t ticket, Effects *effects)
-{
+static PyObject *channel_take_before(Channel *channel, Py_ssize_t ticket, Effects *effects) {
     queue_vet(channel->state, &channel->senders);
     if (channel->returned.count == 0 || channel->returned.head->base.ticket >= ticket)
         return NULL;
@@ -105,18 +93,14 @@ channel_take_before(Channel *channel, Py_ssize_t ticket, Effects *effects)
 
 /* --- closing ----------------------------------------------------------------------------------- */
 
-static PyObject *
-closed_error(Channel *channel)
-{
+static PyObject *closed_error(Channel *channel) {
     PyObject *error = PyObject_CallOneArg(channel->state->Closed, (PyObject *)channel);
     if (error != NULL && channel->cause != NULL)
         PyException_SetCause(error, Py_NewRef(channel->cause));
     return error;
 }
 
-static PyObject *
-channel_close(Channel *self, PyObject *cause)
-{
+static PyObject *channel_close(Channel *self, PyObject *cause) {
     if (self->closed)
         Py_RETURN_FALSE;
     self->closed = true;
@@ -134,9 +118,7 @@ channel_close(Channel *self, PyObject *cause)
 
 /* --- the type ---------------------------------------------------------------------------------- */
 
-static PyObject *
-channel_new(PyTypeObject *type, PyObject *args, PyObject *named)
-{
+static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *named) {
     Channel *self = (Channel *)type->tp_alloc(type, 0);
     if (self != NULL)
         self->state = state_of((PyObject *)self);
@@ -144,9 +126,7 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *named)
 }
 
 /* _begin(limit, overflow, capacity, name): what `__init__` has checked. */
-static PyObject *
-channel_begin(Channel *self, PyObject *args)
-{
+static PyObject *channel_begin(Channel *self, PyObject *args) {
     PyObject *capacity, *name;
     if (!PyArg_ParseTuple(args, "nbOO", &self->limit, &self->overflow, &capacity, &name))
         return NULL;
@@ -155,9 +135,7 @@ channel_begin(Channel *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static int
-channel_traverse(Channel *self, visitproc visit, void *arg)
-{
+static int channel_traverse(Channel *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     VISIT_ALL(self->cause, self->name);
     for (Queue *each = &self->receivers; each <= &self->returned; each++)
@@ -166,9 +144,7 @@ channel_traverse(Channel *self, visitproc visit, void *arg)
     return ring_traverse(&self->buffer, visit, arg);
 }
 
-static int
-channel_clear(Channel *self)
-{
+static int channel_clear(Channel *self) {
     for (Queue *each = &self->receivers; each <= &self->returned; each++)
         queue_clear(each);
     ring_clear(&self->buffer);
@@ -176,9 +152,7 @@ channel_clear(Channel *self)
     return 0;
 }
 
-static void
-channel_dealloc(Channel *self)
-{
+static void channel_dealloc(Channel *self) {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_TRASHCAN_BEGIN(self, channel_dealloc) /* a channel in a channel in a channel ... */
@@ -190,16 +164,12 @@ channel_dealloc(Channel *self)
     Py_TRASHCAN_END
 }
 
-static int
-channel_bool(PyObject *self)
-{
+static int channel_bool(PyObject *self) {
     return 1; /* an empty channel is still a channel */
 }
 
 /* What `statistics` counts: sent, dropped, senders and receivers that wait. */
-static PyObject *
-channel_counts(Channel *self, PyObject *unused)
-{
+static PyObject *channel_counts(Channel *self, PyObject *unused) {
     Py_ssize_t senders = queue_waiting(self->state, &self->senders);
     Py_ssize_t receivers = senders < 0 ? -1 : queue_waiting(self->state, &self->receivers);
     if (receivers < 0)

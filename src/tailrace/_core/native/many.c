@@ -6,18 +6,14 @@
 /* --- recv_many --------------------------------------------------------------------------------- */
 
 /* Put `value` (whose reference is taken) at the end: there is room. */
-static inline void
-add_value(PyObject *values, PyObject *value)
-{
+static inline void add_value(PyObject *values, PyObject *value) {
     PyList_SET_ITEM(values, PyList_GET_SIZE(values), value);
     Py_SET_SIZE(values, PyList_GET_SIZE(values) + 1);
 }
 
 /* The buffer's part in one go, where nothing stands between its values: nobody has given back, and
  * at most one sender moves up. */
-static void
-take_in_one_go(Channel *channel, PyObject *values, Py_ssize_t most)
-{
+static void take_in_one_go(Channel *channel, PyObject *values, Py_ssize_t most) {
     Effects effects = {NULL};
     queue_vet(channel->state, &channel->senders);
     Py_ssize_t size = PyList_GET_SIZE(values), more = Py_MIN(most - size, channel->buffer.count);
@@ -30,9 +26,7 @@ take_in_one_go(Channel *channel, PyObject *values, Py_ssize_t most)
 }
 
 /* What it waited for, after older values that others gave back; and what else is there. */
-static PyObject *
-recv_many_outcome(Operation *self)
-{
+static PyObject *recv_many_outcome(Operation *self) {
     Channel *channel = self->channel;
     State *state = channel->state;
     Py_ssize_t most = Py_MIN(self->count - 1, channel_length(channel) + channel->senders.count) + 1;
@@ -69,11 +63,10 @@ recv_many_outcome(Operation *self)
     return values;
 }
 
-static PyObject *
-channel_recv_many(Channel *self, PyObject *n)
-{
+static PyObject *channel_recv_many(Channel *self, PyObject *n) {
     int overflow = 0;
-    long long most = PyLong_Check(n) && !PyBool_Check(n) ? PyLong_AsLongLongAndOverflow(n, &overflow) : 0;
+    bool whole = PyLong_Check(n) && !PyBool_Check(n);
+    long long most = whole ? PyLong_AsLongLongAndOverflow(n, &overflow) : 0;
     if (overflow > 0 || most > PY_SSIZE_T_MAX)
         most = PY_SSIZE_T_MAX;
     if (most < 1 || overflow < 0) {
@@ -88,16 +81,12 @@ channel_recv_many(Channel *self, PyObject *n)
 
 /* --- send_many --------------------------------------------------------------------------------- */
 
-static bool
-is_plain(PyObject *values)
-{
+static bool is_plain(PyObject *values) {
     return PyList_CheckExact(values) || PyTuple_CheckExact(values);
 }
 
 /* Have the next value in `value`: 1, or 0 at the end. Pulling may be code of others. */
-static int
-pull(Operation *self)
-{
+static int pull(Operation *self) {
     PyObject *values = self->values;
     if (self->value != NULL)
         return 1;
@@ -112,9 +101,7 @@ pull(Operation *self)
 }
 
 /* As many as there is room for, in one go, of a list or tuple; nobody waits for them. */
-static void
-fill_buffer(Operation *self)
-{
+static void fill_buffer(Operation *self) {
     Channel *channel = self->channel;
     Ring *buffer = &channel->buffer;
     State *state = channel->state;
@@ -141,9 +128,7 @@ fill_buffer(Operation *self)
 }
 
 /* Values until it sleeps or all are sent. */
-static PySendResult
-send_many_step(Operation *self, PyObject **result)
-{
+static PySendResult send_many_step(Operation *self, PyObject **result) {
     State *state = self->base.state;
     /* At the first step all but a list or tuple is asked for an iterator, which is others' code. */
     if (self->base.phase != YIELDED && !is_plain(self->values)) {
@@ -179,9 +164,7 @@ send_many_step(Operation *self, PyObject **result)
     }
 }
 
-static PyObject *
-channel_send_many(Channel *self, PyObject *values)
-{
+static PyObject *channel_send_many(Channel *self, PyObject *values) {
     Operation *many = operation_of_type(self->state, self->state->SendMany, self, SEND_MANY);
     if (many != NULL)
         many->values = Py_NewRef(values);

@@ -2,9 +2,7 @@
 #include "native.h"
 
 /* seed(n): start the dice of select there, and the budget anew. */
-static PyObject *
-module_seed(PyObject *module, PyObject *number)
-{
+static PyObject *module_seed(PyObject *module, PyObject *number) {
     State *state = PyModule_GetState(module);
     uint64_t start = PyLong_AsUnsignedLongLongMask(number);
     if (PyErr_Occurred())
@@ -17,9 +15,7 @@ module_seed(PyObject *module, PyObject *number)
 /* --- what it takes from others ----------------------------------------------------------------- */
 
 /* bind(parts): take what is written in Python or found by Python, by name; None for none. */
-static PyObject *
-module_bind(PyObject *module, PyObject *parts)
-{
+static PyObject *module_bind(PyObject *module, PyObject *parts) {
     State *state = PyModule_GetState(module);
 #define TAKE(name)                                                                                  \
     Py_XSETREF(state->name, PyMapping_GetItemString(parts, #name));                                 \
@@ -36,17 +32,13 @@ module_bind(PyObject *module, PyObject *parts)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-nothing(PyObject *unused, PyObject *none)
-{
+static PyObject *nothing(PyObject *unused, PyObject *none) {
     Py_RETURN_NONE;
 }
 
 static PyMethodDef no_result = {"result", nothing, METH_NOARGS, NULL};
 
-static bool
-take_constants(State *state)
-{
+static bool take_constants(State *state) {
 #define INTERN(name)                                                                                \
     if ((state->str_##name = PyUnicode_InternFromString(#name)) == NULL)                            \
         return false;
@@ -63,9 +55,7 @@ take_constants(State *state)
     return state->empty_tuple && state->msg_names && state->context_names && state->no_result;
 }
 
-static bool
-take_future(State *state)
-{
+static bool take_future(State *state) {
     PyObject *asyncio = PyImport_ImportModule("_asyncio"), *future = NULL;
     if (asyncio != NULL)
         future = PyObject_GetAttrString(asyncio, "Future");
@@ -79,16 +69,12 @@ take_future(State *state)
     return !PyErr_Occurred();
 }
 
-static bool
-add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec, PyTypeObject *base)
-{
+static bool add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec, PyTypeObject *base) {
     *slot = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
     return *slot != NULL && PyModule_AddType(module, *slot) == 0;
 }
 
-static int
-module_exec(PyObject *module)
-{
+static int module_exec(PyObject *module) {
     State *state = PyModule_GetState(module);
     state->module = module;
     state->budget = OPERATIONS_BUDGET;
@@ -106,17 +92,13 @@ module_exec(PyObject *module)
 
 /* --- the module --------------------------------------------------------------------------------- */
 
-static int
-module_traverse(PyObject *module, visitproc visit, void *arg)
-{
+static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     State *state = PyModule_GetState(module);
     VISIT_ALL(state->Channel, state->stop_iteration);
     return 0;
 }
 
-static void
-free_kept(PyObject *object)
-{
+static void free_kept(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     Py_SET_REFCNT(object, 0);
@@ -124,9 +106,7 @@ free_kept(PyObject *object)
     Py_DECREF(type);
 }
 
-static int
-module_clear(PyObject *module)
-{
+static int module_clear(PyObject *module) {
     State *state = PyModule_GetState(module);
     while (state->free_count > 0)
         free_kept((PyObject *)state->free[--state->free_count]);
@@ -134,9 +114,7 @@ module_clear(PyObject *module)
     return 0;
 }
 
-static void
-module_free(void *module)
-{
+static void module_free(void *module) {
     module_clear(module);
 }
 
@@ -169,8 +147,6 @@ static struct PyModuleDef native_module = {
     .m_free = module_free,
 };
 
-PyMODINIT_FUNC
-PyInit__engine(void)
-{
+PyMODINIT_FUNC PyInit__engine(void) {
     return PyModuleDef_Init(&native_module);
 }

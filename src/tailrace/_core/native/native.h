@@ -9,7 +9,7 @@
  *   that may free, no allocation of a tracked object, no method call. What such a section owes to
  *   others (a wake-up, a dropped value) it leaves in an `Effects`, which is paid afterwards.
  * - A sleeper is claimed at most once; the claim alone decides what happened. Claiming takes it
- *   out of every line it stands in, so nobody who is claimed is ever in line.
+ *   out of every line it stands in, so nobody who is claimed is ever in line for a peer.
  * - A closed channel has nobody in line; a receiver stands in line only while nothing is buffered
  *   or returned, a sender only while returned + buffered >= capacity.
  * - All state is that of the module (`State`) or of an object. `State` outlives every object, as
@@ -24,7 +24,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <structmember.h>
-
 
 /* LIKELY says which way a hop goes: without it the compiler lays out the turn for what hardly ever
  * happens, which costs a hop in twelve. */
@@ -236,9 +235,7 @@ typedef enum { FAILED = -1, PENDING, SUCCESS, CLOSED } Verdict;
 
 /* --- references and exceptions, on every version ---------------------------------------------- */
 
-static inline PyObject *
-take_exception(void)
-{
+static inline PyObject *take_exception(void) {
 #if PY_VERSION_HEX >= 0x030C0000
     return PyErr_GetRaisedException();
 #else
@@ -255,9 +252,7 @@ take_exception(void)
 #endif
 }
 
-static inline void
-raise_exception(PyObject *error) /* takes the reference; NULL raises nothing */
-{
+static inline void raise_exception(PyObject *error) { /* takes the reference; NULL raises nothing */
 #if PY_VERSION_HEX >= 0x030C0000
     PyErr_SetRaisedException(error);
 #else
@@ -267,17 +262,13 @@ raise_exception(PyObject *error) /* takes the reference; NULL raises nothing */
 }
 
 /* Drop the answer of a call: whether there was one. */
-static inline bool
-answered(PyObject *answer)
-{
+static inline bool answered(PyObject *answer) {
     Py_XDECREF(answer);
     return answer != NULL;
 }
 
 /* The truth of an answer, which is dropped: -1 if there was none. */
-static inline int
-truth(PyObject *answer)
-{
+static inline int truth(PyObject *answer) {
     int true_or_false = answer != NULL ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
     return true_or_false;
@@ -285,9 +276,7 @@ truth(PyObject *answer)
 
 /* Keep an object that is being deallocated, for a free list: with one reference, which is the
  * list's, and still known to the collector, which so need not be told of it again and again. */
-static inline void
-revive(PyObject *object)
-{
+static inline void revive(PyObject *object) {
 #ifdef Py_REF_DEBUG
     _Py_NewReference(object);
 #else
@@ -307,60 +296,42 @@ revive(PyObject *object)
 
 static struct PyModuleDef native_module;
 
-static inline State *
-state_of(PyObject *self)
-{
+static inline State *state_of(PyObject *self) {
     return (State *)PyModule_GetState(PyType_GetModuleByDef(Py_TYPE(self), &native_module));
 }
 
 /* The scheduler that is in a step in this thread, or NULL. */
-static inline Scheduler *
-active_here(State *state)
-{
+static inline Scheduler *active_here(State *state) {
     Scheduler *scheduler = state->active;
     return scheduler != NULL && scheduler->thread == PyThreadState_Get() ? scheduler : NULL;
 }
 
-static inline Sleeper *
-sleeper_of(Operation *operation)
-{
+static inline Sleeper *sleeper_of(Operation *operation) {
     return operation->select != NULL ? (Sleeper *)operation->select : &operation->base;
 }
 
-static inline bool
-receives(Operation *operation)
-{
+static inline bool receives(Operation *operation) {
     return (operation->base.kind & 1) == 0;
 }
 
-static inline bool
-sends(Operation *operation)
-{
+static inline bool sends(Operation *operation) {
     return operation->base.kind == SEND || operation->base.kind == SEND_MANY;
 }
 
-static inline bool
-is_operation(State *state, PyObject *object)
-{
+static inline bool is_operation(State *state, PyObject *object) {
     return Py_IS_TYPE(object, state->Operation) || PyObject_TypeCheck(object, state->Operation);
 }
 
-static inline bool
-is_sleeper(State *state, PyObject *object)
-{
+static inline bool is_sleeper(State *state, PyObject *object) {
     return Py_IS_TYPE(object, state->Operation) || PyObject_TypeCheck(object, state->Sleeper);
 }
 
-static inline bool
-is_actor(State *state, PyObject *object)
-{
+static inline bool is_actor(State *state, PyObject *object) {
     return Py_IS_TYPE(object, state->Actor) || PyObject_TypeCheck(object, state->Actor);
 }
 
 /* Whether the next operation must first yield to the scheduler. */
-static inline bool
-budget_is_spent(State *state)
-{
+static inline bool budget_is_spent(State *state) {
     if (LIKELY(state->budget > 0))
         return false;
     state->budget = OPERATIONS_BUDGET;

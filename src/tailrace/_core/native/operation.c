@@ -11,9 +11,7 @@
 
 /* --- the algorithm ----------------------------------------------------------------------------- */
 
-static ALWAYS_INLINE Verdict
-attempt_send(Operation *operation, Effects *effects)
-{
+static ALWAYS_INLINE Verdict attempt_send(Operation *operation, Effects *effects) {
     Channel *channel = operation->channel;
     effects->asked |= queue_vet(channel->state, &channel->receivers);
     if (UNLIKELY(channel->closed))
@@ -47,26 +45,25 @@ attempt_send(Operation *operation, Effects *effects)
     return SUCCESS;
 }
 
-static ALWAYS_INLINE Verdict
-attempt_receive(Operation *operation, Effects *effects)
-{
+static ALWAYS_INLINE Verdict attempt_receive(Operation *operation, Effects *effects) {
     operation->value = channel_take(operation->channel, effects);
     if (operation->value != NULL)
         return SUCCESS;
     return UNLIKELY(operation->channel->closed) ? CLOSED : PENDING;
 }
 
-static COLD Verdict
-attempt_done(Operation *operation, Effects *effects)
-{
+/* What an operation of Python's kind answers; see `done.py`. */
+static PyObject *ask(Operation *operation, PyObject *method) {
+    return PyObject_CallMethodNoArgs((PyObject *)operation, method);
+}
+
+static COLD Verdict attempt_done(Operation *operation, Effects *effects) {
     effects->asked = true;
-    int done = truth(PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__ready));
+    int done = truth(ask(operation, operation->base.state->str__ready));
     return done < 0 ? FAILED : done ? SUCCESS : PENDING;
 }
 
-static ALWAYS_INLINE Verdict
-attempt(Operation *operation, Effects *effects)
-{
+static ALWAYS_INLINE Verdict attempt(Operation *operation, Effects *effects) {
     if (UNLIKELY(operation->base.kind == DONE))
         return attempt_done(operation, effects);
     return receives(operation) ? attempt_receive(operation, effects)
@@ -74,9 +71,7 @@ attempt(Operation *operation, Effects *effects)
 }
 
 /* Raise what an attempt on a closed channel raises; returns NULL. */
-static COLD PyObject *
-raise_closed(Operation *operation)
-{
+static COLD PyObject *raise_closed(Operation *operation) {
     Channel *channel = operation->channel;
     if (operation->base.kind == NEXT && channel->cause == NULL)
         PyErr_SetNone(PyExc_StopAsyncIteration);
@@ -88,20 +83,16 @@ raise_closed(Operation *operation)
     return NULL;
 }
 
-static NEVER_INLINE PyObject *
-outcome_of_others(Operation *operation)
-{
+static NEVER_INLINE PyObject *outcome_of_others(Operation *operation) {
     if (operation->base.kind == RECV_MANY)
         return recv_many_outcome(operation);
     if (operation->base.kind == DONE)
-        return PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__finish);
+        return ask(operation, operation->base.state->str__finish);
     Py_RETURN_NONE;
 }
 
 /* The value of an operation that happened, as a reference. */
-static ALWAYS_INLINE PyObject *
-outcome(Operation *operation)
-{
+static ALWAYS_INLINE PyObject *outcome(Operation *operation) {
     PyObject *value = operation->value;
     if (UNLIKELY(operation->base.kind > NEXT))
         return outcome_of_others(operation);
@@ -112,9 +103,7 @@ outcome(Operation *operation)
 /* --- one step --------------------------------------------------------------------------------- */
 
 /* Stand in line, for oneself or as a case of `select`; code of others runs only for DONE. */
-static ALWAYS_INLINE bool
-park(Operation *operation, Select *select)
-{
+static ALWAYS_INLINE bool park(Operation *operation, Select *select) {
     if (LIKELY(select == NULL)) {
         Sleeper *sleeper = &operation->base;
         sleeper->phase = PARKED;
@@ -125,25 +114,20 @@ park(Operation *operation, Select *select)
         operation->select = (Select *)Py_NewRef(select);
     }
     if (UNLIKELY(operation->base.kind == DONE))
-        return answered(PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__watch));
+        return answered(ask(operation, operation->base.state->str__watch));
     Channel *channel = operation->channel;
     queue_insert(receives(operation) ? &channel->receivers : &channel->senders, operation, NULL);
     return true;
 }
 
-static int
-withdraw_done(Operation *operation)
-{
+static int withdraw_done(Operation *operation) {
     if (operation->base.kind != DONE)
         return 0;
-    PyObject *gone = PyObject_CallMethodNoArgs((PyObject *)operation, operation->base.state->str__withdraw);
-    return answered(gone) ? 0 : -1;
+    return answered(ask(operation, operation->base.state->str__withdraw)) ? 0 : -1;
 }
 
 /* Attempt, and if need be sleep. */
-static ALWAYS_INLINE PySendResult
-operation_step(Operation *operation, PyObject **result)
-{
+static ALWAYS_INLINE PySendResult operation_step(Operation *operation, PyObject **result) {
     Effects effects = {NULL};
     Verdict verdict = attempt(operation, &effects);
     if (verdict == SUCCESS) {
@@ -162,9 +146,7 @@ operation_step(Operation *operation, PyObject **result)
 /* --- the calls that do not wait, and threads ---------------------------------------------------- */
 
 /* Do it at once, or raise WouldBlock. */
-static PyObject *
-now_or_never(Channel *channel, uint8_t kind, PyObject *value)
-{
+static PyObject *now_or_never(Channel *channel, uint8_t kind, PyObject *value) {
     State *state = channel->state;
     Operation now = {.channel = channel, .value = Py_XNewRef(value)};
     now.base.kind = kind;
@@ -183,23 +165,17 @@ now_or_never(Channel *channel, uint8_t kind, PyObject *value)
     return NULL;
 }
 
-static PyObject *
-channel_send_nowait(Channel *self, PyObject *value)
-{
+static PyObject *channel_send_nowait(Channel *self, PyObject *value) {
     return now_or_never(self, SEND, value);
 }
 
-static PyObject *
-channel_recv_nowait(Channel *self, PyObject *unused)
-{
+static PyObject *channel_recv_nowait(Channel *self, PyObject *unused) {
     return now_or_never(self, RECV, NULL);
 }
 
 /* _block(gate): for a thread. True if it happened at once; else False, and it stands in line with a
  * lock that whoever claims it releases, or if that is None does not. */
-static PyObject *
-operation_block(Operation *self, PyObject *gate)
-{
+static PyObject *operation_block(Operation *self, PyObject *gate) {
     Effects effects = {NULL};
     switch (attempt(self, &effects)) {
     case SUCCESS:
@@ -222,25 +198,20 @@ operation_block(Operation *self, PyObject *gate)
     }
 }
 
-static PyObject *
-operation_take_outcome(Operation *self, PyObject *unused)
-{
+static PyObject *operation_take_outcome(Operation *self, PyObject *unused) {
     self->base.phase = SPENT;
     return outcome(self);
 }
 
 /* A future, task or event that a `done` case watches is done: it or its select happened. */
-static PyObject *
-operation_wake_done(Operation *self, PyObject *unused)
-{
+static PyObject *operation_wake_done(Operation *self, PyObject *unused) {
     return PyBool_FromLong(claim_and_wake(sleeper_of(self), HAPPENED, self));
 }
 
 /* --- the type ---------------------------------------------------------------------------------- */
 
-static NEVER_INLINE Operation *
-operation_of_type(State *state, PyTypeObject *type, Channel *channel, uint8_t kind)
-{
+static NEVER_INLINE Operation *operation_of_type(State *state, PyTypeObject *type, Channel *channel,
+                                                 uint8_t kind) {
     Operation *self = (Operation *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->base.state = state;
@@ -250,9 +221,7 @@ operation_of_type(State *state, PyTypeObject *type, Channel *channel, uint8_t ki
     return self;
 }
 
-static inline PyObject *
-operation_new(Channel *channel, uint8_t kind, PyObject *value)
-{
+static inline PyObject *operation_new(Channel *channel, uint8_t kind, PyObject *value) {
     State *state = channel->state;
     Operation *self;
     if (LIKELY(state->free_count > 0)) {
@@ -269,28 +238,20 @@ operation_new(Channel *channel, uint8_t kind, PyObject *value)
     return (PyObject *)self;
 }
 
-static PyObject *
-channel_send(Channel *self, PyObject *value)
-{
+static PyObject *channel_send(Channel *self, PyObject *value) {
     return operation_new(self, SEND, value);
 }
 
-static PyObject *
-channel_recv(Channel *self, PyObject *unused)
-{
+static PyObject *channel_recv(Channel *self, PyObject *unused) {
     return operation_new(self, RECV, NULL);
 }
 
-static PyObject *
-channel_anext(Channel *self)
-{
+static PyObject *channel_anext(Channel *self) {
     return operation_new(self, NEXT, NULL);
 }
 
 /* For Python's `Done`, the one kind that is made from outside. */
-static PyObject *
-operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named)
-{
+static PyObject *operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named) {
     State *state = PyModule_GetState(PyType_GetModuleByDef(type, &native_module));
     if (type == state->Operation || type == state->SendMany || type == state->RecvMany) {
         PyErr_SetString(PyExc_TypeError, "operations are made by a channel's send and recv");
@@ -299,16 +260,12 @@ operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named)
     return (PyObject *)operation_of_type(state, type, NULL, DONE);
 }
 
-static int
-operation_traverse(Operation *self, visitproc visit, void *arg)
-{
+static int operation_traverse(Operation *self, visitproc visit, void *arg) {
     VISIT_ALL(self->channel, self->values);
     return sleeper_traverse(&self->base, visit, arg);
 }
 
-static int
-operation_clear(Operation *self)
-{
+static int operation_clear(Operation *self) {
     if (self->line != NULL) { /* garbage as a whole: nobody is left to be told */
         leave_line(self);
         Py_DECREF(self); /* frees nothing: whoever clears it has a reference */
@@ -319,9 +276,7 @@ operation_clear(Operation *self)
     return 0;
 }
 
-static NEVER_INLINE void
-operation_free(Operation *self)
-{
+static NEVER_INLINE void operation_free(Operation *self) {
     PyTypeObject *type = Py_TYPE(self);
     if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
         return;
@@ -331,9 +286,7 @@ operation_free(Operation *self)
     Py_DECREF(type);
 }
 
-static void
-operation_dealloc(Operation *self)
-{
+static void operation_dealloc(Operation *self) {
     State *state = self->base.state;
     if (LIKELY(Py_IS_TYPE(self, state->Operation) && self->base.party == NOBODY &&
                !self->base.encumbered && self->base.phase != FRESH &&

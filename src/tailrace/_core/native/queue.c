@@ -2,16 +2,15 @@
  *
  * Invariants
  * - An operation stands in at most one line; the line holds one reference to it.
- * - Everybody in line is unclaimed: `claim` takes a sleeper out of all its lines.
+ * - Everybody in line to send or receive is unclaimed: `claim` takes a sleeper out of all its lines.
+ *   Who stands in the line of returned values was claimed, and holds one.
  * - Leaving is O(1), from anywhere.
  */
 #include "native.h"
 
 /* --- rings ------------------------------------------------------------------------------------ */
 
-static COLD bool
-ring_grow(Ring *ring)
-{
+static COLD bool ring_grow(Ring *ring) {
     Py_ssize_t size = ring->size != 0 ? 2 * ring->size : 8;
     PyObject **items = PyMem_New(PyObject *, size);
     if (items == NULL) {
@@ -25,21 +24,15 @@ ring_grow(Ring *ring)
     return true;
 }
 
-static inline bool
-ring_has_room(Ring *ring)
-{
+static inline bool ring_has_room(Ring *ring) {
     return LIKELY(ring->count < ring->size) || ring_grow(ring);
 }
 
-static inline void
-ring_push(Ring *ring, PyObject *item) /* takes the reference; there is room */
-{
+static inline void ring_push(Ring *ring, PyObject *item) { /* takes the reference; there is room */
     ring->items[(ring->head + ring->count++) & (ring->size - 1)] = item;
 }
 
-static inline PyObject *
-ring_pop(Ring *ring) /* not empty; the reference is the caller's */
-{
+static inline PyObject *ring_pop(Ring *ring) { /* not empty; the reference is the caller's */
     PyObject *item = ring->items[ring->head];
     ring->head = (ring->head + 1) & (ring->size - 1);
     ring->count--;
@@ -47,16 +40,12 @@ ring_pop(Ring *ring) /* not empty; the reference is the caller's */
 }
 
 /* How many of `count` items stand in one piece from the place `at` on. */
-static inline Py_ssize_t
-ring_piece(Ring *ring, Py_ssize_t at, Py_ssize_t count)
-{
+static inline Py_ssize_t ring_piece(Ring *ring, Py_ssize_t at, Py_ssize_t count) {
     return Py_MIN(count, ring->size - (at & (ring->size - 1)));
 }
 
 /* The same for several, whose references move as they are. */
-static void
-ring_push_many(Ring *ring, PyObject **items, Py_ssize_t count)
-{
+static void ring_push_many(Ring *ring, PyObject **items, Py_ssize_t count) {
     Py_ssize_t at = (ring->head + ring->count) & (ring->size - 1);
     Py_ssize_t piece = ring_piece(ring, at, count);
     memcpy(ring->items + at, items, (size_t)piece * sizeof(*items));
@@ -64,9 +53,7 @@ ring_push_many(Ring *ring, PyObject **items, Py_ssize_t count)
     ring->count += count;
 }
 
-static void
-ring_pop_many(Ring *ring, PyObject **items, Py_ssize_t count)
-{
+static void ring_pop_many(Ring *ring, PyObject **items, Py_ssize_t count) {
     Py_ssize_t piece = ring_piece(ring, ring->head, count);
     memcpy(items, ring->items + ring->head, (size_t)piece * sizeof(*items));
     memcpy(items + piece, ring->items, (size_t)(count - piece) * sizeof(*items));
@@ -74,18 +61,14 @@ ring_pop_many(Ring *ring, PyObject **items, Py_ssize_t count)
     ring->count -= count;
 }
 
-static void
-ring_clear(Ring *ring)
-{
+static void ring_clear(Ring *ring) {
     while (ring->count > 0)
         Py_DECREF(ring_pop(ring));
     PyMem_Free(ring->items);
     *ring = (Ring){NULL};
 }
 
-static int
-ring_traverse(Ring *ring, visitproc visit, void *arg)
-{
+static int ring_traverse(Ring *ring, visitproc visit, void *arg) {
     for (Py_ssize_t n = 0; n < ring->count; n++)
         Py_VISIT(ring->items[(ring->head + n) & (ring->size - 1)]);
     return 0;
@@ -94,9 +77,7 @@ ring_traverse(Ring *ring, visitproc visit, void *arg)
 /* --- lines ------------------------------------------------------------------------------------ */
 
 /* Have it stand before `next`, or at the end; the line takes a reference of its own. */
-static ALWAYS_INLINE void
-queue_insert(Queue *queue, Operation *operation, Operation *next)
-{
+static ALWAYS_INLINE void queue_insert(Queue *queue, Operation *operation, Operation *next) {
     Operation *prev = next != NULL ? next->prev : queue->tail;
     *(prev != NULL ? &prev->next : &queue->head) = operation;
     *(next != NULL ? &next->prev : &queue->tail) = operation;
@@ -107,9 +88,7 @@ queue_insert(Queue *queue, Operation *operation, Operation *next)
     Py_INCREF(operation);
 }
 
-static ALWAYS_INLINE void
-leave_line(Operation *operation) /* the line's reference is the caller's */
-{
+static ALWAYS_INLINE void leave_line(Operation *operation) { /* the line's reference is the caller's */
     Queue *line = operation->line;
     Operation *prev = operation->prev, *next = operation->next;
     *(prev != NULL ? &prev->next : &line->head) = next;
@@ -119,9 +98,7 @@ leave_line(Operation *operation) /* the line's reference is the caller's */
     line->count--;
 }
 
-static void
-queue_clear(Queue *queue)
-{
+static void queue_clear(Queue *queue) {
     Operation *first;
     while ((first = queue->head) != NULL) {
         leave_line(first);
@@ -129,9 +106,7 @@ queue_clear(Queue *queue)
     }
 }
 
-static int
-queue_traverse(Queue *queue, visitproc visit, void *arg)
-{
+static int queue_traverse(Queue *queue, visitproc visit, void *arg) {
     for (Operation *each = queue->head; each != NULL; each = each->next)
         Py_VISIT(each);
     return 0;
@@ -141,9 +116,7 @@ queue_traverse(Queue *queue, visitproc visit, void *arg)
 
 /* Take a sleeper for `how`, unless it is taken: atomic. The references of its lines to it are
  * dropped, all but that of the winner, who was taken out of line by its peer. */
-static NEVER_INLINE bool
-claim(Sleeper *sleeper, uint8_t how, Operation *winner)
-{
+static NEVER_INLINE bool claim(Sleeper *sleeper, uint8_t how, Operation *winner) {
     if (sleeper->claim != UNCLAIMED)
         return false;
     sleeper->claim = how;
@@ -157,9 +130,7 @@ claim(Sleeper *sleeper, uint8_t how, Operation *winner)
 }
 
 /* Claim the first in line, who was vetted; its reference is the caller's. NULL if there is none. */
-static inline Operation *
-claim_head(Queue *queue)
-{
+static inline Operation *claim_head(Queue *queue) {
     Operation *first = queue->head;
     if (first == NULL)
         return NULL;
@@ -172,9 +143,7 @@ claim_head(Queue *queue)
 }
 
 /* Claim everybody in line, to look again; chained by `next`, before `rest`. */
-static Operation *
-claim_all(Queue *queue, Operation *rest)
-{
+static Operation *claim_all(Queue *queue, Operation *rest) {
     Operation *last;
     while ((last = queue->tail) != NULL) {
         leave_line(last);
@@ -185,9 +154,7 @@ claim_all(Queue *queue, Operation *rest)
     return rest;
 }
 
-static bool
-is_within_reach(State *state, Sleeper *sleeper)
-{
+static bool is_within_reach(State *state, Sleeper *sleeper) {
     if (sleeper->party != ACTOR && sleeper->party != TASK)
         return true; /* a thread; or nobody yet, who will look when it comes */
     return sleeper->scheduler->loop == running_loop(state);
@@ -196,9 +163,7 @@ is_within_reach(State *state, Sleeper *sleeper)
 /* See to it that the first in line can be claimed: those whose loop was closed are dropped.
  * True if a loop had to be asked, so that what was looked at before may have changed. When it
  * returns, no code of others has run since the last look at this line. */
-static bool
-queue_vet_first(State *state, Queue *queue)
-{
+static bool queue_vet_first(State *state, Queue *queue) {
     bool asked = false;
     Operation *first;
     while ((first = queue->head) != NULL && !is_within_reach(state, sleeper_of(first))) {
@@ -218,9 +183,7 @@ queue_vet_first(State *state, Queue *queue)
 }
 
 /* The same, at once for an actor of the loop that is in a step here. */
-static inline bool
-queue_vet(State *state, Queue *queue)
-{
+static inline bool queue_vet(State *state, Queue *queue) {
     if (queue->head == NULL)
         return false;
     Sleeper *sleeper = sleeper_of(queue->head);
@@ -230,9 +193,7 @@ queue_vet(State *state, Queue *queue)
 }
 
 /* How many in line could still be claimed; -1 with an error set. */
-static Py_ssize_t
-queue_waiting(State *state, Queue *queue)
-{
+static Py_ssize_t queue_waiting(State *state, Queue *queue) {
     Py_ssize_t waiting = 0;
     PyObject *parked = PyList_New(0); /* as the line may change while loops are asked */
     for (Operation *each = queue->head; parked != NULL && each != NULL; each = each->next)
@@ -251,9 +212,7 @@ queue_waiting(State *state, Queue *queue)
 /* --- wake-ups --------------------------------------------------------------------------------- */
 
 /* Have the driver of a claimed sleeper resumed. */
-static inline void
-wake_sleeper(Sleeper *sleeper)
-{
+static inline void wake_sleeper(Sleeper *sleeper) {
     PyObject *driver = sleeper->driver;
     Scheduler *scheduler = sleeper->scheduler;
     switch (sleeper->party) {
@@ -277,17 +236,13 @@ wake_sleeper(Sleeper *sleeper)
 }
 
 /* Wake the party of a peer that was claimed; takes the reference to it. */
-static inline void
-wake(Operation *operation)
-{
+static inline void wake(Operation *operation) {
     wake_sleeper(sleeper_of(operation));
     Py_DECREF(operation);
 }
 
 /* Claim it by something that is no operation of a peer. */
-static bool
-claim_and_wake(Sleeper *sleeper, uint8_t how, Operation *winner)
-{
+static bool claim_and_wake(Sleeper *sleeper, uint8_t how, Operation *winner) {
     if (sleeper->phase != PARKED || !claim(sleeper, how, winner))
         return false;
     wake_sleeper(sleeper);
@@ -295,9 +250,7 @@ claim_and_wake(Sleeper *sleeper, uint8_t how, Operation *winner)
 }
 
 /* Tell a value that an overflow policy dropped (and whose reference is taken), if it wants to know. */
-static NEVER_INLINE void
-pay_discarded(State *state, PyObject *value)
-{
+static NEVER_INLINE void pay_discarded(State *state, PyObject *value) {
     PyObject *told = PyObject_GetAttr((PyObject *)Py_TYPE(value), state->str___discarded__);
     if (told == NULL)
         PyErr_Clear();
@@ -308,9 +261,7 @@ pay_discarded(State *state, PyObject *value)
 }
 
 /* Do what an atomic section left to be done. */
-static inline void
-pay(State *state, Effects *effects)
-{
+static inline void pay(State *state, Effects *effects) {
     if (effects->woken != NULL)
         wake(effects->woken);
     if (UNLIKELY(effects->discarded != NULL))

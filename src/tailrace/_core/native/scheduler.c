@@ -16,9 +16,7 @@
 /* --- which loop -------------------------------------------------------------------------------- */
 
 /* The event loop that runs in this thread, borrowed; NULL, without an error, if none does. */
-static PyObject *
-running_loop(State *state)
-{
+static PyObject *running_loop(State *state) {
     Scheduler *active = active_here(state);
     if (active != NULL)
         return active->loop;
@@ -32,18 +30,14 @@ running_loop(State *state)
 }
 
 /* Whether the loop can still resume anybody: not once it was closed. */
-static bool
-is_reachable(Scheduler *scheduler)
-{
+static bool is_reachable(Scheduler *scheduler) {
     int closed = truth(PyObject_CallNoArgs(scheduler->is_closed));
     if (closed < 0) /* a signal handler's exception, say: it does not mean that it is closed */
         PyErr_WriteUnraisable(scheduler->is_closed);
     return closed <= 0;
 }
 
-static Scheduler *
-scheduler_make(State *state, PyObject *loop)
-{
+static Scheduler *scheduler_make(State *state, PyObject *loop) {
     Scheduler *self = (Scheduler *)state->Scheduler->tp_alloc(state->Scheduler, 0);
     if (self == NULL)
         return NULL;
@@ -73,9 +67,7 @@ scheduler_make(State *state, PyObject *loop)
 /* The scheduler that belongs to `loop`: a reference. It lives as long as an actor or a parked task
  * needs it, or its turn is on its way, so that a closed loop is forgotten with all it had: those
  * that live are known, by the address of their loop, to a WeakValueDictionary. */
-static Scheduler *
-scheduler_of(State *state, PyObject *loop)
-{
+static Scheduler *scheduler_of(State *state, PyObject *loop) {
     if (state->latest != NULL && state->latest->loop == loop)
         return (Scheduler *)Py_NewRef(state->latest);
     PyObject *key = PyLong_FromVoidPtr(loop), *known = NULL;
@@ -93,9 +85,7 @@ scheduler_of(State *state, PyObject *loop)
 }
 
 /* That of the loop that runs here, a reference; NULL with an error set if none does. */
-static Scheduler *
-scheduler_here(State *state)
-{
+static Scheduler *scheduler_here(State *state) {
     PyObject *loop = running_loop(state);
     if (loop != NULL)
         return scheduler_of(state, loop);
@@ -106,9 +96,7 @@ scheduler_here(State *state)
 
 /* --- time -------------------------------------------------------------------------------------- */
 
-static double
-read_clock(PyObject *clock)
-{
+static double read_clock(PyObject *clock) {
     PyObject *now = PyObject_CallNoArgs(clock);
     double seconds = now != NULL ? PyFloat_AsDouble(now) : 0.0;
     Py_XDECREF(now);
@@ -117,9 +105,7 @@ read_clock(PyObject *clock)
 }
 
 /* The loop's time, read once between two looks at the clock while it steps. */
-static double
-scheduler_now(Scheduler *self)
-{
+static double scheduler_now(Scheduler *self) {
     if (self->now >= 0.0)
         return self->now;
     double now = read_clock(self->time);
@@ -129,9 +115,7 @@ scheduler_now(Scheduler *self)
 }
 
 /* A step of its begins in this thread. */
-static inline void
-scheduler_enter(Scheduler *self)
-{
+static inline void scheduler_enter(Scheduler *self) {
     self->state->active = self;
     self->thread = PyThreadState_Get();
     self->now = -1.0;
@@ -141,18 +125,14 @@ scheduler_enter(Scheduler *self)
 
 /* Have the loop call `callback` in its next turn, with `argument` unless that is NULL: by `call`, one
  * of its two methods for that. */
-static int
-have_called(Scheduler *self, PyObject *call, PyObject *callback, PyObject *argument)
-{
+static int have_called(Scheduler *self, PyObject *call, PyObject *callback, PyObject *argument) {
     PyObject *given[] = {callback, argument != NULL ? argument : self->context, self->context};
     size_t count = argument != NULL ? 2 : 1;
     return answered(PyObject_Vectorcall(call, given, count, self->state->context_names)) ? 0 : -1;
 }
 
 /* Have `run` called: soon if we are on the loop's own thread, else by waking it. */
-static void
-schedule(Scheduler *self)
-{
+static void schedule(Scheduler *self) {
     bool here = running_loop(self->state) == self->loop;
     self->scheduled = true;
     if (have_called(self, here ? self->call_soon : self->call_soon_threadsafe, self->run, NULL) == 0)
@@ -164,9 +144,7 @@ schedule(Scheduler *self)
 }
 
 /* Have `item`, an actor or a sleeper (whose reference is taken), resumed by its loop. */
-static ALWAYS_INLINE void
-scheduler_push(Scheduler *self, PyObject *item)
-{
+static ALWAYS_INLINE void scheduler_push(Scheduler *self, PyObject *item) {
     if (UNLIKELY(!ring_has_room(&self->ready))) {
         PyErr_WriteUnraisable(item);
         Py_DECREF(item);
@@ -179,9 +157,7 @@ scheduler_push(Scheduler *self, PyObject *item)
 
 /* Before something is given to the loop: whoever is ready now has its turn before that, even if
  * this turn, or the next one, would end first. */
-static void
-scheduler_keep_order(Scheduler *self)
-{
+static void scheduler_keep_order(Scheduler *self) {
     if (self->ready.count == 0)
         return;
     self->owed = self->resumed + self->ready.count;
@@ -192,9 +168,7 @@ scheduler_keep_order(Scheduler *self)
 }
 
 /* Make `actor` the loop's current task, or nobody. */
-static inline int
-set_current(Scheduler *self, PyObject *actor)
-{
+static inline int set_current(Scheduler *self, PyObject *actor) {
     PyObject *tasks = self->state->current_tasks, *swap = self->state->swap_current_task;
     if (UNLIKELY(self->current == actor))
         return 0;
@@ -208,9 +182,7 @@ set_current(Scheduler *self, PyObject *actor)
 }
 
 /* The step is over: nobody is the current task. */
-static void
-scheduler_leave(Scheduler *self)
-{
+static void scheduler_leave(Scheduler *self) {
     if (self->current != NULL) {
         PyObject *error = take_exception();
         if (set_current(self, NULL) < 0)
@@ -222,10 +194,7 @@ scheduler_leave(Scheduler *self)
 }
 
 /* Call back a task that is none of ours, as a handle of its loop would. */
-static int
-resume_task(Scheduler *self, Sleeper *sleeper)
-{
-    PyThreadState *thread = self->thread;
+static int resume_task(Scheduler *self, Sleeper *sleeper) {
     PyObject *callback = sleeper->driver, *context = sleeper->context;
     bool done = false;
     if (callback == NULL || context == NULL)
@@ -234,9 +203,9 @@ resume_task(Scheduler *self, Sleeper *sleeper)
     sleeper->party = NOBODY;
     sleeper->encumbered &= ~FOR_A_TASK;
     Py_CLEAR(sleeper->scheduler);
-    if ((self->current == NULL || set_current(self, NULL) == 0) && enter_context(thread, context) == 0) {
+    if (set_current(self, NULL) == 0 && PyContext_Enter(context) == 0) {
         done = answered(PyObject_CallOneArg(callback, (PyObject *)sleeper));
-        exit_context(thread, context);
+        PyContext_Exit(context);
         forget_handed_out(self->state);
     }
     Py_DECREF(callback);
@@ -244,18 +213,14 @@ resume_task(Scheduler *self, Sleeper *sleeper)
     return done ? 0 : -1;
 }
 
-static int
-resume_item(Scheduler *self, PyObject *item)
-{
+static int resume_item(Scheduler *self, PyObject *item) {
     if (LIKELY(is_actor(self->state, item)))
         return actor_resume((Actor *)item);
     return resume_task(self, (Sleeper *)item);
 }
 
 /* After a stride: false once the turn's time is over. */
-static bool
-has_time(Scheduler *self, double *last, double ends)
-{
+static bool has_time(Scheduler *self, double *last, double ends) {
     double now = read_clock(self->state->monotonic);
     double took = now - *last;
     *last = now;
@@ -270,9 +235,7 @@ has_time(Scheduler *self, double *last, double ends)
 }
 
 /* One turn: resume the ready and those whom they wake, within bounds, in order. */
-static PyObject *
-scheduler_run(Scheduler *self, PyObject *unused)
-{
+static PyObject *scheduler_run(Scheduler *self, PyObject *unused) {
     int failed = 0, look = self->stride;
     double last = self->timeless ? 0.0 : read_clock(self->state->monotonic);
     double ends = last + TURN_SECONDS;
@@ -310,25 +273,19 @@ scheduler_run(Scheduler *self, PyObject *unused)
 
 /* --- the type ---------------------------------------------------------------------------------- */
 
-static int
-scheduler_traverse(Scheduler *self, visitproc visit, void *arg)
-{
+static int scheduler_traverse(Scheduler *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     VISIT_ALL(self->loop, self->get_loop);
     return ring_traverse(&self->ready, visit, arg);
 }
 
-static int
-scheduler_clear(Scheduler *self)
-{
+static int scheduler_clear(Scheduler *self) {
     CLEAR_ALL(self->loop, self->get_loop);
     ring_clear(&self->ready);
     return 0;
 }
 
-static void
-scheduler_dealloc(Scheduler *self)
-{
+static void scheduler_dealloc(Scheduler *self) {
     PyTypeObject *type = Py_TYPE(self);
     State *state = self->state;
     PyObject_GC_UnTrack(self);
@@ -343,9 +300,7 @@ scheduler_dealloc(Scheduler *self)
     Py_DECREF(type);
 }
 
-static PyObject *
-scheduler_get_loop(Scheduler *self, PyObject *unused)
-{
+static PyObject *scheduler_get_loop(Scheduler *self, PyObject *unused) {
     return Py_NewRef(self->loop);
 }
 

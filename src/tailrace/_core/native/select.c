@@ -7,33 +7,25 @@
 #include "native.h"
 
 /* One of its cases; NULL for none. */
-static inline Operation *
-case_at(Select *self, Py_ssize_t n)
-{
+static inline Operation *case_at(Select *self, Py_ssize_t n) {
     PyObject *each = PyTuple_GET_ITEM(self->cases, n);
     return Py_IsNone(each) ? NULL : (Operation *)each;
 }
 
-static inline Py_ssize_t
-case_count(Select *self)
-{
+static inline Py_ssize_t case_count(Select *self) {
     return PyTuple_GET_SIZE(self->cases);
 }
 
 /* --- the choice -------------------------------------------------------------------------------- */
 
 /* A random whole number in [0, n): Knuth's 64-bit LCG, its high half scaled. */
-static inline int
-dice_below(State *state, int n)
-{
+static inline int dice_below(State *state, int n) {
     state->dice = state->dice * 6364136223846793005u + 1442695040888963407u;
     return (int)(((state->dice >> 32) * (uint64_t)n) >> 32);
 }
 
 /* The cases in the order of their chances (Fisher and Yates, as Knuth writes it). */
-static void
-shuffle(Select *self, Py_ssize_t *order)
-{
+static void shuffle(Select *self, Py_ssize_t *order) {
     for (Py_ssize_t n = 0; n < case_count(self); n++)
         order[n] = n;
     for (Py_ssize_t last = case_count(self) - 1; last > 0 && !self->priority; last--) {
@@ -45,9 +37,7 @@ shuffle(Select *self, Py_ssize_t *order)
 }
 
 /* Ask the futures and events first, as that is code of others; the answer is kept in `blocking`. */
-static bool
-ask_done_cases(Select *self)
-{
+static bool ask_done_cases(Select *self) {
     Effects unused;
     for (Py_ssize_t n = 0; n < case_count(self); n++) {
         Operation *each = case_at(self, n);
@@ -62,9 +52,7 @@ ask_done_cases(Select *self)
 }
 
 /* Attempt one after another: the winner is the first that does not have to wait. */
-static Verdict
-attempt_in_order(Select *self, const Py_ssize_t *order)
-{
+static Verdict attempt_in_order(Select *self, const Py_ssize_t *order) {
     bool again;
     do {
         again = false;
@@ -88,9 +76,7 @@ attempt_in_order(Select *self, const Py_ssize_t *order)
 }
 
 /* Stand in all lines; the futures and events, whose watching is code of others, come last. */
-static bool
-park_all(Select *self, const Py_ssize_t *order)
-{
+static bool park_all(Select *self, const Py_ssize_t *order) {
     self->base.phase = PARKED;
     self->base.claim = UNCLAIMED;
     for (int others = 0; others < 2; others++)
@@ -103,9 +89,7 @@ park_all(Select *self, const Py_ssize_t *order)
 }
 
 /* Do the one that can happen; if none can, stand in all lines where that is wanted. */
-static Verdict
-attempt_or_park(Select *self, bool may_park)
-{
+static Verdict attempt_or_park(Select *self, bool may_park) {
     Py_ssize_t few[FEW_CASES];
     Py_ssize_t *order = case_count(self) <= FEW_CASES ? few : PyMem_New(Py_ssize_t, case_count(self));
     Verdict verdict = FAILED;
@@ -125,9 +109,7 @@ attempt_or_park(Select *self, bool may_park)
 /* --- leaving ----------------------------------------------------------------------------------- */
 
 /* Take all cases but the winner out of line: atomic, and frees nothing, as the select has them. */
-static void
-select_leave(Select *self, Operation *winner)
-{
+static void select_leave(Select *self, Operation *winner) {
     self->winner = winner;
     for (Py_ssize_t n = 0; n < case_count(self); n++) {
         Operation *each = case_at(self, n);
@@ -145,9 +127,7 @@ select_leave(Select *self, Operation *winner)
 }
 
 /* Stop the timer and the watches of a select that is no longer asleep: 0, or -1 with an error. */
-static int
-release(Select *self)
-{
+static int release(Select *self) {
     PyObject *timer = self->timer;
     int failed = 0;
     Py_INCREF(self);
@@ -167,9 +147,7 @@ release(Select *self)
 }
 
 /* As if it had been cancelled, for an error in falling asleep, which stays set. */
-static void
-give_up(Select *self)
-{
+static void give_up(Select *self) {
     PyObject *error = take_exception();
     if (!claim(&self->base, CANCELLED, NULL) && self->base.claim == HAPPENED)
         undo(self->winner);
@@ -180,9 +158,7 @@ give_up(Select *self)
 
 /* --- what it gives ----------------------------------------------------------------------------- */
 
-static PyObject *
-closed_value(Operation *operation)
-{
+static PyObject *closed_value(Operation *operation) {
     PyObject *error = closed_error(operation->channel);
     if (error == NULL || (receives(operation) && operation->channel->cause == NULL))
         return error;
@@ -190,9 +166,7 @@ closed_value(Operation *operation)
     return NULL;
 }
 
-static PyObject *
-index_and_value(Select *self, Verdict verdict)
-{
+static PyObject *index_and_value(Select *self, Verdict verdict) {
     Py_ssize_t index = 0;
     while (case_at(self, index) != self->winner)
         index++;
@@ -210,9 +184,7 @@ index_and_value(Select *self, Verdict verdict)
 }
 
 /* Attempt, and if need be sleep. */
-static PySendResult
-select_step(Select *self, PyObject **result)
-{
+static PySendResult select_step(Select *self, PyObject **result) {
     State *state = self->base.state;
     Verdict verdict = attempt_or_park(self, true);
     if (verdict == SUCCESS || verdict == CLOSED) {
@@ -236,9 +208,7 @@ select_step(Select *self, PyObject **result)
 
 /* Take the cases. All operations are marked used, so that a refusal of one does not make the others
  * warn; the first refusal counts. */
-static bool
-take_cases(Select *self, PyObject *const *cases, Py_ssize_t count)
-{
+static bool take_cases(Select *self, PyObject *const *cases, Py_ssize_t count) {
     State *state = self->base.state;
     Py_ssize_t refused = -1;
     for (Py_ssize_t n = count; n-- > 0;) {
@@ -256,9 +226,7 @@ take_cases(Select *self, PyObject *const *cases, Py_ssize_t count)
 }
 
 /* Have `read` make of the keywords what they say: the timeout, and `priority`. */
-static bool
-take_options(Select *self, PyObject *const *values, PyObject *names, PyObject *read)
-{
+static bool take_options(Select *self, PyObject *const *values, PyObject *names, PyObject *read) {
     int priority = 0;
     PyObject *timeout, *options = PyObject_Vectorcall(read, values, 0, names);
     bool good = options != NULL && PyArg_ParseTuple(options, "Op", &timeout, &priority);
@@ -269,9 +237,8 @@ take_options(Select *self, PyObject *const *values, PyObject *names, PyObject *r
     return good;
 }
 
-static Select *
-select_new(State *state, PyObject *const *args, Py_ssize_t count, PyObject *names, PyObject *read)
-{
+static Select *select_new(State *state, PyObject *const *args, Py_ssize_t count, PyObject *names,
+                          PyObject *read) {
     Select *self = (Select *)state->Select->tp_alloc(state->Select, 0);
     if (self == NULL)
         return NULL;
@@ -286,9 +253,8 @@ select_new(State *state, PyObject *const *args, Py_ssize_t count, PyObject *name
     return self;
 }
 
-static PyObject *
-select_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
+static PyObject *select_call(PyObject *module, PyObject *const *args, Py_ssize_t count,
+                             PyObject *names) {
     State *state = PyModule_GetState(module);
     Select *self = select_new(state, args, count, names, state->select_options);
     if (self == NULL)
@@ -306,9 +272,8 @@ select_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject 
     return (PyObject *)self;
 }
 
-static PyObject *
-select_nowait_call(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
+static PyObject *select_nowait_call(PyObject *module, PyObject *const *args, Py_ssize_t count,
+                                    PyObject *names) {
     State *state = PyModule_GetState(module);
     Select *self = select_new(state, args, count, names, state->select_nowait_options);
     if (self == NULL)
@@ -323,16 +288,12 @@ select_nowait_call(PyObject *module, PyObject *const *args, Py_ssize_t count, Py
 
 /* --- the type ---------------------------------------------------------------------------------- */
 
-static int
-select_traverse(Select *self, visitproc visit, void *arg)
-{
+static int select_traverse(Select *self, visitproc visit, void *arg) {
     VISIT_ALL(self->cases, self->timer);
     return sleeper_traverse(&self->base, visit, arg);
 }
 
-static int
-select_clear(Select *self)
-{
+static int select_clear(Select *self) {
     if (self->base.phase == PARKED)
         claim(&self->base, CANCELLED, NULL);
     self->base.phase = SPENT;
@@ -341,9 +302,7 @@ select_clear(Select *self)
     return 0;
 }
 
-static void
-select_dealloc(Select *self)
-{
+static void select_dealloc(Select *self) {
     PyTypeObject *type = Py_TYPE(self);
     if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
         return;

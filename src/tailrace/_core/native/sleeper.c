@@ -9,9 +9,7 @@
 
 /* --- what drives it --------------------------------------------------------------------------- */
 
-static inline void
-attach_actor(Sleeper *sleeper, Actor *actor)
-{
+static inline void attach_actor(Sleeper *sleeper, Actor *actor) {
     Scheduler *scheduler = actor->scheduler;
     double now = scheduler_now(scheduler); /* may be code of others */
     if (sleeper->claim == UNCLAIMED)
@@ -27,9 +25,7 @@ attach_actor(Sleeper *sleeper, Actor *actor)
 }
 
 /* Claim it for a cancellation; that counts even if it comes too late. */
-static bool
-cancel_sleeper(Sleeper *sleeper, PyObject *message)
-{
+static bool cancel_sleeper(Sleeper *sleeper, PyObject *message) {
     sleeper->encumbered |= FOR_GOOD;
     if (sleeper->messages == NULL)
         sleeper->messages = PyList_New(0);
@@ -39,63 +35,50 @@ cancel_sleeper(Sleeper *sleeper, PyObject *message)
 }
 
 /* A new CancelledError, with a message unless that is NULL or None; NULL with an error set. */
-static PyObject *
-new_cancellation(State *state, PyObject *message)
-{
+static PyObject *new_cancellation(State *state, PyObject *message) {
     if (message == NULL || Py_IsNone(message))
         return PyObject_CallNoArgs(state->CancelledError);
     return PyObject_CallOneArg(state->CancelledError, message);
 }
 
 /* The same with the message of the first cancellation. */
-static PyObject *
-cancellation_of(Sleeper *sleeper)
-{
+static PyObject *cancellation_of(Sleeper *sleeper) {
     PyObject *messages = sleeper->messages;
     bool none = messages == NULL || PyList_GET_SIZE(messages) == 0;
     return new_cancellation(sleeper->state, none ? NULL : PyList_GET_ITEM(messages, 0));
 }
 
-static void
-sleeper_clear(Sleeper *sleeper)
-{
+static void sleeper_clear(Sleeper *sleeper) {
     sleeper->party = NOBODY;
     CLEAR_ALL(sleeper->scheduler, sleeper->messages);
 }
 
-static int
-sleeper_traverse(Sleeper *sleeper, visitproc visit, void *arg)
-{
+static int sleeper_traverse(Sleeper *sleeper, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(sleeper));
     VISIT_ALL(sleeper->scheduler, sleeper->messages);
     return 0;
 }
 
-static void
-sleeper_finalize(PyObject *self)
-{
-    ((Sleeper *)self)->encumbered |= FOR_GOOD; /* by the mark of having been finalised, if by nothing else */
-    if (((Sleeper *)self)->phase != FRESH)
+static void sleeper_finalize(PyObject *self) {
+    Sleeper *sleeper = (Sleeper *)self;
+    sleeper->encumbered |= FOR_GOOD; /* by the mark of having been finalised, if by nothing else */
+    if (sleeper->phase != FRESH)
         return;
     PyObject *pending = take_exception();
-    if (!answered(PyObject_CallOneArg(((Sleeper *)self)->state->warn_unused, self)))
+    if (!answered(PyObject_CallOneArg(sleeper->state->warn_unused, self)))
         PyErr_WriteUnraisable(self);
     raise_exception(pending);
 }
 
 /* No longer asleep, and not because it happened: as if it had never been parked. */
-static void
-unpark(Sleeper *sleeper, uint8_t phase)
-{
+static void unpark(Sleeper *sleeper, uint8_t phase) {
     sleeper_clear(sleeper);
     sleeper->phase = phase;
     sleeper->claim = UNCLAIMED;
     sleeper->ticket = 0;
 }
 
-static PySendResult
-yield_itself(Sleeper *sleeper, PyObject **result)
-{
+static PySendResult yield_itself(Sleeper *sleeper, PyObject **result) {
     sleeper->blocking = true;
     *result = Py_NewRef(sleeper);
     return PYGEN_NEXT;
@@ -103,26 +86,20 @@ yield_itself(Sleeper *sleeper, PyObject **result)
 
 /* --- awaiting ---------------------------------------------------------------------------------- */
 
-/* As a generator says it; what code of others drives amid its own step (a loop that is asked whether
+/* As a generator says it: what code of others drives amid its own step (a loop that is asked whether
  * it is closed, an iterator of values) would stand in line twice, or send its value twice. */
-static COLD PySendResult
-raise_busy(Sleeper *sleeper)
-{
+static COLD PySendResult raise_busy(Sleeper *sleeper) {
     PyErr_Format(PyExc_RuntimeError, "%R is in a step already", (PyObject *)sleeper);
     return PYGEN_ERROR;
 }
 
-static COLD PySendResult
-raise_used(Sleeper *sleeper)
-{
+static COLD PySendResult raise_used(Sleeper *sleeper) {
     Py_XDECREF(PyObject_CallOneArg(sleeper->state->refuse_again, (PyObject *)sleeper));
     return PYGEN_ERROR;
 }
 
 /* What woke it: PYGEN_NEXT to go on. */
-static PySendResult
-woken(Sleeper *sleeper, PyObject **result)
-{
+static PySendResult woken(Sleeper *sleeper, PyObject **result) {
     if (sleeper->kind == SELECT && release((Select *)sleeper) < 0)
         return PYGEN_ERROR;
     if (sleeper->kind == SEND_MANY)
@@ -137,9 +114,8 @@ woken(Sleeper *sleeper, PyObject **result)
     return PYGEN_NEXT;
 }
 
-static ALWAYS_INLINE PySendResult
-go_on(Sleeper *sleeper, PyObject **result)
-{
+/* Attempt, unless it happened while it slept or others must have their turn first. */
+static ALWAYS_INLINE PySendResult go_on(Sleeper *sleeper, PyObject **result) {
     if (UNLIKELY(sleeper->phase == PARKED)) {
         if (sleeper->claim == UNCLAIMED) /* driven by hand */
             return yield_itself(sleeper, result);
@@ -159,9 +135,7 @@ go_on(Sleeper *sleeper, PyObject **result)
     return operation_step((Operation *)sleeper, result);
 }
 
-static NEVER_INLINE PySendResult
-sleeper_step(Sleeper *sleeper, PyObject **result)
-{
+static NEVER_INLINE PySendResult sleeper_step(Sleeper *sleeper, PyObject **result) {
     *result = NULL;
     if (UNLIKELY(sleeper->busy))
         return raise_busy(sleeper);
@@ -176,9 +150,7 @@ sleeper_step(Sleeper *sleeper, PyObject **result)
 }
 
 /* Until it happened. That it did, while it slept, is what a resumed one finds most often. */
-static PySendResult
-sleeper_send(PyObject *self, PyObject *arg, PyObject **result)
-{
+static PySendResult sleeper_send(PyObject *self, PyObject *arg, PyObject **result) {
     Sleeper *sleeper = (Sleeper *)self;
     if (sleeper->phase != PARKED || sleeper->claim != HAPPENED || sleeper->kind > NEXT)
         return sleeper_step(sleeper, result);
@@ -190,9 +162,7 @@ sleeper_send(PyObject *self, PyObject *arg, PyObject **result)
 /* Return `value` (whose reference is taken) from an iterator's `__next__`, as 3.12 to 3.14 want
  * it: as a StopIteration. None costs nothing. Within a step of ours the exception is one that is
  * used again and again, as whoever awaits takes it apart at once. */
-static PyObject *
-hand_out(State *state, PyObject *value)
-{
+static PyObject *hand_out(State *state, PyObject *value) {
     PyObject *stop = state->stop_iteration;
     if (Py_IsNone(value))
         Py_DECREF(value);
@@ -213,9 +183,7 @@ hand_out(State *state, PyObject *value)
 
 /* After a step: the exception must not keep what it handed out alive, nor, where Python code caught
  * it, the frames of that. */
-static inline void
-forget_handed_out(State *state)
-{
+static inline void forget_handed_out(State *state) {
 #if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
     PyStopIterationObject *stop = (PyStopIterationObject *)state->stop_iteration;
     if (stop != NULL && Py_REFCNT(stop) == 1) {
@@ -226,9 +194,7 @@ forget_handed_out(State *state)
 #endif
 }
 
-static PyObject *
-sleeper_iternext(PyObject *self)
-{
+static PyObject *sleeper_iternext(PyObject *self) {
     PyObject *result;
     if (((Sleeper *)self)->phase == FRESH) { /* `a, b = channel.recv()`: an await was forgotten */
         PyErr_Format(PyExc_TypeError, "%R is not an iterator: await it", self);
@@ -239,9 +205,7 @@ sleeper_iternext(PyObject *self)
     return result;
 }
 
-static PyObject *
-sleeper_await(Sleeper *self)
-{
+static PyObject *sleeper_await(Sleeper *self) {
     if (UNLIKELY(self->phase != FRESH)) {
         raise_used(self);
         return NULL;
@@ -253,9 +217,7 @@ sleeper_await(Sleeper *self)
 /* --- an exception at the await ------------------------------------------------------------------ */
 
 /* Whether `interrupt` was a cancellation that is put off to the task's next await. */
-static int
-put_off(Sleeper *sleeper, PyObject *interrupt)
-{
+static int put_off(Sleeper *sleeper, PyObject *interrupt) {
     State *state = sleeper->state;
     if (!PyObject_TypeCheck(interrupt, (PyTypeObject *)state->CancelledError))
         return 0;
@@ -264,9 +226,7 @@ put_off(Sleeper *sleeper, PyObject *interrupt)
 }
 
 /* Give back what a receive was handed, and count what `send_many` has sent. */
-static void
-undo(Operation *winner)
-{
+static void undo(Operation *winner) {
     if (winner->base.kind == SEND_MANY)
         winner->count++;
     if (winner->base.kind != DONE && receives(winner) && winner->value != NULL)
@@ -276,9 +236,7 @@ undo(Operation *winner)
 /* _interrupted(error): settle what an exception at the await means, None if it is merely given up.
  * True if that is to be raised; False if a send happened all the same, and goes on as if nothing
  * had been. */
-static PyObject *
-sleeper_interrupted(Sleeper *self, PyObject *interrupt)
-{
+static PyObject *sleeper_interrupted(Sleeper *self, PyObject *interrupt) {
     if (self->busy) {
         raise_busy(self);
         return NULL;
@@ -306,24 +264,18 @@ sleeper_interrupted(Sleeper *self, PyObject *interrupt)
 
 /* --- what a task asks of a future ------------------------------------------------------------- */
 
-static PyObject *
-sleeper_get_blocking(Sleeper *self, void *closure)
-{
+static PyObject *sleeper_get_blocking(Sleeper *self, void *closure) {
     return self->phase == PARKED ? PyBool_FromLong(self->blocking) : Py_NewRef(Py_None);
 }
 
-static int
-sleeper_set_blocking(Sleeper *self, PyObject *value, void *closure)
-{
+static int sleeper_set_blocking(Sleeper *self, PyObject *value, void *closure) {
     int blocking = value != NULL ? PyObject_IsTrue(value) : 0;
     self->blocking = blocking == 1;
     return blocking < 0 ? -1 : 0;
 }
 
 /* The scheduler of the loop that runs here, which it will be resumed by. */
-static bool
-sleeper_find_scheduler(Sleeper *self)
-{
+static bool sleeper_find_scheduler(Sleeper *self) {
     if (self->scheduler == NULL) {
         self->encumbered |= FOR_A_TASK;
         self->scheduler = scheduler_here(self->state);
@@ -333,15 +285,11 @@ sleeper_find_scheduler(Sleeper *self)
 
 /* An attribute and no method, as is `result`: a task asks for both each time it sleeps, and a bound
  * method costs as much as the rest of asking. */
-static PyObject *
-sleeper_get_loop(Sleeper *self, void *closure)
-{
+static PyObject *sleeper_get_loop(Sleeper *self, void *closure) {
     return sleeper_find_scheduler(self) ? Py_NewRef(self->scheduler->get_loop) : NULL;
 }
 
-static PyObject *
-raise_cancellation(Sleeper *self, PyObject *unused)
-{
+static PyObject *raise_cancellation(Sleeper *self, PyObject *unused) {
     PyObject *error = cancellation_of(self);
     if (error != NULL)
         raise_exception(error);
@@ -350,17 +298,14 @@ raise_cancellation(Sleeper *self, PyObject *unused)
 
 static PyMethodDef cancelled_result = {"result", PLAIN(raise_cancellation), NULL};
 
-static PyObject *
-sleeper_get_result(Sleeper *self, void *closure)
-{
+static PyObject *sleeper_get_result(Sleeper *self, void *closure) {
     if (self->claim == CANCELLED)
         return PyCFunction_New(&cancelled_result, (PyObject *)self);
     return Py_NewRef(self->state->no_result);
 }
 
-static PyObject *
-sleeper_add_done_callback(Sleeper *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
+static PyObject *sleeper_add_done_callback(Sleeper *self, PyObject *const *args, Py_ssize_t count,
+                                           PyObject *names) {
     PyObject *context = names != NULL && PyTuple_GET_SIZE(names) == 1 ? args[count] : Py_None;
     if (count != 1 || (names != NULL && PyTuple_GET_SIZE(names) > 1)) {
         PyErr_SetString(PyExc_TypeError, "add_done_callback(callback, *, context=None)");
@@ -387,17 +332,14 @@ sleeper_add_done_callback(Sleeper *self, PyObject *const *args, Py_ssize_t count
     Py_RETURN_NONE;
 }
 
-static PyObject *
-sleeper_cancel(Sleeper *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
+static PyObject *sleeper_cancel(Sleeper *self, PyObject *const *args, Py_ssize_t count,
+                                PyObject *names) {
     Py_ssize_t given = count + (names != NULL ? PyTuple_GET_SIZE(names) : 0);
     return PyBool_FromLong(cancel_sleeper(self, given > 0 ? args[0] : Py_None));
 }
 
 /* _wake(how): claim it by a timer, a thread's cancellation or timeout, a future that is done. */
-static PyObject *
-sleeper_wake(Sleeper *self, PyObject *how)
-{
+static PyObject *sleeper_wake(Sleeper *self, PyObject *how) {
     long number = PyLong_AsLong(how);
     if (number <= UNCLAIMED || number > CANCELLED) {
         if (!PyErr_Occurred())
@@ -408,14 +350,16 @@ sleeper_wake(Sleeper *self, PyObject *how)
 }
 
 static PyGetSetDef sleeper_getset[] = {
-    {"_asyncio_future_blocking", (getter)sleeper_get_blocking, (setter)sleeper_set_blocking, NULL, NULL},
+    {"_asyncio_future_blocking", (getter)sleeper_get_blocking, (setter)sleeper_set_blocking, NULL,
+     NULL},
     {"get_loop", (getter)sleeper_get_loop, NULL, NULL, NULL},
     {"result", (getter)sleeper_get_result, NULL, NULL, NULL},
     {NULL},
 };
 
 static PyMemberDef sleeper_members[] = {
-    {"since", T_DOUBLE, offsetof(Sleeper, since), READONLY, "The loop's time at which a task parked here."},
+    {"since", T_DOUBLE, offsetof(Sleeper, since), READONLY,
+     "The loop's time at which a task parked here."},
     {"_phase", T_UBYTE, offsetof(Sleeper, phase), READONLY, NULL},
     {"_claim", T_UBYTE, offsetof(Sleeper, claim), READONLY, NULL},
     {"_driver", T_OBJECT, offsetof(Sleeper, driver), 0, NULL},

@@ -7,9 +7,7 @@
 static void actor_dealloc(PyObject *object);
 
 /* The type of asyncio that an actor is one of. */
-static PyTypeObject *
-asyncio_future(PyObject *self)
-{
+static PyTypeObject *asyncio_future(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     while (type->tp_dealloc != actor_dealloc)
         type = type->tp_base;
@@ -20,9 +18,7 @@ asyncio_future(PyObject *self)
 
 /* _begin(coroutine, loop, name, context): what `__init__` has checked. Started in the order in which
  * asyncio would start a task. */
-static PyObject *
-task_begin(Actor *self, PyObject *args)
-{
+static PyObject *task_begin(Actor *self, PyObject *args) {
     PyObject *coroutine, *loop, *name, *context;
     if (!PyArg_ParseTuple(args, "OOOO", &coroutine, &loop, &name, &context))
         return NULL;
@@ -33,24 +29,18 @@ task_begin(Actor *self, PyObject *args)
     return begun ? Py_NewRef(Py_None) : NULL;
 }
 
-static int
-actor_traverse(PyObject *object, visitproc visit, void *arg)
-{
+static int actor_traverse(PyObject *object, visitproc visit, void *arg) {
     VISIT_ALL(((Actor *)object)->scheduler, ((Actor *)object)->on_end);
     return asyncio_future(object)->tp_traverse(object, visit, arg);
 }
 
-static int
-actor_clear(PyObject *object)
-{
+static int actor_clear(PyObject *object) {
     ((Actor *)object)->ended = true; /* whoever still calls it finds nothing to do */
     CLEAR_ALL(((Actor *)object)->scheduler, ((Actor *)object)->on_end);
     return asyncio_future(object)->tp_clear(object);
 }
 
-static void
-actor_finalize(PyObject *object)
-{
+static void actor_finalize(PyObject *object) {
     Actor *self = (Actor *)object;
     if (!self->ended && self->log_destroy_pending && self->scheduler != NULL) {
         PyObject *pending = take_exception();
@@ -61,9 +51,7 @@ actor_finalize(PyObject *object)
     asyncio_future(object)->tp_finalize(object);
 }
 
-static void
-actor_dealloc(PyObject *object)
-{
+static void actor_dealloc(PyObject *object) {
     PyTypeObject *future = asyncio_future(object);
 #if PY_VERSION_HEX < 0x030C0000
     PyTypeObject *type = Py_TYPE(object);
@@ -80,23 +68,17 @@ actor_dealloc(PyObject *object)
 
 /* --- cancellation ------------------------------------------------------------------------------ */
 
-static PyObject *
-task_cancel(Actor *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
+static PyObject *task_cancel(Actor *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     Py_ssize_t given = count + (names != NULL ? PyTuple_GET_SIZE(names) : 0);
     int taken = actor_cancel(self, given > 0 ? args[0] : Py_None);
     return taken < 0 ? NULL : PyBool_FromLong(taken);
 }
 
-static PyObject *
-task_cancelling(Actor *self, PyObject *unused)
-{
+static PyObject *task_cancelling(Actor *self, PyObject *unused) {
     return PyLong_FromLong(self->cancelling);
 }
 
-static PyObject *
-task_uncancel(Actor *self, PyObject *unused)
-{
+static PyObject *task_uncancel(Actor *self, PyObject *unused) {
     if (self->cancelling > 0 && --self->cancelling == 0)
         self->must_cancel = false;
     return PyLong_FromLong(self->cancelling);
