@@ -147,7 +147,8 @@ def select_nowait(*, priority: bool = False) -> tuple[None, bool]:
 
 def wake_after(timeout: float, sleeper: Any) -> asyncio.TimerHandle:
     """Have a select time out so many seconds from now."""
-    return asyncio.get_running_loop().call_later(timeout, sleeper._wake, TIMED_OUT)
+    handle: asyncio.TimerHandle = sleeper.get_loop().call_later(timeout, sleeper._wake, TIMED_OUT)
+    return handle
 
 
 def refuse_case(index: int, case: Any) -> NoReturn:

@@ -74,7 +74,6 @@ class Select(SelectFace):
     def drive(self) -> Generator[Any, Any, tuple[int | None, Any]]:
         """Attempt each case, and if none is ready sleep in all lines, until one happened."""
         here = here_now()
-        deadline = None if self.timeout is None else here.time() + self.timeout
         while True:
             if budget.left <= 0:
                 budget.left = BUDGET
@@ -97,7 +96,7 @@ class Select(SelectFace):
                     peer.wake(here)
                 return index, outcome(self.cases[index], closed)
             assert waiter is not None
-            winner = yield from self.sleep(waiter, deadline)
+            winner = yield from self.sleep(waiter)
             if winner is TIMED_OUT:
                 return None, None
             if isinstance(winner, Operation):
@@ -116,11 +115,12 @@ class Select(SelectFace):
                 case.enqueue()
         return waiter
 
-    def sleep(self, waiter: Waiter, deadline: float | None) -> Generator[Any, Any, object]:
+    def sleep(self, waiter: Waiter) -> Generator[Any, Any, object]:
         """Sleep until claimed, leave the other lines, and return the winner."""
         timer = None
-        if deadline is not None:
-            timer = waiter.get_loop().call_at(deadline, waiter.claim_and_wake, TIMED_OUT)
+        if self.timeout is not None:
+            loop = waiter.get_loop()
+            timer = loop.call_later(self.timeout, waiter.claim_and_wake, TIMED_OUT)
         try:
             yield waiter
         except BaseException as interrupt:
