@@ -282,3 +282,22 @@ async def test_what_was_started_before_a_sleep_has_begun_after_it(any_loop: Any)
         return seen
 
     assert await spawn(start()) == [0, 1, 2]
+
+
+async def test_a_cancellation_takes_a_message_and_nothing_else() -> None:
+    channel: Any = native.Channel()
+
+    async def receive() -> None:
+        await channel.recv()
+
+    actor = spawn(receive())
+    await asyncio.sleep(0)
+    for cancelled in actor, native.parked_on(actor):
+        with pytest.raises(TypeError, match="cancel.. takes a message"):
+            cancelled.cancel(message="twice")
+        with pytest.raises(TypeError, match="cancel.. takes a message"):
+            cancelled.cancel("once", msg="twice")
+    assert not actor.cancelling()
+    actor.cancel(msg="once")
+    with pytest.raises(asyncio.CancelledError, match="once"):
+        await actor

@@ -332,10 +332,22 @@ static PyObject *sleeper_add_done_callback(Sleeper *self, PyObject *const *args,
     Py_RETURN_NONE;
 }
 
+/* cancel(msg=None): the message, borrowed; NULL with an error set for other arguments. */
+static PyObject *given_message(PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    Py_ssize_t named = names != NULL ? PyTuple_GET_SIZE(names) : 0;
+    if (count + named == 0)
+        return Py_None;
+    if (count + named == 1 &&
+        (named == 0 || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "msg") == 0))
+        return args[0];
+    PyErr_SetString(PyExc_TypeError, "cancel() takes a message, msg=None, and nothing else");
+    return NULL;
+}
+
 static PyObject *sleeper_cancel(Sleeper *self, PyObject *const *args, Py_ssize_t count,
                                 PyObject *names) {
-    Py_ssize_t given = count + (names != NULL ? PyTuple_GET_SIZE(names) : 0);
-    return PyBool_FromLong(cancel_sleeper(self, given > 0 ? args[0] : Py_None));
+    PyObject *message = given_message(args, count, names);
+    return message != NULL ? PyBool_FromLong(cancel_sleeper(self, message)) : NULL;
 }
 
 /* _wake(how): claim it by a timer, a thread's cancellation or timeout, a future that is done. */

@@ -69,8 +69,8 @@ static void actor_dealloc(PyObject *object) {
 /* --- cancellation ------------------------------------------------------------------------------ */
 
 static PyObject *task_cancel(Actor *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    Py_ssize_t given = count + (names != NULL ? PyTuple_GET_SIZE(names) : 0);
-    int taken = actor_cancel(self, given > 0 ? args[0] : Py_None);
+    PyObject *message = given_message(args, count, names);
+    int taken = message != NULL ? actor_cancel(self, message) : -1;
     return taken < 0 ? NULL : PyBool_FromLong(taken);
 }
 

@@ -472,6 +472,6 @@ thread_actors: weakref.WeakSet[ThreadActor] = weakref.WeakSet()
 
 
 def seed(n: int) -> None:
-    """Start this thread's dice of select at `n`, and the budget anew, for runs that repeat."""
+    """Start the dice of select at `n`, and the budget anew, for runs that repeat."""
     thread.dice = n & 0xFFFFFFFFFFFFFFFF
     budget.left = BUDGET
