@@ -96,9 +96,8 @@ adopt(Operation, sleeping.KindFace)
 adopt(Operation, OperationFace)
 adopt(SendMany, SendManyFace)
 adopt(SendMany, sleeping.SendingManyFace)
-for kind, face in (SendMany, sleeping.SendingManyFace), (RecvMany, sleeping.ReceivingManyFace):
-    kind.__doc__ = face.__doc__
-del kind, face
+SendMany.__doc__ = sleeping.SendingManyFace.__doc__
+RecvMany.__doc__ = sleeping.ReceivingManyFace.__doc__
 adopt(Select, SelectFace)
 adopt(Actor, tasks.ActorFace)
 bind(
