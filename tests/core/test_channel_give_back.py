@@ -286,3 +286,50 @@ async def test_channel_4_a_coroutine_closed_after_the_hand_off_gives_back(
         assert ours == []
         with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
             task.result()
+
+
+class Awaiting:
+    def __init__(self, step: Any) -> None:
+        self.step = step
+
+    def __await__(self) -> Any:
+        return self.step
+
+
+async def test_channel_4_what_was_given_back_stays_when_its_operation_is_closed(
+    core: Any, start: Any, settle: Any
+) -> None:
+    """Whoever drives the operation by hand may close it, or throw into it, after it has ended."""
+    channel = core.Channel()
+    step = channel.recv().__await__()
+
+    async def receive() -> None:
+        await Awaiting(step)
+
+    task = start(receive())
+    await settle()
+    channel.send_nowait("value")
+    task.cancel()
+    await settle()
+    assert task.cancelled()
+    step.close()
+    with pytest.raises(LookupError):
+        step.throw(LookupError())
+    assert drained(channel) == ["value"]
+
+
+async def test_channel_4_closing_a_case_by_hand_takes_nothing_from_its_select(
+    core: Any, start: Any, settle: Any
+) -> None:
+    channel, other = core.Channel(), core.Channel()
+    case = channel.send("value")
+
+    async def choose() -> Any:
+        return await core.select(case, other.recv())
+
+    task = start(choose())
+    await settle()
+    if hasattr(case, "close"):  # in the Python core an operation is not what drives it
+        case.close()
+    assert channel.recv_nowait() == "value"
+    assert await task == (0, None)

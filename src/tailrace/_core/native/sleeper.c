@@ -241,6 +241,8 @@ static PyObject *sleeper_interrupted(Sleeper *self, PyObject *interrupt) {
         raise_busy(self);
         return NULL;
     }
+    if (self->phase == SPENT) /* or a case: its select has what it came to, or the channel has */
+        Py_RETURN_TRUE;
     bool parked = self->phase == PARKED, select = self->kind == SELECT;
     bool happened = parked && !claim(self, CANCELLED, NULL) && self->claim == HAPPENED;
     Operation *winner = select ? ((Select *)self)->winner : (Operation *)self;
