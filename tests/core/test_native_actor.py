@@ -301,3 +301,24 @@ async def test_a_cancellation_takes_a_message_and_nothing_else() -> None:
     actor.cancel(msg="once")
     with pytest.raises(asyncio.CancelledError, match="once"):
         await actor
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="no task can be made anew from 3.15 on")
+async def test_what_an_actor_lets_go_of_when_it_is_made_anew_may_cancel_it() -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    made: list[Any] = []
+
+    async def old() -> None:
+        try:
+            await future
+        finally:
+            made[0].cancel("too late")
+
+    async def new() -> int:
+        return 7
+
+    actor: Any = Actor(old())
+    made.append(actor)
+    await asyncio.sleep(0)
+    actor.__init__(new())
+    assert await actor == 7

@@ -460,3 +460,9 @@ async def test_select_repr_and_description_name_the_cases(core: Any) -> None:
     select = core.select(a.recv(), None, b.send(1), timeout=0)
     assert "receiving from a or sending to b" in repr(select)
     await select
+
+
+async def test_select_names_the_first_case_that_it_refuses(core: Any) -> None:
+    case = core.Channel().recv()
+    with pytest.raises(RuntimeError, match="case 1 of select was used already"):
+        core.select(case, case, None, case)

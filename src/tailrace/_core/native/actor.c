@@ -304,6 +304,7 @@ static int actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, P
     PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
     if (own == NULL)
         return -1;
+    self->ended = true; /* for what the coroutine that it lets go of may still ask of it */
     CLEAR_ALL(self->scheduler, self->on_end);
     self->scheduler = (Scheduler *)Py_NewRef(scheduler);
     self->context = own;

@@ -76,7 +76,6 @@ static bool add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec, P
 
 static int module_exec(PyObject *module) {
     State *state = PyModule_GetState(module);
-    state->module = module;
     state->budget = OPERATIONS_BUDGET;
     bool good = take_constants(state) && take_future(state) &&
                 add_type(module, &state->Sleeper, &sleeper_spec, NULL) &&

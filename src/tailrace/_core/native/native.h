@@ -212,7 +212,6 @@ struct State {
     PyObject *empty_tuple, *msg_names, *context_names;
     PyObject *no_result;      /* what a sleeper that happened has as its `result` */
     PyObject *stop_iteration; /* reused, see `hand_out` */
-    PyObject *module;         /* borrowed */
     Py_ssize_t budget;
     Scheduler *active;        /* borrowed: the scheduler that stepped last; see `active_here` */
     Scheduler *latest;        /* borrowed: the one asked for last */

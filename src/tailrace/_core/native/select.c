@@ -211,12 +211,13 @@ static PySendResult select_step(Select *self, PyObject **result) {
 static bool take_cases(Select *self, PyObject *const *cases, Py_ssize_t count) {
     State *state = self->base.state;
     Py_ssize_t refused = -1;
-    for (Py_ssize_t n = count; n-- > 0;) {
+    for (Py_ssize_t n = 0; n < count; n++) {
         Sleeper *each = is_operation(state, cases[n]) ? (Sleeper *)cases[n] : NULL;
         bool fresh = each != NULL && each->phase == FRESH;
         if (fresh)
             each->phase = SPENT;
-        if (!(fresh && (each->kind <= SEND || each->kind == DONE)) && !Py_IsNone(cases[n]))
+        bool good = fresh && (each->kind <= SEND || each->kind == DONE);
+        if (!good && !Py_IsNone(cases[n]) && refused < 0)
             refused = n;
         PyTuple_SET_ITEM(self->cases, n, Py_NewRef(cases[n]));
     }

@@ -15,7 +15,7 @@ from tailrace.errors import WouldBlock
 # As the engine counts, in `native.h`.
 FRESH, PARKED = 0, 3
 UNCLAIMED, HAPPENED, LOOK_AGAIN, TIMED_OUT, CANCELLED = range(5)
-DONE, SELECT = 5, 6
+DONE = 5
 DOES = (
     "Channel.recv",
     "Channel.send",
