@@ -25,12 +25,24 @@ static void take_in_one_go(Channel *channel, PyObject *values, Py_ssize_t most) 
     pay(channel->state, &effects);
 }
 
+/* What there is, one by one, until the list is full; with a ticket only what is older than that. */
+static void take_one_by_one(Channel *channel, PyObject *values, Py_ssize_t most, Py_ssize_t ticket) {
+    while (PyList_GET_SIZE(values) < most) {
+        Effects effects = {NULL};
+        PyObject *value = ticket > 0 ? channel_take_before(channel, ticket, &effects)
+                                     : channel_take(channel, &effects);
+        pay(channel->state, &effects);
+        if (value == NULL)
+            return;
+        add_value(values, value);
+    }
+}
+
 /* What it waited for, after older values that others gave back; and what else is there. */
 static PyObject *recv_many_outcome(Operation *self) {
     Channel *channel = self->channel;
-    State *state = channel->state;
     Py_ssize_t most = Py_MIN(self->count - 1, channel_length(channel) + channel->senders.count) + 1;
-    PyObject *values = PyList_New(most), *value; /* the collector may run here */
+    PyObject *values = PyList_New(most); /* the collector may run here */
     if (values == NULL) {
         PyObject *error = take_exception();
         undo(self);
@@ -39,27 +51,14 @@ static PyObject *recv_many_outcome(Operation *self) {
     }
     PyObject_GC_UnTrack(values); /* until it is whole */
     Py_SET_SIZE(values, 0);
-    for (Py_ssize_t ticket = self->base.ticket; ticket > 0 && PyList_GET_SIZE(values) < most - 1;) {
-        Effects effects = {NULL};
-        value = channel_take_before(channel, ticket, &effects);
-        pay(state, &effects);
-        if (value == NULL)
-            break;
-        add_value(values, value);
-    }
+    if (self->base.ticket > 0)
+        take_one_by_one(channel, values, most - 1, self->base.ticket);
     add_value(values, self->value);
     self->value = NULL;
     take_in_one_go(channel, values, most);
-    while (PyList_GET_SIZE(values) < most) {
-        Effects effects = {NULL};
-        value = channel_take(channel, &effects);
-        pay(state, &effects);
-        if (value == NULL)
-            break;
-        add_value(values, value);
-    }
+    take_one_by_one(channel, values, most, 0);
     PyObject_GC_Track(values);
-    state->budget -= PyList_GET_SIZE(values) - 1;
+    channel->state->budget -= PyList_GET_SIZE(values) - 1;
     return values;
 }
 
