@@ -64,7 +64,8 @@ class ActorFace:
         if not asyncio.iscoroutine(coro):
             raise TypeError(f"a coroutine was expected, got {coro!r}")
         name = f"Task-{next(_numbers)}" if name is None else str(name)
-        self._begin(coro, loop or asyncio.get_event_loop(), name, context)
+        loop = asyncio.get_event_loop() if loop is None else loop
+        self._begin(coro, loop, name, context)
         _register_task(self)
         if self._source_traceback:
             del self._source_traceback[-1]  # this frame; not of interest, as asyncio says
