@@ -22,6 +22,7 @@ SRC = Path(__file__).parent.parent / "src"
 # A module belongs to the longest of these names that it is or lies in.
 LAYERS = {
     "tailrace.errors": 0,
+    "tailrace._notes": 0,
     "tailrace._core": 0,
     "tailrace.channel": 1,
     "tailrace.retry": 1,

@@ -30,6 +30,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
+from tailrace._notes import add_note
 from tailrace.gather.backends import label
 
 __all__ = ["GRACE", "Dispose", "Race", "close", "sign"]
@@ -235,8 +236,7 @@ async def _fail(error: Exception) -> Any:
 def sign(error: Exception, whom: object, position: int, of: int) -> None:
     """Note on a failure whose it is."""
     note = f"backend {position} of {of}: {label(whom)}"
-    if note not in getattr(error, "__notes__", ()):  # some backends raise one object many times
-        error.add_note(note)
+    add_note(error, note)  # once: some backends raise one object many times
 
 
 _left_behind: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks but weakly

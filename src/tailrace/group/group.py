@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVarTuple
 
+from tailrace._notes import add_note
 from tailrace.channel import Channel
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, ActorState
@@ -209,10 +210,11 @@ class Group:
         label = self._topology.label
         receives = ", ".join(label(channel) for channel in stage.wiring.channels("receive"))
         sends = ", ".join(label(channel) for channel in stage.wiring.channels("send"))
-        error.add_note(
+        add_note(
+            error,
             f"in actor {actor.name!r} of stage {stage.name!r}"
             + (f", receiving from {receives}" if receives else "")
-            + (f", sending to {sends}" if sends else "")
+            + (f", sending to {sends}" if sends else ""),
         )
         self._failures[id(error)] = error
         self._cancel_all(error)

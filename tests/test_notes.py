@@ -1,0 +1,93 @@
+"""A note on an exception of any class: there, or in the log; never another exception."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import pytest
+
+from tailrace._notes import add_note, describe
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class RefusesNotes(Exception):
+    def add_note(self, note: str, /) -> None:
+        raise PermissionError(note)
+
+
+class RefusesAttributes(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class NotesAreText(Exception):
+    __notes__ = "of another library"  # type: ignore[assignment]
+
+
+class NotesRaise(Exception):
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        raise ValueError("no notes yet")
+
+
+class Speechless(RefusesNotes):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+REFUSING = [
+    Frozen(3),
+    RefusesNotes("x"),
+    RefusesAttributes("x"),
+    NotesAreText("x"),
+    NotesRaise("x"),
+    Speechless("x"),
+]
+
+
+@pytest.mark.parametrize("error", REFUSING, ids=lambda error: type(error).__name__)
+def test_a_note_that_is_refused_is_logged(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR, logger="tailrace"):
+        add_note(error, "in actor 'a'")
+
+    assert caplog.messages == [f"{describe(error)}: in actor 'a'"]
+
+
+def test_a_note_is_added_once() -> None:
+    error = ValueError("x")
+
+    add_note(error, "first")
+    add_note(error, "second")
+    add_note(error, "first")
+
+    assert error.__notes__ == ["first", "second"]
+
+
+def test_a_note_does_not_swallow_what_ends_the_process() -> None:
+    class Exits(Exception):
+        def add_note(self, note: str, /) -> None:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        add_note(Exits(), "x")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("bad"), "ValueError: bad"),
+        (ValueError(), "ValueError"),
+        (Speechless(), "Speechless: (its __str__ failed)"),
+    ],
+)
+def test_an_exception_is_described_in_one_line(error: BaseException, words: str) -> None:
+    assert describe(error) == words
