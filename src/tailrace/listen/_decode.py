@@ -20,7 +20,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tailrace.listen._request import Refused, Request
 
-__all__ = ["Decoder", "Media", "field_text"]
+__all__ = ["Decoder", "Media"]
 
 T = TypeVar("T")
 
@@ -210,11 +210,6 @@ def _form_values(form: bytes, name: bytes) -> list[str]:
         for key, _, value in [pair.partition(b"=") for pair in form.split(b"&")]
         if key == name or _plain(key) == name
     ]
-
-
-def field_text(escaped: bytes) -> str:
-    """The value of a field, from how it is written in a form or query."""
-    return (escaped if escaped.isalnum() else _plain(escaped)).decode()
 
 
 def _plain(escaped: bytes) -> bytes:

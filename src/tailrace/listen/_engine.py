@@ -20,7 +20,6 @@ __all__ = ["Engine"]
 IDLE: Final = 0.5  # seconds: who was answered that recently may be about to ask again
 FLUSH: Final = 2.0  # seconds for the last answers to be written
 HANDSHAKE: Final = 10.0
-KEPT_LENGTHS: Final = 4096  # answers shorter than that have their heads kept, by length
 
 
 class Engine:
@@ -50,7 +49,6 @@ class Engine:
         self._socket: socket.socket | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event = asyncio.Event()
-        self.starts_of_ok: dict[int, bytes] = {}  # by the length of the text
         self._starts: dict[tuple[int, bytes], bytes] = {}
         self._date = ""
 
@@ -127,7 +125,6 @@ class Engine:
         self._sweeper = self._loop.call_later(min(1.0, shortest / 4), self._sweep)
         self._date = formatdate(usegmt=True)
         self._starts.clear()
-        self.starts_of_ok.clear()
         now = self.time()
         for connection in [each for each in self.connections if each.deadline <= now]:
             connection.expire()
@@ -149,13 +146,3 @@ class Engine:
             ).encode()
             self._starts[answer.status, answer.kind] = start
             return start
-
-    def start_of_ok(self, length: int) -> bytes:
-        """What comes before so many bytes of text in the answer ``OK: …`` on a connection that is
-        kept. `starts_of_ok` has it where it was asked for a moment ago."""
-        said = Answer(200, b"OK: ")
-        start = self.start_of_answer(said)
-        start = b"%b%d\r\n\r\n%b" % (start, len(said.body) + length, said.body)
-        if length < KEPT_LENGTHS:
-            self.starts_of_ok[length] = start
-        return start

@@ -27,10 +27,9 @@ from typing import TYPE_CHECKING, Final, cast
 import httptools
 
 from tailrace.listen import _answers
-from tailrace.listen._again import Again, Head
 from tailrace.listen._answers import Answer
 from tailrace.listen._reader import Reader
-from tailrace.listen._request import Refused, Request
+from tailrace.listen._request import Refused
 from tailrace.listen._turn import SMALL_BODY, Turn, render
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ _log = logging.getLogger("tailrace.listen")
 LINGER: Final = 5.0  # seconds to let a client take in an answer before the connection is cut
 LINGER_BYTES: Final = 1024 * 1024
 MAX_AHEAD: Final = 64
-LESSONS: Final = 8  # how often a connection may change its habits
 CHUNKED_COST: Final = 8  # bytes on the wire for a byte of body, at worst
 
 
@@ -52,15 +50,12 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_advancing",
-        "_again",
         "_ahead",
         "_begun",
         "_choked",
         "_closed",
         "_current",
         "_deaf",
-        "_known",
-        "_lessons",
         "_paused",
         "_reader",
         "_stash",
@@ -79,9 +74,6 @@ class Connection(asyncio.Protocol):
         self._current: Turn | None = None
         self._ahead: deque[Turn] = deque()
         self._stash = b""
-        self._known: Head | None = None  # of the requests that were like the last one learned
-        self._again: Again | None = None
-        self._lessons = LESSONS
         self._wire = 0  # bytes received since the request that is incomplete began
         self._begun = False  # a request is incomplete, and its time runs
         self._advancing = False
@@ -117,7 +109,7 @@ class Connection(asyncio.Protocol):
         if turn is not None and turn.exchange is not None:
             turn.exchange.gone()
             turn.exchange = None
-        self._current = self._known = self._again = None
+        self._current = None
         self._reader.close()
         self._ahead.clear()
         self._stash = b""
@@ -125,10 +117,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came: parse them, or keep them until the request at work is answered."""
         turn = self._current
-        if turn is None:
-            if self._again is None or self._reader.midway or not self._again.take(data):
-                self._feed(data)
-        elif turn.complete:
+        if turn is not None and turn.complete:
             self._stash += data
             if not self._paused:
                 self._paused = True
@@ -163,38 +152,14 @@ class Connection(asyncio.Protocol):
         if self._closed or self._deaf:
             return
         reader = self._reader
-        before, begun = reader.last, reader.begun
-        fresh = self._current is None and not reader.midway  # `data` begins with a request
-        if fresh and self._known is not None and (request := self._known.read(data)) is not None:
-            self._repeated(request)
-        else:
-            self._parse(data)
+        before = reader.last
+        self._parse(data)
         if self._closed:
             return
         turn, last = self._current, reader.last
         whole = turn.complete if turn is not None else last is not before and not reader.midway
         if not whole:
             self._still_incomplete(turn, len(data))
-        elif fresh and reader.begun <= begun + 1 and last is not None:  # one, and nothing after it
-            self._learn(data, last)
-
-    def _repeated(self, request: Request) -> None:
-        """A request came as a whole, and is read already."""
-        self._reader.last = turn = Turn(request, keep_alive=True, old=False)
-        turn.complete = True
-        self.begin(turn)
-        self._open(turn)
-        self._completed(turn)
-
-    def _learn(self, packet: bytes, turn: Turn) -> None:
-        """The request of `turn`, which `packet` was, may be like those that follow."""
-        if not self._lessons or self._deaf:
-            return
-        self._lessons -= 1
-        head = Head.of(packet, turn, self.engine.max_head)
-        if head is not None:
-            self._known = head
-            self._again = Again.of(packet, head, turn, self)
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -268,16 +233,11 @@ class Connection(asyncio.Protocol):
         turn.complete = True
         if turn is self._current:
             self._wire = 0
-            self.begin(turn)
+            self._begun = False
+            self.deadline = math.inf  # from now on the client waits for us
             self._completed(turn)
 
     # --- the turn of each request -----------------------------------------------------------
-
-    def begin(self, turn: Turn) -> None:
-        """This request is at work, and complete: from now on the client waits for us."""
-        self._current = turn
-        self._begun = False
-        self.deadline = math.inf
 
     def _open(self, turn: Turn) -> None:
         """It is this request's turn."""
@@ -323,25 +283,6 @@ class Connection(asyncio.Protocol):
             self._advance()
         else:
             self._linger()
-
-    def answer_ok(self, turn: Turn, text: bytes) -> None:
-        """Answer the request at work, which is an `Again`, that its message is stored."""
-        engine = self.engine
-        if engine.draining or not turn.keep_alive:
-            self.answer(Answer(200, b"OK: " + text))
-            return
-        turn.answered = True
-        turn.exchange = None
-        try:
-            start = engine.starts_of_ok[len(text)]
-        except KeyError:
-            start = engine.start_of_ok(len(text))
-        self._transport.write(start + text)
-        if self._ahead or self._paused or self._choked:
-            self._advance()
-        else:
-            self._current = None
-            self.deadline = engine.time() + engine.keep_alive
 
     def _advance(self) -> None:
         """The request at work is answered: go on with the next, or be idle."""
@@ -431,7 +372,6 @@ class Connection(asyncio.Protocol):
     def _go_deaf(self) -> None:
         """Nothing more that comes is a request."""
         self._deaf = True
-        self._known = self._again = None
 
     def close(self) -> None:
         """Close when what has been said is written."""

@@ -155,11 +155,6 @@ class Intake:
 
     # --- what carriers of requests ask ------------------------------------------------------
 
-    @property
-    def plain(self) -> bool:
-        """Whether a request needs nothing but to be let in."""
-        return self.authorize is None and self._token is None
-
     def open(self, request: Request, respond: Respond) -> Exchange:
         """Let a request in, at its head. Refused if it is not: answer that, and count it."""
         fields = request.fields
@@ -201,19 +196,6 @@ class Intake:
             source.fail(NotTakenError("the server is stopping"))
         else:
             source.not_taken("the server is stopping")
-
-    def enter(self, exchange: Exchange, message: Message[Any]) -> None:
-        """`open`, `began` and `put` in one, for a request of which nothing needs to be asked.
-
-        The caller has looked whether requests are let in, and has taken a place at the gate.
-        """
-        self.inside += 1
-        self._unanswered[exchange] = self._now() + self.timeout
-        self._line.append(message)
-        if self._timer is None:
-            self.began(exchange)
-        if self._wake is not None:
-            self._rouse()
 
     def began(self, exchange: Exchange) -> None:
         """The time for `exchange` starts to run."""

@@ -31,7 +31,6 @@ class Reader:
         "_max_head",
         "_parser",
         "_url",
-        "begun",
         "last",
         "midway",
     )
@@ -44,7 +43,6 @@ class Reader:
         self._fields: dict[bytes, bytes] = {}
         self._head = 0  # bytes of the head that is being parsed
         self._in_head = False
-        self.begun = 0  # how many requests have
         self.midway = False  # the last of them is not at its end
         self.last: Turn | None = None  # the one that is being parsed, or was
 
@@ -59,7 +57,6 @@ class Reader:
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        self.begun += 1
         self.midway = self._in_head = True
         self._url = b""
         self._fields = {}

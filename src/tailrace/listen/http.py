@@ -3,7 +3,7 @@
 Built of parts with one job each: `_request` (what was asked), `_decode` (to data), `_exchange`
 (one request, to its answer), `_answers` (what is said), `_intake` (who is let in, and waits),
 `_listener` (the actor), `_host` (what listeners share), `_bind` (address and TLS), `_engine`,
-`_http1`, `_reader` and `_again` (connections of our own), `_asgi` (the same behind another
+`_http1` and `_reader` (connections of our own), `_asgi` (the same behind another
 server). Only the last two lines know what carries a request.
 """
 
