@@ -9,6 +9,7 @@ import logging
 import pickle
 import sys
 import threading
+import typing
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from tailrace.channel import Channel
 from tailrace.errors import Closed
 from tailrace.message import Message, Outcome, current_message, submit
 from tailrace.message.current import make_current
+from tailrace.message.message import delayed_by_outage, digest_of, message_of
+from tailrace.message.outcome import Status
 from tailrace.testing import wait_all_parked
 
 virtual_time = pytest.mark.virtual_time
@@ -35,6 +38,15 @@ BAD = OSError("disk full")
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+class Hostile:
+    """Data of a type whose own code raises what no `except Exception` catches."""
+
+    def __repr__(self) -> str:
+        raise SystemExit("from repr")
+
+    __str__ = __repr__
 
 
 # --- settled once ---------------------------------------------------------------------------
@@ -363,6 +375,47 @@ def test_on_settle_is_called_in_the_thread_that_settles() -> None:
     assert where == [settler]
 
 
+@pytest.mark.parametrize("raised", [asyncio.CancelledError(), SystemExit(1), GeneratorExit()])
+def test_nothing_that_on_settle_raises_reaches_the_actor_that_settles(
+    raised: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(outcome: Outcome) -> None:
+        raise raised
+
+    message = Message(Hostile(), on_settle=fails)
+
+    assert message.ack()
+    assert message.outcome == Outcome("stored")
+    assert "on_settle" in caplog.text
+    assert caplog.records[-1].exc_info is not None
+    assert caplog.records[-1].exc_info[1] is raised
+
+
+def test_a_keyboard_interrupt_in_on_settle_is_the_users_and_passes() -> None:
+    def interrupted(outcome: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    message = Message("foo", on_settle=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        message.ack()
+    assert message.outcome == Outcome("stored")
+
+
+def test_a_logging_filter_that_raises_does_not_end_the_actor_that_settles() -> None:
+    def fails(outcome: Outcome) -> None:
+        raise ValueError
+
+    def broken(record: logging.LogRecord) -> bool:
+        raise AttributeError("id of None")
+
+    log = logging.getLogger("tailrace.message.message")
+    log.addFilter(broken)
+    try:
+        assert Message("foo", on_settle=fails).ack()
+    finally:
+        log.removeFilter(broken)
+
+
 def test_what_on_settle_raises_is_logged_and_the_outcome_stands(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -437,6 +490,32 @@ def test_the_worst_of_the_parts_wins(settled: list[int | None], wins: str) -> No
         del part
     assert whole.outcome is not None
     assert whole.outcome.status == wins
+
+
+@pytest.mark.parametrize(("better", "worse"), [("rejected", "dead"), ("dead", "failed")])
+def test_a_dead_letter_is_worse_than_a_rejection_and_better_than_a_failure(
+    better: Any, worse: Any
+) -> None:
+    whole = Message("foo")
+    for status, part in zip((worse, better), whole.split(2), strict=True):
+        part._settle(Outcome(status, "why"))
+    assert whole.outcome == Outcome(worse, "why")
+
+
+def test_only_failed_and_lost_are_for_a_source_to_send_again() -> None:
+    statuses = typing.get_args(Status)
+    assert {s for s in statuses if not Outcome(s).final} == {"failed", "lost"}
+    assert len(statuses) == 6
+
+
+def test_an_outcome_shows_what_cannot_show_itself() -> None:
+    assert "cannot be shown" in repr(Outcome("stored", result=Hostile()))
+    assert "Message" in repr(Message(Hostile()))
+
+
+def test_an_id_that_is_no_text_is_said_so_at_once() -> None:
+    with pytest.raises(TypeError, match="must be a str, not 7"):
+        Message("foo", id=7)  # type: ignore[arg-type]
 
 
 def test_the_results_of_the_parts_become_a_list() -> None:
@@ -659,3 +738,57 @@ async def test_a_task_that_was_started_for_a_message_does_not_keep_it_alive() ->
     assert ending.outcome is not None
     done.set()
     assert await task is None
+
+
+# --- what stores and sources tell each other ------------------------------------------------
+
+
+class Source:
+    """What a source is told of its message."""
+
+    def __init__(self) -> None:
+        self.outages = 0
+        self.outcomes: list[Outcome] = []
+
+    def __call__(self, outcome: Outcome, data: object) -> None:
+        self.outcomes.append(outcome)
+
+    def outage(self) -> None:
+        self.outages += 1
+
+
+def test_the_digest_of_what_a_client_sent_goes_where_the_message_goes() -> None:
+    message = message_of("foo", "key", Source(), {"a": "b"}, b"digest")
+    derived = message.with_data(1)
+    parts = derived.split(2)
+    joined = Message.join([message_of("bar", None, Source())])
+
+    assert [digest_of(m) for m in (message, derived, *parts)] == [b"digest"] * 4
+    assert [dict(m.headers) for m in (message, derived, *parts)] == [{"a": "b"}] * 4
+    assert digest_of(joined) is None
+    assert digest_of(Message("foo", id="key")) is None
+
+
+def test_a_source_hears_of_an_outage_from_whatever_its_message_became() -> None:
+    source = Source()
+    message = message_of("foo", None, source)
+    forms: list[Message[Any]] = [message, message.with_data(1), message.split(2)[1]]
+    forms.append(Message.join([message.with_data(2)]))
+
+    for form in forms:
+        delayed_by_outage(form)
+    assert source.outages == 4
+    assert source.outcomes == []
+
+    message.ack()
+    delayed_by_outage(message)
+    assert source.outages == 4
+
+
+def test_a_source_that_does_not_ask_for_outages_is_not_told() -> None:
+    heard: list[Outcome] = []
+    message = Message("foo", on_settle=heard.append)
+    delayed_by_outage(message)
+    message.ack()
+    delayed_by_outage(message)
+    assert heard == [Outcome("stored")]

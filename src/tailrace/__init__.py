@@ -27,7 +27,7 @@ from tailrace.channel import (
     SyncReceiver,
     SyncSender,
 )
-from tailrace.errors import Abort, Closed, Deadlock, Reject, TailraceError, WouldBlock
+from tailrace.errors import Abort, Closed, Deadlock, Outage, Reject, TailraceError, WouldBlock
 from tailrace.gather import (
     Answer,
     Backend,
@@ -86,6 +86,7 @@ __all__ = [
     "HedgedStatistics",
     "Message",
     "Operation",
+    "Outage",
     "Outcome",
     "Receiver",
     "Reject",

@@ -7,7 +7,7 @@ in Python.
 
 from __future__ import annotations
 
-__all__ = ["Abort", "Closed", "Deadlock", "Reject", "TailraceError", "WouldBlock"]
+__all__ = ["Abort", "Closed", "Deadlock", "Outage", "Reject", "TailraceError", "WouldBlock"]
 
 
 class TailraceError(Exception):
@@ -58,3 +58,11 @@ class Reject(TailraceError):
     def __init__(self, reason: str = "rejected") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Outage(TailraceError):
+    """What a message fails with when something that it needs is out of order (a store's database):
+    it was not stored, and may be sent again later. `__cause__` is the error that shows the outage.
+
+    The HTTP caller hears 503 with ``Retry-After``.
+    """

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tailrace import Channel, Group, Message, Receiver
+from tailrace import Channel, Group, Message, Outage, Outcome, Receiver
 from tailrace.listen import HttpServer, ListenHttp, Request, listen_http
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
@@ -87,9 +87,11 @@ async def test_a_result_that_is_no_json_is_answered_all_the_same(serve: Any) -> 
         (lambda m: m.fail("disk full"), 500, "failed: disk full"),
         (lambda m: m.fail(ValueError("secret")), 500, "failed: an internal error"),
         (lambda m: m.fail("overflow"), 503, "unavailable: overflow"),
+        (lambda m: m.fail(Outage("db.internal")), 503, "unavailable: the store is out of order"),
+        (lambda m: m._settle(Outcome("dead", "3 tries")), 202, "dead: 3 tries"),
         (lambda m: None, 500, "lost: the program dropped the message"),
     ],
-    ids=["stored", "aborted", "rejected", "failed", "error", "overflow", "lost"],
+    ids=["stored", "aborted", "rejected", "failed", "error", "overflow", "outage", "dead", "lost"],
 )
 async def test_each_outcome_has_its_answer(
     serve: Any, how: Callable[[Message[str]], object], status: int, text: str

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from tailrace.errors import Outage
 from tailrace.listen._decode import NDJSON
 from tailrace.listen._request import Refused
 from tailrace.listen._whole import whole
@@ -138,12 +139,16 @@ def _said(outcome: Outcome) -> tuple[int, dict[str, Any]]:
             return 200, {"status": "aborted", "reason": outcome.reason}
         case "rejected":
             return 422, {"status": "rejected", "reason": outcome.reason}
+        case "dead":
+            return 202, {"status": "dead", "reason": outcome.reason}
         case "lost":
             return 500, {"status": "lost", "reason": "the program dropped the message"}
         case "failed":
             pass
     if isinstance(outcome.error, NotTakenError):
         return 503, {"status": "unavailable", "reason": str(outcome.error)}
+    if isinstance(outcome.error, Outage):  # its text may name a host or a file
+        return 503, {"status": "unavailable", "reason": "the store is out of order"}
     if outcome.error is None and outcome.reason == "overflow":  # a channel that sheds load
         return 503, {"status": "unavailable", "reason": "overflow"}
     reason = outcome.reason if outcome.error is None else "an internal error"

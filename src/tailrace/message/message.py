@@ -19,20 +19,23 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
-from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, short, worst
+from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, shown, worst
 from tailrace.message.settlement import Fate, Settlement
 
-__all__ = ["Message", "Told", "message_of"]
+__all__ = ["Message", "Told", "delayed_by_outage", "digest_of", "message_of"]
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 Told = Callable[[Outcome, Any], object]
-"""Whom a message tells how it ended, and with which data. As `on_settle` otherwise."""
+"""Called with how a message ended and with which data. As `on_settle` otherwise.
+
+A source that wants to hear of outages gives an object that has a method `outage()` besides; see
+`delayed_by_outage`.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class Message(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_claim",
+        "_digest",
         "_fate",
         "_headers",
         "_id",
@@ -87,6 +91,9 @@ class Message(Generic[T]):
         self._outcome: Outcome | None = None
         self._claim: list[Told | None] = [None if on_settle is None else _of_outcome(on_settle)]
         self._fate: Fate | None = None
+        self._digest: bytes | None = None
+        if id is not None and not isinstance(id, str):
+            raise TypeError(f"the id of a message must be a str, not {id!r}")
         self._id = id
         self._headers = headers if headers is _NO_HEADERS else MappingProxyType(dict(headers))
 
@@ -121,8 +128,12 @@ class Message(Generic[T]):
         if told is not None:
             try:
                 told(outcome, self.data)
-            except Exception:
-                _log.exception("on_settle of %r raised; the outcome stands", root)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                # Not even a CancelledError of its own (say, of a future that it looks at) may
+                # reach the actor that settles: the messages after this one are not concerned.
+                _report(root, error)
         return True
 
     def __discarded__(self, reason: str) -> None:
@@ -190,7 +201,7 @@ class Message(Generic[T]):
         outcome = self.outcome
         status = "open" if outcome is None else outcome.status
         name = self.id if len(self.id) <= 20 else f"{self.id[:8]}…{self.id[-4:]}"
-        return f"<Message {name} {short.repr(self.data)} {status}>"
+        return f"<Message {name} {shown(self.data)} {status}>"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         # A copy would be settled, or lost, on behalf of the original.
@@ -213,9 +224,9 @@ class Message(Generic[T]):
     def split(self, n: int) -> list[Message[T]]:
         """`n` messages with this one's data and headers; it is settled when all of them are.
 
-        The worst outcome wins: lost, failed, rejected, aborted, stored. If all are stored and one
-        has a result, the result is the list of the parts' results. The parts' ids are this
-        message's with ``.0``, ``.1``, … appended, so that a repeat splits into repeats.
+        The worst outcome wins: lost, failed, dead, rejected, aborted, stored. If all are stored
+        and one has a result, the result is the list of the parts' results. The parts' ids are
+        this message's with ``.0``, ``.1``, … appended, so that a repeat splits into repeats.
         ValueError if `n` is not positive.
         """
         if n < 1:
@@ -224,13 +235,11 @@ class Message(Generic[T]):
                 f"settle it instead where there are none"
             )
         whole = _Whole(self, n)
-        parts = [
-            message_of(self.data, f"{self.id}.{i}", partial(whole.part_settled, i))
+        headers, digest = self._headers, digest_of(self)
+        return [
+            message_of(self.data, f"{self.id}.{i}", _Part(whole, i), headers, digest)
             for i in range(n)
         ]
-        for part in parts:
-            part._headers = self._headers
-        return parts
 
     @staticmethod
     def join(messages: Iterable[Message[U]]) -> Message[list[U]]:
@@ -241,47 +250,118 @@ class Message(Generic[T]):
         members = list(messages)
         if not members:
             raise ValueError("join: there are no messages to join")
-        return message_of([m.data for m in members], None, partial(_settle_all, members))
+        return message_of([m.data for m in members], None, _Joined(members))
 
 
-def message_of(data: T, id: str | None, told: Told) -> Message[T]:
+def message_of(
+    data: T,
+    id: str | None,
+    told: Told,
+    headers: Mapping[str, str] = _NO_HEADERS,
+    digest: bytes | None = None,
+) -> Message[T]:
     """A message that tells `told` how it ended and with which data, which may not be `data`.
 
-    For sources in this package. It also costs half of what the constructor does, since a call of
-    a class with an `__init__`, and with keywords, is dear (before 3.13 more than all the rest).
+    For sources in this package. `headers` is not copied: nobody may change it. `digest` is of what
+    a client sent, where the client chose the id; see `digest_of`. It costs half of what the
+    constructor does, since a call of a class with an `__init__`, and with keywords, is dear
+    (before 3.13 more than all the rest).
     """
     message: Message[T] = _new(Message)
     message.data = data
     message._origin = message._outcome = message._fate = None
     message._claim = [told]
     message._id = id
-    message._headers = _NO_HEADERS
+    message._headers = headers
+    message._digest = digest
     return message
+
+
+def digest_of(message: Message[Any]) -> bytes | None:
+    """The digest of what the client sent, where the client chose the id (`Idempotency-Key`).
+
+    For stores: the same id with the same digest is a repeat, even if the data differ because a
+    stage added a time; the same id with another digest is another request. None where no client
+    chose the id: compare the data. Derived messages and the parts of a split have the digest of
+    their origin, a join has none.
+    """
+    return (message if message._origin is None else message._origin)._digest
+
+
+def delayed_by_outage(message: Message[Any]) -> None:
+    """For stores, from any thread: an outage keeps `message` from being stored for now.
+
+    Its source, if it asks for this by a method `outage`, can then say so to a client whose time
+    runs out meanwhile. It may be told more than once.
+    """
+    root = message if message._origin is None else message._origin
+    try:
+        told = root._claim[0]
+    except IndexError:
+        return  # settled meanwhile
+    outage = getattr(told, "outage", None)
+    if outage is not None:
+        outage()
 
 
 def _of_outcome(on_settle: Callable[[Outcome], object]) -> Told:
     return lambda outcome, _: on_settle(outcome)
 
 
+def _report(message: Message[Any], error: BaseException) -> None:
+    try:
+        _log.error("on_settle of %r raised; the outcome stands", message, exc_info=error)
+    except Exception:
+        pass  # a logging filter of the user's raised: it has no more right to end an actor
+
+
 class _Whole:
     """Settles a message that was split when the last of its parts is settled."""
 
-    __slots__ = ("_message", "_n", "_outcomes")
+    __slots__ = ("_n", "_outcomes", "message")
 
     def __init__(self, message: Message[Any], n: int) -> None:
-        self._message = message
+        self.message = message
         self._n = n
         self._outcomes: dict[int, Outcome] = {}
 
-    def part_settled(self, index: int, outcome: Outcome, data: object) -> None:
+    def part_settled(self, index: int, outcome: Outcome) -> None:
         # No lock: two parts settled at once may both find the last place taken, and both settle.
         outcomes = self._outcomes
         outcomes[index] = outcome
         if len(outcomes) == self._n:
             ordered = [outcomes[i] for i in range(self._n)]
-            self._message._settle(worst(ordered))
+            self.message._settle(worst(ordered))
 
 
-def _settle_all(messages: list[Message[Any]], outcome: Outcome, data: object) -> None:
-    for message in messages:
-        message._settle(outcome)
+class _Part:
+    """Tells the whole of one part's outcome."""
+
+    __slots__ = ("_index", "_whole")
+
+    def __init__(self, whole: _Whole, index: int) -> None:
+        self._whole = whole
+        self._index = index
+
+    def __call__(self, outcome: Outcome, data: object) -> None:
+        self._whole.part_settled(self._index, outcome)
+
+    def outage(self) -> None:
+        delayed_by_outage(self._whole.message)
+
+
+class _Joined:
+    """Tells all members of a joined message of its outcome."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self, members: list[Message[Any]]) -> None:
+        self._members = members
+
+    def __call__(self, outcome: Outcome, data: object) -> None:
+        for message in self._members:
+            message._settle(outcome)
+
+    def outage(self) -> None:
+        for message in self._members:
+            delayed_by_outage(message)

@@ -1,4 +1,4 @@
-"""How a message ended: five outcomes, of which the worst wins where several become one."""
+"""How a message ended: six outcomes, of which the worst wins where several become one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
-__all__ = ["LOST", "STORED", "Outcome", "Status", "ended", "failure", "short", "worst"]
+__all__ = ["LOST", "STORED", "Outcome", "Status", "ended", "failure", "shown", "worst"]
 
-Status: TypeAlias = Literal["stored", "aborted", "rejected", "failed", "lost"]
+Status: TypeAlias = Literal["stored", "aborted", "rejected", "dead", "failed", "lost"]
 
-short = reprlib.Repr()
-short.maxstring = short.maxother = 60
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+
+
+def shown(value: object) -> str:
+    """A short repr of a user's value. Never raises, whatever the value's own code does."""
+    try:
+        return _short.repr(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return "<a value that cannot be shown>"
 
 
 class Outcome(NamedTuple):
     """How a message ended. Immutable, compared by its fields.
 
     `status` is "stored", "aborted" (dropped on purpose: not the sender's fault), "rejected"
-    (invalid: the sender's fault), "failed", or "lost" (dropped unsettled: somebody's bug).
-    `reason` is a text for all but "stored"; `error` is the exception given to `Message.fail`, if
-    one was; `result` is what was given to `Message.ack`.
+    (invalid: the sender's fault), "dead" (stored as a dead letter), "failed", or "lost" (dropped
+    unsettled: somebody's bug). `reason` is a text for all but "stored"; `error` is the exception
+    given to `Message.fail`, if one was; `result` is what was given to `Message.ack`.
     """
 
     status: Status
@@ -33,14 +43,20 @@ class Outcome(NamedTuple):
         """Whether the message was stored."""
         return self.status == "stored"
 
+    @property
+    def final(self) -> bool:
+        """Whether the message is done with. False for "failed" and "lost": a source that
+        redelivers does so for these two."""
+        return self.status != "failed" and self.status != "lost"
+
     def __repr__(self) -> str:
         parts: list[str] = [self.status]
         if self.reason:
-            parts.append(f"reason={self.reason!r}")
+            parts.append(f"reason={shown(self.reason)}")
         if self.error is not None:
-            parts.append(f"error={self.error!r}")
+            parts.append(f"error={shown(self.error)}")
         if self.result is not None:
-            parts.append(f"result={short.repr(self.result)}")
+            parts.append(f"result={shown(self.result)}")
         return f"Outcome({', '.join(parts)})"
 
 
@@ -61,8 +77,9 @@ _BADNESS: Final[Mapping[Status, int]] = {
     "stored": 0,
     "aborted": 1,
     "rejected": 2,
-    "failed": 3,
-    "lost": 4,
+    "dead": 3,
+    "failed": 4,
+    "lost": 5,
 }
 
 
@@ -86,7 +103,9 @@ def failure(error: BaseException | str) -> Outcome:
 def _describe(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception:  # the error of a message must not end who reports it
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the error of a message must not end the actor that reports it
         text = ""
     name = type(error).__name__
     return f"{name}: {text}" if text else name
