@@ -24,6 +24,8 @@ TEXT: Final = b"text/plain; charset=utf-8"
 JSON: Final = b"application/json"
 LINES: Final = NDJSON.encode()
 RETRY: Final = ((b"retry-after", b"1"),)
+LONGEST_REASON: Final = 200  # characters, in the report of one line among many
+_LINE_REFUSAL: Final = b'{"line":%d,"code":%d,"status":"%b","reason":%b}'
 
 _WORDS: Final = {
     400: "malformed",
@@ -101,25 +103,34 @@ def of_outcome(outcome: Outcome, data: object, id: str, json: bool) -> Answer:
     return Answer(status, _json(report), JSON, headers)
 
 
-def line_report(number: int, outcome: Outcome, id: str) -> tuple[int, bytes]:
-    """Status and report of one message among many."""
+def line_report(number: int, outcome: Outcome, id: str, brief: bool) -> tuple[int, bytes]:
+    """Status and report of one message among many; `brief` leaves its result out."""
     status, said = _said(outcome)
+    if "reason" in said:
+        said["reason"] = _cut(said["reason"])
+    elif brief:
+        said.pop("result", None)
     return status, _json({"line": number, "code": status, "id": id, **said})
 
 
 def line_refusal(number: int, refused: Refused) -> tuple[int, bytes]:
     """Status and report of one line that made no message, or none that ended in time."""
     status = refused.status
-    said = {"status": _WORDS.get(status, "refused"), "reason": refused.reason}
-    return status, _json({"line": number, "code": status, **said})
+    word, reason = _WORDS.get(status, "refused"), _json(_cut(refused.reason))
+    return status, _LINE_REFUSAL % (number, status, word.encode(), reason)
 
 
-def report(lines: list[tuple[int, bytes]]) -> Answer:
+def report(statuses: set[int], lines: list[bytes]) -> Answer:
     """The answer to many messages: the status they share, or 207, and a line for each."""
-    statuses = {status for status, _ in lines}
-    status = statuses.pop() if len(statuses) == 1 else 207
+    status = min(statuses) if len(statuses) == 1 else 207
     headers = RETRY if status == 503 else ()
-    return Answer(status, b"\n".join([*(line for _, line in lines), b""]), LINES, headers)
+    lines.append(b"")
+    return Answer(status, b"\n".join(lines), LINES, headers)
+
+
+def _cut(reason: str) -> str:
+    """A reason, short enough to be said of each of many lines: it may quote the line."""
+    return reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "…"
 
 
 def phrase(status: int) -> str:

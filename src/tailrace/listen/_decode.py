@@ -9,7 +9,7 @@ UTF-8 is refused, since what was repaired silently would be stored wrongly.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -141,23 +141,6 @@ class Decoder(Generic[T]):
         """One JSON value."""
         value: T = _decoded(self._from_json, body)
         return value
-
-    def lines(self, body: bytes) -> Iterator[tuple[int, T | Refused]]:
-        """Number and data of each line that is not blank, or why it has none; read lazily."""
-        start, number = 0, 0
-        while start < len(body):
-            end = body.find(b"\n", start)
-            if end < 0:
-                end = len(body)
-            line = body[start:end].strip()
-            start, number = end + 1, number + 1
-            if not line:
-                continue
-            try:
-                value: T | Refused = self.json(line)
-            except Refused as refused:
-                value = refused
-            yield number, value
 
 
 def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:

@@ -20,22 +20,21 @@ import asyncio
 import inspect
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from tailrace.listen import _answers
 from tailrace.listen._answers import Answer
 from tailrace.listen._request import Refused, Request
-from tailrace.message import Message, Outcome
+from tailrace.message import Outcome
 from tailrace.message.message import message_of
 
 if TYPE_CHECKING:
     from tailrace.listen._intake import Intake
 
-__all__ = ["Exchange", "Gate", "Limits", "ManyExchange", "Respond", "too_large"]
+__all__ = ["Exchange", "Gate", "Limits", "Respond", "too_large"]
 
 _log = logging.getLogger("tailrace.listen")
 
@@ -266,88 +265,6 @@ class Exchange:
         self._ended_one()
         if not self.answered:
             self.answer(_answers.of_outcome(outcome, data, self._id, self._json))
-
-
-class ManyExchange(Exchange):
-    """A request that makes many messages, one a line. They are made one by one, as the channel
-    takes them, so that a body of many short lines is never many messages in memory."""
-
-    __slots__ = ("_exhausted", "_key", "_lines", "_open", "_reports")
-
-    def _accept(self) -> None:
-        try:
-            self._key = self.request.idempotency_key
-        except Refused as refused:
-            self.refuse(refused)
-            return
-        self._lines: Iterator[tuple[int, Any]] = self._intake.decoder.lines(self.request.body)
-        self._reports: dict[int, tuple[int, bytes]] = {}
-        self._open: dict[int, str] = {}
-        self._exhausted = False
-        self._intake.put(self)
-
-    def take(self) -> Message[Any] | None:
-        """The next message; None when there are no more."""
-        if self.answered:
-            return None
-        for number, data in self._lines:
-            if isinstance(data, Refused):
-                self._reports[number] = _answers.line_refusal(number, data)
-                continue
-            key = None if self._key is None else f"{self._key}:{number}"
-            message = message_of(data, key, partial(self._line_told, number))
-            self._open[number] = message.id
-            self._pending += 1
-            return message
-        self._exhausted = True
-        self._report_if_done()
-        return None
-
-    def not_taken(self, reason: str) -> None:
-        """No channel will take the lines that are left."""
-        for number, _ in () if self.answered else self._lines:
-            self._reports[number] = _answers.line_refusal(number, Refused(503, reason))
-        self._exhausted = True
-        self._report_if_done()
-
-    def _line_told(self, number: int, outcome: Outcome, data: Any) -> None:
-        intake = self._intake  # as in `told`
-        if get_ident() != intake.thread or outcome.status == "lost":
-            intake.post(self._line_settled, number, outcome)
-        else:
-            self._line_settled(number, outcome)
-
-    def _line_settled(self, number: int, outcome: Outcome) -> None:
-        self._ended_one()
-        if self.answered:
-            return
-        self._reports[number] = _answers.line_report(number, outcome, self._open.pop(number))
-        self._report_if_done()
-
-    def expire(self) -> None:
-        """`timeout` has passed: report what is known. Lines that wait are not sent any more."""
-        self._give_up(f"not settled within {self._intake.timeout:g} s; it may still be stored")
-
-    def abandon(self) -> None:
-        """The listener was cancelled: report what is known."""
-        self._give_up("the server stopped first; it may still be stored")
-
-    def _give_up(self, reason: str) -> None:
-        if not hasattr(self, "_lines"):  # it was not authorized yet
-            self.refuse(Refused(503, "the server is busy"))
-            return
-        for number in self._open:
-            self._reports[number] = _answers.line_refusal(number, Refused(504, reason))
-        self._open.clear()
-        self.not_taken("no message was made of this line")
-
-    def _report_if_done(self) -> None:
-        if self.answered or not self._exhausted or self._open:
-            return
-        if self._reports:
-            self.answer(_answers.report([line for _, line in sorted(self._reports.items())]))
-        else:
-            self.refuse(Refused(400, "there are no lines"))
 
 
 def too_large(max_body: int) -> Refused:

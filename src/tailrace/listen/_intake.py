@@ -20,7 +20,8 @@ from typing import Any
 from tailrace.channel import Sender
 from tailrace.listen._answers import NotTakenError
 from tailrace.listen._decode import NDJSON, Decoder
-from tailrace.listen._exchange import Exchange, Gate, ManyExchange, Respond, too_large
+from tailrace.listen._exchange import Exchange, Gate, Respond, too_large
+from tailrace.listen._lines import LinesExchange
 from tailrace.listen._request import Refused, Request
 from tailrace.message import Message
 
@@ -29,7 +30,7 @@ __all__ = ["Intake"]
 _METHODS = ("GET", "POST")
 _TICK = 0.01  # seconds: timeouts are looked at no more often than that
 
-Source = Message[Any] | ManyExchange
+Source = Message[Any] | LinesExchange
 """What stands in line: a message, or a request that makes many."""
 
 
@@ -86,9 +87,13 @@ class Intake:
         while True:
             while line:
                 message: Any = line.popleft()
-                if isinstance(message, ManyExchange):
-                    message = self._line_of(message)
+                if isinstance(message, LinesExchange):
+                    many, message = message, message.take()
+                    if many.more:
+                        line.append(many)  # its next line comes after those who came meanwhile
+                    del many
                     if message is None:
+                        await asyncio.sleep(0)  # decoding lines that make no message takes time
                         continue
                 try:
                     await out.send(message)
@@ -99,12 +104,6 @@ class Intake:
             if self.draining and not self.inside:
                 return
             await self._roused()
-
-    def _line_of(self, many: ManyExchange) -> Message[Any] | None:
-        message = many.take()
-        if message is not None:
-            self._line.append(many)  # its next line comes after those who came meanwhile
-        return message
 
     def drain(self) -> None:
         """Let nobody in any more; `forward` returns when all who are have been answered."""
@@ -171,7 +170,7 @@ class Intake:
             raise Refused(503, "too many requests in flight")
         self.inside += 1
         self.gate.in_flight += 1
-        return (ManyExchange if media == NDJSON else Exchange)(self, request, media, respond)
+        return (LinesExchange if media == NDJSON else Exchange)(self, request, media, respond)
 
     def _check_token(self, authorization: bytes, token: bytes) -> None:
         scheme, _, given = authorization.partition(b" ")

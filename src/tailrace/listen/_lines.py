@@ -1,0 +1,182 @@
+"""A request that makes many messages: one for each line of its body.
+
+Invariants:
+- Work and memory per line are bounded, whether the line can be decoded or not. A request may have
+  `max_lines` lines; decoding pauses after SLICE_SECONDS, so that the event loop is served.
+- At most as many lines as the server's `in_flight` are unsettled at once. Each one counts
+  LINE_COST bytes of `body_memory`, and each report its length. A request that may not send its
+  next line is parked: it leaves the route's queue, and the next settle puts it back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from threading import get_ident
+from typing import Any, Final
+
+from tailrace.listen import _answers
+from tailrace.listen._exchange import Exchange
+from tailrace.listen._request import Refused
+from tailrace.message import Message, Outcome
+from tailrace.message.message import message_of
+
+__all__ = ["LinesExchange", "max_lines", "split_lines"]
+
+LINE_COST: Final = 1024  # bytes that an unsettled message takes, besides its data
+SLICE_SECONDS: Final = 0.002
+BYTES_A_LINE: Final = 64  # a body of `max_body` bytes may have lines as short as that
+FEWEST_LINES: Final = 1000  # allowed even where `max_body` is small
+REPORT_FACTOR: Final = 4  # reports larger than this many times `max_body` have no results,
+SMALL_REPORT: Final = 1024 * 1024  # unless they are smaller than this
+
+
+def max_lines(max_body: int) -> int:
+    """How many lines a body may have."""
+    return max(FEWEST_LINES, max_body // BYTES_A_LINE)
+
+
+def split_lines(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and text of each line that is not blank, read lazily."""
+    start, number = 0, 0
+    while start < len(body):
+        end = body.find(b"\n", start)
+        if end < 0:
+            end = len(body)
+        line = body[start:end].strip()
+        start, number = end + 1, number + 1
+        if line:
+            yield number, line
+
+
+class LinesExchange(Exchange):
+    """A request that makes a message of each line.
+
+    Messages are made one by one, as the channel takes them: a body of many short lines is never
+    many messages in memory.
+    """
+
+    __slots__ = ("_exhausted", "_key", "_lines", "_open", "_parked", "_reports", "_statuses")
+
+    def _accept(self) -> None:
+        self._key: str | None = None
+        body = self.request.body
+        most = max_lines(self._intake.max_body)
+        try:
+            self._key = self.request.idempotency_key
+            if body.count(b"\n") + (not body.endswith(b"\n")) > most:
+                raise Refused(413, f"there are more than {most} lines: send several requests")
+        except Refused as refused:
+            self.refuse(refused)
+            return
+        self._lines = split_lines(body)
+        self._reports: list[bytes] = []  # in the order of lines; b"" for one that is open
+        self._statuses: set[int] = set()
+        self._open: dict[int, tuple[int, str]] = {}  # index in reports: number and id
+        self._exhausted = False
+        self._parked = False
+        self._intake.put(self)
+
+    @property
+    def more(self) -> bool:
+        """Whether `take` is to be called again without being put back by a settle."""
+        return not (self._exhausted or self._parked or self.answered)
+
+    def take(self) -> Message[Any] | None:
+        """The next message. None: there are no more (`more` is False), or time for the event
+        loop, or for messages that were sent to be settled."""
+        if self.answered:
+            return None
+        gate = self._gate
+        if self._pending and (self._pending >= gate.limit or gate.bytes > gate.memory):
+            self._parked = True
+            return None
+        until = time.monotonic() + SLICE_SECONDS
+        for number, line in self._lines:
+            try:
+                data = self._intake.decoder.json(line)
+            except Refused as refused:
+                self._add(_answers.line_refusal(number, refused))
+                if time.monotonic() > until:
+                    return None
+                continue
+            return self._message(number, data)
+        self._exhausted = True
+        self._report_if_done()
+        return None
+
+    def _message(self, number: int, data: Any) -> Message[Any]:
+        key = None if self._key is None else f"{self._key}:{number}"
+        index = len(self._reports)
+        message = message_of(data, key, partial(self._line_told, index))
+        self._open[index] = number, message.id
+        self._reports.append(b"")
+        self._pending += 1
+        self._gate.bytes += LINE_COST
+        return message
+
+    def not_taken(self, reason: str) -> None:
+        """No channel will take the lines that are left."""
+        refused = Refused(503, reason)
+        for number, _ in () if self.answered else self._lines:
+            self._add(_answers.line_refusal(number, refused))
+        self._exhausted = True
+        self._report_if_done()
+
+    def _line_told(self, index: int, outcome: Outcome, data: Any) -> None:
+        intake = self._intake  # as in `told`
+        if get_ident() != intake.thread or outcome.status == "lost":
+            intake.post(self._line_settled, index, outcome)
+        else:
+            self._line_settled(index, outcome)
+
+    def _line_settled(self, index: int, outcome: Outcome) -> None:
+        self._gate.bytes -= LINE_COST
+        self._ended_one()
+        if self.answered:
+            return
+        number, id = self._open.pop(index)
+        brief = self._size > max(SMALL_REPORT, REPORT_FACTOR * self._intake.max_body)
+        self._put(index, _answers.line_report(number, outcome, id, brief))
+        if self._parked:
+            self._parked = False
+            self._intake.put(self)
+        self._report_if_done()
+
+    def _add(self, report: tuple[int, bytes]) -> None:
+        self._reports.append(b"")
+        self._put(len(self._reports) - 1, report)
+
+    def _put(self, index: int, report: tuple[int, bytes]) -> None:
+        status, self._reports[index] = report
+        self._statuses.add(status)
+        self._size += len(self._reports[index])
+        self._gate.bytes += len(self._reports[index])
+
+    def expire(self) -> None:
+        """`timeout` has passed: report what is known. Lines that wait are not sent any more."""
+        self._give_up(f"not settled within {self._intake.timeout:g} s; it may still be stored")
+
+    def abandon(self) -> None:
+        """The listener was cancelled: report what is known."""
+        self._give_up("the server stopped first; it may still be stored")
+
+    def _give_up(self, reason: str) -> None:
+        if not hasattr(self, "_lines"):  # it was not authorized yet
+            self.refuse(Refused(503, "the server is busy"))
+            return
+        refused = Refused(504, reason)
+        for index, (number, _) in self._open.items():
+            self._put(index, _answers.line_refusal(number, refused))
+        self._open.clear()
+        self.not_taken("no message was made of this line")
+
+    def _report_if_done(self) -> None:
+        if self.answered or not self._exhausted or self._open:
+            return
+        if self._reports:
+            reports, self._reports = self._reports, []
+            self.answer(_answers.report(self._statuses, reports))
+        else:
+            self.refuse(Refused(400, "there are no lines"))
