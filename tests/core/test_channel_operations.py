@@ -409,3 +409,75 @@ async def test_channel_parked_on_says_what_a_task_waits_for(core: Any, settle: A
         await asyncio.wait([task])
         assert core.parked_on(task) is None
     assert core.parked_on(asyncio.current_task()) is None
+
+
+async def test_channel_parked_on_tells_what_can_end_the_wait(core: Any, settle: Any) -> None:
+    a, b, future = core.Channel(), core.Channel(), asyncio.get_running_loop().create_future()
+    for make, waits, timed in (
+        (lambda: a.send(1), [("send", a)], False),
+        (lambda: a.send_many([1]), [("send", a)], False),
+        (a.recv, [("receive", a)], False),
+        (lambda: a.recv_many(2), [("receive", a)], False),
+        (lambda: core.select(a.recv(), None, b.send(1)), [("receive", a), ("send", b)], False),
+        (lambda: core.select(a.recv(), timeout=9), [("receive", a)], True),
+        (lambda: core.select(a.recv(), timeout=float("inf")), [("receive", a)], False),
+        (lambda: core.select(core.done(future)), [("done", future)], False),
+    ):
+
+        async def wait(make: Any = make) -> None:
+            await make()
+
+        task = asyncio.create_task(wait())
+        await settle()
+        parked = core.parked_on(task)
+        assert (list(parked.waits), parked.timed) == (waits, timed)
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_channel_when_resumed_calls_after_that_step_beside_when_sent(
+    core: Any, settle: Any
+) -> None:
+    channel, log = core.Channel(), []
+
+    async def sends() -> None:
+        await channel.send(1)
+        log.append("stepped")
+        await channel.send(2)
+
+    (task,) = core.spawn([sends()], "sends", 0, lambda task: None)
+    assert not core.when_resumed(task, lambda: log.append("early"))
+    await settle()
+    assert core.when_resumed(task, lambda: log.append("resumed"))
+    assert core.when_sent(task, lambda: log.append("sent"))
+    await channel.recv()
+    await settle()
+    assert log[0] == "stepped"
+    assert sorted(log[1:]) == ["resumed", "sent"]
+    await channel.recv()
+    await settle()
+    assert len(log) == 3
+
+
+async def test_channel_when_quiet_calls_once_all_that_were_woken_have_had_their_turn(
+    core: Any, settle: Any
+) -> None:
+    loop = asyncio.get_running_loop()
+    channels, log = [core.Channel() for _ in range(40)], []
+    assert not core.when_quiet(loop, lambda: log.append("nothing is on its way"))
+
+    async def pass_on(at: int) -> None:
+        value = await channels[at].recv()
+        log.append(at)
+        if at + 1 < len(channels):
+            await channels[at + 1].send(value)
+
+    tasks = [asyncio.create_task(pass_on(at)) for at in range(len(channels))]
+    await settle()
+    core.seed(0)  # the budget anew: who yields for it is resumed by the loop itself
+    channels[0].send_nowait(1)
+    assert core.when_quiet(loop, lambda: log.append("quiet"))
+    assert core.when_quiet(loop, lambda: log.append("quiet again"))
+    await asyncio.wait(tasks)
+    await settle()
+    assert log == [*range(40), "quiet", "quiet again"]

@@ -25,6 +25,13 @@ TURN_SECONDS: Final = 0.00025
 Overflow: TypeAlias = Literal["block", "drop_newest", "drop_oldest"]
 OVERFLOWS: Final[tuple[Overflow, ...]] = get_args(Overflow)
 End: TypeAlias = Literal["send", "receive"]
+Verb: TypeAlias = Literal["send", "receive", "done"]
+WORDS: Final[dict[Verb, str]] = {
+    "send": "sending to",
+    "receive": "receiving from",
+    "done": "waiting for",
+}
+"""How a `Verb` is put into words, before the name of its channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,14 @@ class ChannelStatistics:
     waiting_senders: int
     waiting_receivers: int
     closed: bool
+
+
+class Wait(NamedTuple):
+    """One thing that a parked party waits for: to send to a channel, to receive from it, or for
+    a future, task or Event (in the channel's place) to be done."""
+
+    verb: Verb
+    channel: Any
 
 
 class ParkedThread(NamedTuple):

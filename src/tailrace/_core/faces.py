@@ -8,12 +8,13 @@ Nothing here runs when a value moves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
-from tailrace._core.common import ChannelStatistics, End, label
+from tailrace._core.common import WORDS, ChannelStatistics, End, Verb, Wait, label
 from tailrace._core.ends import Blocking, ReceivingEnd, SendingEnd
 from tailrace.errors import Closed
 
@@ -203,7 +204,7 @@ class OperationFace:
     if TYPE_CHECKING:
         channel: Channel[Any]
         does: str
-        doing: str
+        verb: Verb
 
         @property
         def _unused(self) -> bool: ...
@@ -212,9 +213,19 @@ class OperationFace:
         state = "not awaited yet" if self._unused else "used"
         return f"<{self.does} on {label(self.channel)}, {state}>"
 
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """What somebody parked here waits for."""
+        return (Wait(self.verb, self.channel),)
+
+    @property
+    def timed(self) -> bool:
+        """Whether somebody parked here is resumed by a timeout of its own."""
+        return False
+
     def describe(self) -> str:
         """What somebody parked here is doing: ``sending to to_store``."""
-        return f"{self.doing} {label(self.channel)}"
+        return f"{WORDS[self.verb]} {label(self.channel)}"
 
 
 class SendManyFace(OperationFace):
@@ -236,9 +247,20 @@ class SelectFace:
 
     if TYPE_CHECKING:
         cases: tuple[Any, ...]
+        timeout: float | None
 
     def __repr__(self) -> str:
         return f"<select among {self.describe()}>"
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """What somebody parked here waits for: the first of these ends the wait."""
+        return tuple(Wait(each.verb, each.channel) for each in self.cases if each is not None)
+
+    @property
+    def timed(self) -> bool:
+        """Whether somebody parked here is resumed by a timeout of its own."""
+        return self.timeout is not None
 
     def describe(self) -> str:
         """The cases in words: ``receiving from a or sending to b``."""
@@ -253,7 +275,17 @@ class SelectFace:
 class ThreadActorFace:
     """An actor on a thread of its own, but for how it is woken."""
 
-    __slots__ = ("__weakref__", "alive", "cancelled", "loop", "operation", "since", "thread")
+    __slots__ = (
+        "__weakref__",
+        "_posting",
+        "alive",
+        "cancelled",
+        "loop",
+        "on_park",
+        "operation",
+        "since",
+        "thread",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
         self.loop = loop
@@ -262,6 +294,23 @@ class ThreadActorFace:
         self.cancelled = False
         self.operation: Operation[Any] | None = None  # what it parked on last
         self.since = loop.time()
+        # Called on the loop's thread when the thread has parked next, or ended; once.
+        self.on_park: Callable[[], object] | None = None
+        self._posting = False
+
+    def park(self, operation: Operation[Any]) -> None:
+        """By the thread itself, in the queue of a channel: remember what it will sleep on."""
+        self._posting = self.on_park is not None
+        self.operation = operation
+        self.since = self.loop.time()
+
+    def tell(self) -> None:
+        """Have `on_park` called. A virtual clock must not take the thread for parked before."""
+        told, self.on_park = self.on_park, None
+        if told is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has gone without waiting for us
+                self.loop.call_soon_threadsafe(told)
+        self._posting = False
 
     def __repr__(self) -> str:
         state = "parked" if self.parked else "running" if self.alive else "ended"
@@ -270,4 +319,4 @@ class ThreadActorFace:
     @property
     def parked(self) -> bool:
         """Whether the thread sleeps in a channel operation that nobody has completed."""
-        return self.operation is not None and self.operation.parked
+        return not self._posting and self.operation is not None and self.operation.parked

@@ -42,7 +42,7 @@ from tailrace._core.native._engine import (
     spawn,
 )
 from tailrace._core.native.done import Done
-from tailrace._core.native.tasks import parked_on, when_sent
+from tailrace._core.native.tasks import parked_on, when_quiet, when_resumed, when_sent
 from tailrace._core.native.threads import ThreadActor, parked_threads, thread_actors
 from tailrace.errors import Closed, WouldBlock
 
@@ -71,6 +71,8 @@ __all__ = [
     "spawn",
     "task_factory",
     "thread_actors",
+    "when_quiet",
+    "when_resumed",
     "when_sent",
 ]
 

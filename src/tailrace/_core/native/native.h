@@ -143,6 +143,7 @@ struct Scheduler {
     /* Of its loop, as `tasks.parts_of` gives them. */
     PyObject *loop, *call_soon, *call_soon_threadsafe, *is_closed, *time, *future_arguments, *context;
     PyObject *run, *get_loop; /* bound methods of its own; the second is what its sleepers have */
+    PyObject *on_quiet;       /* called, once, when nobody is ready any more; mostly NULL */
     PyObject *weakrefs;
     Ring ready;             /* actors and other parties to be resumed, each a reference */
     PyThreadState *thread;  /* which is in a step of this scheduler's */

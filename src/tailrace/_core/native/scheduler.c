@@ -234,6 +234,15 @@ static bool has_time(Scheduler *self, double *last, double ends) {
     return now < ends;
 }
 
+/* Nobody is ready any more: have `on_quiet` called, in the loop's next turn. */
+static COLD int tell_quiet(Scheduler *self) {
+    PyObject *told = self->on_quiet;
+    self->on_quiet = NULL;
+    int failed = have_called(self, self->call_soon, told, NULL);
+    Py_DECREF(told);
+    return failed;
+}
+
 /* One turn: resume the ready and those whom they wake, within bounds, in order. */
 static PyObject *scheduler_run(Scheduler *self, PyObject *unused) {
     int failed = 0, look = self->stride;
@@ -266,6 +275,8 @@ static PyObject *scheduler_run(Scheduler *self, PyObject *unused) {
         schedule(self);
         raise_exception(error);
     }
+    if (UNLIKELY(self->on_quiet != NULL) && !self->scheduled && failed == 0)
+        failed = tell_quiet(self);
     if (failed < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -275,12 +286,12 @@ static PyObject *scheduler_run(Scheduler *self, PyObject *unused) {
 
 static int scheduler_traverse(Scheduler *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    VISIT_ALL(self->loop, self->get_loop);
+    VISIT_ALL(self->loop, self->on_quiet);
     return ring_traverse(&self->ready, visit, arg);
 }
 
 static int scheduler_clear(Scheduler *self) {
-    CLEAR_ALL(self->loop, self->get_loop);
+    CLEAR_ALL(self->loop, self->on_quiet);
     ring_clear(&self->ready);
     return 0;
 }
@@ -312,6 +323,8 @@ static PyMethodDef scheduler_methods[] = {
 
 static PyMemberDef scheduler_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(Scheduler, weakrefs), READONLY, NULL},
+    {"_scheduled", T_BOOL, offsetof(Scheduler, scheduled), READONLY, NULL},
+    {"_on_quiet", T_OBJECT, offsetof(Scheduler, on_quiet), 0, NULL},
     {NULL},
 };
 

@@ -316,6 +316,7 @@ static void select_dealloc(Select *self) {
 
 static PyMemberDef select_members[] = {
     {"cases", T_OBJECT, offsetof(Select, cases), READONLY, "The operations it chooses among."},
+    {"timeout", T_OBJECT, offsetof(Select, timeout), READONLY, "In seconds; None for none."},
     {NULL},
 };
 

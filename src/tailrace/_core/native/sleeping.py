@@ -9,7 +9,7 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tailrace._core.common import check_timeout, label
+from tailrace._core.common import Verb, check_timeout, label
 from tailrace.errors import WouldBlock
 
 # As the engine counts, in `native.h`.
@@ -97,11 +97,11 @@ class KindFace:
         return DOES[self._kind]
 
     @property
-    def doing(self) -> str:
+    def verb(self) -> Verb:
         """What somebody parked here is doing to its channel."""
         if self._kind == DONE:
-            return "waiting for"
-        return "sending to" if self._kind % 2 else "receiving from"
+            return "done"
+        return "send" if self._kind % 2 else "receive"
 
     @property
     def receives(self) -> bool:

@@ -199,10 +199,17 @@ def parked_on(task: asyncio.Task[Any]) -> Any:
 def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
     """If `task` is parked in a send, call `then` once it has resumed; else False."""
     parked = parked_on(task)
-    if getattr(parked, "doing", None) != "sending to":
+    return getattr(parked, "verb", None) == "send" and when_resumed(task, then)
+
+
+def when_resumed(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
+    """If `task` is parked on a channel, call `then` after the step in which it is resumed; else
+    False."""
+    parked = parked_on(task)
+    if parked is None:
         return False
     if isinstance(task, Actor):
-        task._after = then
+        task._after = _both(task._after, then)
     elif parked._driver is not None:
         resume = parked._driver
 
@@ -212,6 +219,27 @@ def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
 
         parked._driver = resume_then
     return True
+
+
+def when_quiet(loop: asyncio.AbstractEventLoop, then: Callable[[], object]) -> bool:
+    """If tasks that were parked on channels are being resumed in `loop`, call `then` soon after
+    the last of them; else False."""
+    scheduler = schedulers.get(id(loop))
+    if scheduler is None or not scheduler._scheduled:
+        return False
+    scheduler._on_quiet = _both(scheduler._on_quiet, then)
+    return True
+
+
+def _both(first: Callable[[], object] | None, then: Callable[[], object]) -> Callable[[], object]:
+    if first is None:
+        return then
+
+    def both() -> None:
+        first()
+        then()
+
+    return both
 
 
 def warn_unused(unused: Any) -> None:

@@ -33,8 +33,7 @@ class ThreadActor(ThreadActorFace):
 
     def park(self, operation: Any) -> None:
         """The thread has parked there; if it was cancelled meanwhile, it is woken at once."""
-        self.operation = operation
-        self.since = self.loop.time()
+        super().park(operation)
         if self.cancelled:
             operation._wake(CANCELLED)
 
@@ -78,6 +77,8 @@ def block(operation: Any, timeout: float | None) -> Any:
             return operation._take_outcome()
         if actor is not None:
             actor.park(operation)
+            if actor.on_park is not None:
+                actor.tell()
         claimed = _sleep(operation, gate, until)
         if claimed == HAPPENED:
             return operation._take_outcome()

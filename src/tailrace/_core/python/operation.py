@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from tailrace._core.cancellation import rearmed
-from tailrace._core.common import BUDGET, ParkedThread, check_timeout, label
+from tailrace._core.common import BUDGET, ParkedThread, Verb, check_timeout, label
 from tailrace._core.faces import OperationFace, SendManyFace
 from tailrace._core.python.waiter import (
     CANCELLED,
@@ -65,7 +65,7 @@ class Operation(OperationFace, Generic[T_co]):
     __slots__ = ("channel", "queued", "ticket", "value", "waiter")
 
     does = "operation"  # what messages call it
-    doing = "waiting on"
+    verb: Verb = "done"
     receives = False
     reversible = True  # whether `undo` gives back what a cancelled waiter was handed
     plain = True  # whether `finish` does nothing but hand out the value
@@ -251,7 +251,7 @@ class Send(Operation[None]):
 
     __slots__ = ()
     does = "Channel.send"
-    doing = "sending to"
+    verb = "send"
     reversible = False  # the receiver has it
 
     def attempt(self, here: LoopState) -> Any:
@@ -295,7 +295,7 @@ class Recv(Operation[T]):
 
     __slots__ = ()
     does = "Channel.recv"
-    doing = "receiving from"
+    verb = "receive"
     receives = True
 
     def attempt(self, here: LoopState) -> Any:
@@ -543,6 +543,8 @@ def block(operation: Operation[T], timeout: float | None) -> T:
         release()
         if waiter is None and peer is not None:
             peer.wake(no_loop)
+        if waiter is not None and actor is not None and actor.on_park is not None:
+            actor.tell()
         if waiter is not None and _sleep(operation, waiter) is operation:
             del operation.waiter
             waiter = None

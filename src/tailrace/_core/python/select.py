@@ -280,7 +280,7 @@ class Done(Operation[T]):
 
     __slots__ = ("future", "source", "starting")
     does = "done"
-    doing = "waiting for"
+    verb = "done"
     plain = False
 
     def __init__(self, source: asyncio.Future[T] | asyncio.Event) -> None:

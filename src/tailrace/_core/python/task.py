@@ -11,7 +11,7 @@ from typing import Any
 
 from tailrace._core.python.operation import Operation, Send
 from tailrace._core.python.select import Select
-from tailrace._core.python.waiter import Waiter
+from tailrace._core.python.waiter import Waiter, state_of
 
 
 def _asynchronous_generator(step: Any) -> Any:
@@ -48,10 +48,16 @@ def parked_on(task: asyncio.Task[Any]) -> Operation[Any] | Select | None:
 
 def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
     """If `task` is parked in a send, call `then` once it has resumed; else False."""
-    operation = parked_on(task)
-    if not isinstance(operation, Send):
+    return isinstance(parked_on(task), Send) and when_resumed(task, then)
+
+
+def when_resumed(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
+    """If `task` is parked on a channel, call `then` after the step in which it is resumed; else
+    False."""
+    parked = parked_on(task)
+    if parked is None:
         return False
-    waiter = operation.waiter
+    waiter = parked.waiter
     assert isinstance(waiter, Waiter)
     resume = waiter.callback
 
@@ -60,4 +66,14 @@ def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
         then()
 
     waiter.callback = resume_then
+    return True
+
+
+def when_quiet(loop: asyncio.AbstractEventLoop, then: Callable[[], object]) -> bool:
+    """If tasks that were parked on channels are being resumed in `loop`, call `then` soon after
+    the last of them; else False."""
+    state = state_of(loop)
+    if not state.scheduled:
+        return False
+    state.on_quiet.append(then)
     return True

@@ -268,6 +268,7 @@ class LoopState:
         "call_soon_threadsafe",
         "inbox",
         "loop",
+        "on_quiet",
         "posted",
         "ready",
         "scheduled",
@@ -288,6 +289,7 @@ class LoopState:
             self.time = time.monotonic if ordinary else loop.time
         self.ready: deque[Waiter] = deque()
         self.scheduled = False
+        self.on_quiet: list[Callable[[], object]] = []  # to be called once nobody is ready
         self.inbox: deque[Waiter] = deque()
         self.posted = False
 
@@ -326,6 +328,10 @@ class LoopState:
                 self.call_soon(self.run)
             else:
                 self.scheduled = False
+                if self.on_quiet:
+                    for told in self.on_quiet:
+                        self.call_soon(told)
+                    self.on_quiet.clear()
 
     def post(self, waiter: Waiter) -> None:
         """Wake `waiter` on its loop's own thread. Any thread may call this."""
@@ -434,11 +440,6 @@ class ThreadActor(ThreadActorFace):
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
         super().__init__(loop, thread)
         thread_actors.add(self)
-
-    def park(self, operation: Operation[Any]) -> None:
-        """Under the lock: remember what the thread is about to sleep on."""
-        self.operation = operation
-        self.since = self.loop.time()
 
     def enter(self) -> None:
         """Make the calling thread this actor's."""
