@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Final
 
+from tailrace.listen import _answers
+from tailrace.listen._accept import Acceptor, Seldom, connections_allowed, descriptor_limit
 from tailrace.listen._answers import Answer, phrase
 from tailrace.listen._bind import Address, let_nobody_in, open_socket
 from tailrace.listen._exchange import Gate, Limits
 from tailrace.listen._http1 import Connection
 from tailrace.listen._intake import Intake
+from tailrace.listen._request import Refused
+from tailrace.listen._turn import render
 
 __all__ = ["Engine"]
 
 IDLE: Final = 0.5  # seconds: who was answered that recently may be about to ask again
 FLUSH: Final = 2.0  # seconds for the last answers to be written
 HANDSHAKE: Final = 10.0
+TURNED_AWAY: Final = 16  # connections beyond the limit that are kept until 503 has been read,
+TURNED_AWAY_SECONDS: Final = 1.0  # for as long as that
 
 
 class Engine:
@@ -34,7 +41,8 @@ class Engine:
     ) -> None:
         self.routes = routes
         self.gate = gate
-        self.max_connections = limits.connections
+        self.max_connections = connections_allowed(limits.connections)
+        self._descriptors = descriptor_limit()
         self.max_head = limits.max_head
         self.receive_timeout = limits.receive_timeout
         self.keep_alive = limits.keep_alive
@@ -45,8 +53,11 @@ class Engine:
         loop = asyncio.get_running_loop()
         self.time = loop.time
         self._loop = loop
-        self._server: asyncio.Server | None = None
+        self._seldom = Seldom(loop.time)
+        self._acceptor: Acceptor | None = None
         self._socket: socket.socket | None = None
+        self._joining: dict[Connection, asyncio.Task[None]] = {}  # TLS shakes hands
+        self._turned_away: deque[tuple[float, socket.socket]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event = asyncio.Event()
         self._starts: dict[tuple[int, bytes], bytes] = {}
@@ -59,12 +70,7 @@ class Engine:
         """Listen; the address with its port. OSError, which names the address, if it cannot."""
         self._socket = opened = open_socket(asked)
         try:
-            self._server = await self._loop.create_server(
-                lambda: Connection(self),
-                sock=opened,
-                ssl=self.tls,
-                ssl_handshake_timeout=None if self.tls is None else HANDSHAKE,
-            )
+            self._acceptor = Acceptor([opened], self._admit)
         except BaseException:
             opened.close()
             raise
@@ -85,20 +91,27 @@ class Engine:
         try:
             if self._socket is not None:
                 let_nobody_in(self._socket)
-            for _ in range(3):  # who has been let in by the system, but is not here yet
+            if self._acceptor is not None:
+                self._acceptor.accept_waiting()
+            for _ in range(3):  # until those are connections
                 await asyncio.sleep(0)
             for connection in list(self.connections):
                 connection.retire(before=self.time() - IDLE)
             if not await self._ended(IDLE):
+                for joining in list(self._joining.values()):
+                    joining.cancel()
                 for connection in list(self.connections):
                     connection.close()
                 await self._ended(FLUSH)
         finally:
             self.stopped = True
-            if self._server is not None:
-                self._server.close()
+            if self._acceptor is not None:
+                self._acceptor.close()
             if self._sweeper is not None:
                 self._sweeper.cancel()
+            self._forget_turned_away(0)
+            for joining in list(self._joining.values()):
+                joining.cancel()
             for connection in list(self.connections):
                 connection.abort()
 
@@ -113,11 +126,77 @@ class Engine:
             return False
         return True
 
-    def lost(self, connection: Connection) -> None:
-        """A connection has ended."""
-        self.connections.discard(connection)
+    # --- connections ------------------------------------------------------------------------
+
+    def _admit(self, accepted: socket.socket) -> None:
+        """A client has connected. From here on its connection counts."""
+        full = len(self.connections) >= self.max_connections
+        if self._descriptors is not None and accepted.fileno() >= self._descriptors:
+            self._seldom.warn(
+                "%d connections are all that the limit of open files allows; raise it (ulimit -n)",
+                len(self.connections),
+            )
+            full = True
+        if full:
+            self._turn_away(accepted)
+            return
+        connection = Connection(self)
+        self.connections.add(connection)
+        self._joining[connection] = self._loop.create_task(self._join(connection, accepted))
+
+    async def _join(self, connection: Connection, accepted: socket.socket) -> None:
+        """Give a connection its transport."""
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=self.tls,
+                ssl_handshake_timeout=None if self.tls is None else HANDSHAKE,
+            )
+        except OSError:  # the handshake failed or took too long, or the client is gone
+            pass
+        finally:
+            del self._joining[connection]
+            if not connection.made:
+                accepted.close()
+                connection.connection_lost(None)
+
+    def _turn_away(self, accepted: socket.socket) -> None:
+        """Say 503, without a transport or a task. To a client of TLS nothing can be said before
+        its handshake."""
+        if self.tls is not None:
+            accepted.close()
+            return
+        refused = Refused(503, "too many connections")
+        self.gate.answers[refused.status] += 1
+        answer = _answers.refusal(refused, json=False)
+        try:
+            accepted.send(render(self.start_of_answer(answer), answer, None))
+            accepted.shutdown(socket.SHUT_WR)
+        except OSError:
+            accepted.close()
+            return
+        self._forget_turned_away(TURNED_AWAY - 1)
+        self._turned_away.append((self.time() + TURNED_AWAY_SECONDS, accepted))
+
+    def _forget_turned_away(self, most: int) -> None:
+        """Close the oldest of the connections that were turned away, until so many are left."""
+        while len(self._turned_away) > most:
+            _, oldest = self._turned_away.popleft()
+            try:
+                oldest.recv(65536)  # closed with bytes unread, it would be reset
+            except OSError:
+                pass
+            oldest.close()
+
+    def lost(self, connection: Connection) -> bool:
+        """A connection has ended. False if that was known."""
+        if connection not in self.connections:
+            return False
+        self.connections.remove(connection)
         if not self.connections:
             self._empty.set()
+        return True
 
     def _sweep(self) -> None:
         """Every now and then: end what takes too long, and let the clock of answers move on."""
@@ -126,6 +205,7 @@ class Engine:
         self._date = formatdate(usegmt=True)
         self._starts.clear()
         now = self.time()
+        self._forget_turned_away(sum(until > now for until, _ in self._turned_away))
         for connection in [each for each in self.connections if each.deadline <= now]:
             connection.expire()
 

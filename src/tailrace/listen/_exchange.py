@@ -45,7 +45,7 @@ Respond = Callable[[Answer], None]
 class Limits:
     """What clients may do; see HttpServer."""
 
-    connections: int
+    connections: int | None  # as many as the limit of open files allows, within reason
     max_head: int
     receive_timeout: float
     keep_alive: float

@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         "_wire",
         "deadline",
         "engine",
+        "made",
     )
 
     _transport: asyncio.Transport
@@ -70,6 +71,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, engine: Engine) -> None:
         self.deadline = math.inf
         self.engine = engine
+        self.made = False  # there is a transport
         self._reader = Reader(self, engine.max_head)
         self._current: Turn | None = None
         self._ahead: deque[Turn] = deque()
@@ -91,20 +93,18 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is here."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
+        self.made = True
         engine = self.engine
-        if engine.stopped:
+        if self._closed or engine.stopped:
             self.abort()
             return
-        full = len(engine.connections) >= engine.max_connections
-        engine.connections.add(self)
         self.deadline = engine.time() + engine.keep_alive
-        if full:
-            self._reply_and_close(Refused(503, "too many connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what it asked for completely is done still."""
         self._closed = True
-        self.engine.lost(self)
+        if not self.engine.lost(self):
+            return
         turn = self._current
         if turn is not None and turn.exchange is not None:
             turn.exchange.gone()
@@ -375,6 +375,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close when what has been said is written."""
+        if not self.made:
+            return
         self._go_deaf()
         self._closed = True
         self.deadline = self.engine.time() + LINGER
@@ -382,6 +384,8 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the connection off."""
+        if not self.made:
+            return
         self._go_deaf()
         self._closed = True
         self._transport.abort()

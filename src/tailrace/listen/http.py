@@ -71,7 +71,9 @@ class HttpServer:
     - `tls`: an SSLContext, or the files of certificate and key.
     - `in_flight`: how many requests may be at work at once; more hear 503.
     - `body_memory`: how many bytes the bodies of those may take together; more hear 503.
-    - `connections`: how many there may be; more hear 503.
+    - `connections`: how many there may be, TLS handshakes included; more hear 503, over TLS they
+      are closed. None: 4096, or fewer where the limit of open files is lower. A quarter of that
+      limit, at most 256, is left to the rest of the program in any case.
     - `max_head`: bytes of request line and headers; more hear 431.
     - `receive_timeout`: seconds that a client may take to send one request, or to take in an
       answer; `keep_alive`: seconds that a connection may be idle.
@@ -86,13 +88,13 @@ class HttpServer:
         tls: ssl.SSLContext | TlsFiles | None = None,
         in_flight: int = 1024,
         body_memory: int = 256 * MiB,
-        connections: int = 4096,
+        connections: int | None = None,
         max_head: int = 16 * 1024,
         receive_timeout: float = 30.0,
         keep_alive: float = 75.0,
     ) -> None:
         limits = Limits(
-            connections=_count("connections", connections),
+            connections=None if connections is None else _count("connections", connections),
             max_head=_count("max_head", max_head),
             receive_timeout=_seconds("receive_timeout", receive_timeout),
             keep_alive=_seconds("keep_alive", keep_alive),

@@ -1,0 +1,236 @@
+"""Connections count from the first, and leave descriptors to the rest of the program."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tailrace.listen import HttpServer, ListenHttp
+from tailrace.listen import _accept as accept_module
+from tailrace.listen._accept import Acceptor, connections_allowed, descriptor_limit
+
+resource = pytest.importorskip("resource")
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+ANY = "127.0.0.1:0"
+
+
+def limited(**options: Any) -> ListenHttp[str]:
+    return HttpServer(ANY, **options).listen("/incoming")
+
+
+def at(listener: ListenHttp[str]) -> tuple[str, int]:
+    host, _, port = listener.server.address.rpartition(":")
+    return host, int(port)
+
+
+def connect(where: tuple[str, int]) -> socket.socket:
+    """Connect without a turn of the loop: the system does it."""
+    client = socket.create_connection(where, timeout=5)
+    client.setblocking(False)
+    return client
+
+
+async def heard(client: socket.socket) -> bytes:
+    """All that the server says, until it ends the connection."""
+    loop, said = asyncio.get_running_loop(), b""
+    try:
+        while more := await loop.sock_recv(client, 65536):
+            said += more
+    except ConnectionError:
+        pass
+    return said
+
+
+def opened() -> set[int]:
+    """The descriptors that this process has open."""
+    found: set[int] = set()
+    for number in range(2048):
+        try:
+            os.fstat(number)
+        except OSError:
+            continue
+        found.add(number)
+    return found
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """Allow forty descriptors more than are open, and a third of that as headroom."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = (len(opened()) + 40) * 4 // 3 + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[Any, ssl.SSLContext]:
+    """Server's files and client's context."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return (certificate, key), context
+
+
+async def test_a_stalled_handshake_is_a_connection(serve: Any, tls: Any, any_loop: Loops) -> None:
+    files, context = tls
+    listener = limited(tls=files, connections=3)
+    async with serve(listener) as service:
+        with ExitStack() as stack:
+            stalled = [stack.enter_context(connect(at(listener))) for _ in range(3)]
+            stalled[1].send(b"\x16\x03\x01")
+            await service.until(lambda now: now.connections == 3)
+            beyond = stack.enter_context(connect(at(listener)))
+            assert await heard(beyond) == b""
+            assert listener.server.statistics().connections == 3
+        await service.until(lambda now: now.connections == 0)
+        _, writer = await asyncio.open_connection(*at(listener), ssl=context)
+        assert listener.server.statistics().connections == 1
+        writer.transport.abort()
+
+
+async def test_a_drain_does_not_wait_for_stalled_handshakes(serve: Any, tls: Any) -> None:
+    files, _ = tls
+    listener = limited(tls=files)
+    loop = asyncio.get_running_loop()
+    async with serve(listener) as service:
+        stalled = connect(at(listener))
+        await service.until(lambda now: now.connections == 1)
+        began = loop.time()
+    assert loop.time() - began < 5  # a handshake may take twice that
+    assert await heard(stalled) == b""
+    stalled.close()
+
+
+async def test_clients_beyond_the_limit_hear_503_and_take_nothing(
+    serve: Any, any_loop: Loops
+) -> None:
+    listener = limited(connections=2)
+    async with serve(listener) as service:
+        with ExitStack() as stack:
+            inside = [stack.enter_context(connect(at(listener))) for _ in range(2)]
+            await service.until(lambda now: now.connections == 2)
+            before = len(opened())
+            beyond = [stack.enter_context(connect(at(listener))) for _ in range(100)]
+            for client in beyond:
+                assert (await heard(client)).startswith(b"HTTP/1.1 503 ")
+            now = listener.server.statistics()
+            assert (now.connections, now.answers) == (2, {503: 100})
+            assert len(opened()) - before - 100 <= 20
+            inside.pop().close()
+            await service.until(lambda now: now.connections == 1)
+            assert (await service.get("/incoming?data=foo")).status == 200
+
+
+async def test_connections_leave_descriptors_to_the_rest_of_the_program(
+    serve: Any, any_loop: Loops, few_files: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = limited()
+    async with serve(listener) as service:
+        with ExitStack() as stack:
+            for _ in range(25):  # each takes two
+                stack.enter_context(connect(at(listener)))
+            await service.until(lambda now: now.answers.get(503))
+            now = listener.server.statistics()
+            assert now.connections < 20
+            for _ in range(few_files // 4 - 20):  # those that are left
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+    assert caplog.text.count("all that the limit of open files allows") == 1
+
+
+def test_the_limit_of_connections_is_below_that_of_descriptors(
+    few_files: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    most = descriptor_limit()
+    assert most == few_files - few_files // 4
+    assert connections_allowed(None) == most
+    assert not caplog.records
+    assert connections_allowed(most - 1) == most - 1
+    assert connections_allowed(10_000) == most
+    assert f"connections=10000, but the limit of open files allows {most}" in caplog.text
+
+
+@pytest.mark.parametrize("soft", [1024, 1_000_000])
+def test_headroom_is_a_quarter_and_at_most_256(soft: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+    assert descriptor_limit() == soft - 256
+    assert connections_allowed(None) == min(4096, soft - 256)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, soft))
+    assert connections_allowed(10_000) == 10_000
+
+
+async def test_clients_connect_while_the_loop_is_busy(serve: Any, any_loop: Loops) -> None:
+    """The system completes as many connections as the server asked for."""
+    listener = limited()
+    async with serve(listener) as service:
+        with ExitStack() as stack:
+            for _ in range(300):
+                stack.enter_context(connect(at(listener)))
+            await service.until(lambda now: now.connections == 300)
+
+
+class Short(socket.socket):
+    """A listening socket whose system refuses or whose clients vanish, as often as `errors` say."""
+
+    errors: list[int]
+
+    def accept(self) -> Any:
+        if self.errors:
+            raise OSError(self.errors.pop(), "as the test wants it")
+        return super().accept()
+
+
+async def test_where_descriptors_run_out_accepting_pauses(
+    any_loop: Loops, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(accept_module, "PAUSE", 0.01)
+    admitted: asyncio.Queue[socket.socket] = asyncio.Queue()
+    with Short() as listening:
+        listening.errors = [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EMFILE]
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        listening.setblocking(False)
+        acceptor = Acceptor([listening], admitted.put_nowait)
+        began = asyncio.get_running_loop().time()
+        with connect(listening.getsockname()), await admitted.get() as accepted:
+            assert asyncio.get_running_loop().time() - began >= 3 * 0.01
+            assert accepted.getblocking() is False
+        acceptor.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no connection can be accepted for now" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_loop_without_readers_accepts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the proactor of Windows."""
+    loop = asyncio.get_running_loop()
+
+    def refuse(*args: object) -> None:
+        raise NotImplementedError
+
+    admitted: asyncio.Queue[socket.socket] = asyncio.Queue()
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "add_reader", refuse)
+        acceptor = Acceptor([listening], admitted.put_nowait)
+    with connect(listening.getsockname()), await admitted.get():
+        pass
+    acceptor.close()
+    await asyncio.sleep(0)
+    assert listening.fileno() == -1
