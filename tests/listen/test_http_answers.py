@@ -16,6 +16,7 @@ import pytest
 
 from tailrace import Channel, Group, Message, Outage, Outcome, Receiver
 from tailrace.listen import HttpServer, ListenHttp, Request, listen_http
+from tailrace.message.message import delayed_by_outage, digest_of
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 ANY = "127.0.0.1:0"
@@ -310,6 +311,64 @@ async def test_the_idempotency_key_is_the_messages_id(serve: Any, hold: Any) -> 
     assert message.id == "order-7"
 
 
+async def test_no_key_of_a_client_is_the_id_of_a_line(serve: Any, hold: Any) -> None:
+    held = hold()
+    ndjson = "application/x-ndjson"
+    async with serve(listen_http(ANY, "/incoming"), held) as service:
+        async with await service.connect() as client:
+            client.ask(
+                "POST", "/incoming", b'"foo"\n', content_type=ndjson, idempotency_key="order-7"
+            )
+            (message,) = await held.reached(1)
+            message.ack()
+            assert (await client.hear()).status == 200
+        again = await service.get("/incoming?data=foo", idempotency_key=message.id)
+
+    assert again.status == 400
+
+
+async def test_a_key_comes_with_the_digest_of_what_was_sent(serve: Any, hold: Any) -> None:
+    held = hold()
+    async with serve(listen_http(ANY, "/incoming"), held) as service:
+        clients = [await service.connect() for _ in range(4)]
+        for client, data, key in zip(clients, "aab", ("k", "k", "k"), strict=False):
+            client.ask("GET", f"/incoming?data={data}", idempotency_key=key)
+        clients[3].ask("GET", "/incoming?data=a")
+        messages = sorted(await held.reached(4), key=lambda m: (m.data, m.id != "k"))
+        first, again, without, other = map(digest_of, messages)
+        for message in messages:
+            message.ack()
+        for client in clients:
+            assert (await client.hear()).status == 200
+            client.close()
+
+    assert first is not None
+    assert first == again != other
+    assert without is None
+
+
+async def test_a_request_whose_time_runs_out_in_an_outage_hears_503(serve: Any, hold: Any) -> None:
+    held = hold()
+    async with serve(listen_http(ANY, "/incoming", timeout=0.2), held) as service:
+        lines, one = await service.connect(), await service.connect()
+        lines.ask("POST", "/incoming", b'"foo"\n', content_type="application/x-ndjson")
+        (message,) = await held.reached(1)
+        thread = threading.Thread(target=delayed_by_outage, args=(message,))
+        thread.start()
+        thread.join()
+        one.ask("GET", "/incoming?data=foo")
+        hears = [await lines.hear(), await one.hear()]
+        lines.close()
+        one.close()
+        for message in await held.reached(2):
+            message.ack()
+
+    assert [(answer.status, answer.headers["retry-after"]) for answer in hears] == [(503, "1")] * 2
+    assert all(
+        "the store is out of order; it may still be stored" in answer.text for answer in hears
+    )
+
+
 async def test_each_line_of_ndjson_is_a_message_with_a_report(serve: Any) -> None:
     lines = b'"foo"\n\n"bar"\nnot json\n{"data": "wrapped"}\n7'
     async with serve(listen_http(ANY, "/incoming")) as service:
@@ -329,7 +388,7 @@ async def test_each_line_of_ndjson_is_a_message_with_a_report(serve: Any) -> Non
         (5, 200, "stored"),
         (6, 422, "rejected"),
     ]
-    assert [r.get("id") for r in reports] == ["k:1", "k:3", None, "k:5", None]
+    assert [r.get("id") for r in reports] == ["k line 1", "k line 3", None, "k line 5", None]
     assert none.status == 400
     assert fine.status == 200
 

@@ -97,7 +97,7 @@ def test_bytes_of_any_kind_are_decoded_or_refused(body: bytes, kind: str, into: 
         try:
             if media == NDJSON:
                 for _, line in split_lines(made.body):
-                    decoder.json(line)
+                    decoder.typed(line)
             else:
                 decoder.one(media, made)
         except Refused as no:
@@ -194,6 +194,14 @@ def test_a_field_of_the_wrong_type_is_refused(kind: Any, query: bytes, status: i
     assert refused(kind, request(query=query))[0] == status
 
 
+@pytest.mark.parametrize("kind", [float, float | None, int | float])
+@pytest.mark.parametrize("number", [b"nan", b"-NaN", b"inf", b"-Infinity", b"1e999"])
+def test_a_number_that_json_and_databases_cannot_hold_is_refused(kind: Any, number: bytes) -> None:
+    assert refused(kind, request(query=b"data=" + number))[0] == 422
+    assert refused(kind, request(body=number, content_type=JSON))[0] in (400, 422)
+    assert decoded(kind, request(query=b"data=1e-400")) == 0
+
+
 def test_deeply_nested_json_is_refused() -> None:
     body = b"[" * 100_000
     assert refused(Any, request(body=body, content_type=JSON))[0] == 400
@@ -223,6 +231,40 @@ def test_the_field_in_the_body_counts_before_the_one_in_the_query() -> None:
 def test_another_field_may_carry_the_data() -> None:
     assert decoded(str, request(query=b"q=foo&data=bar"), param="q") == "foo"
     assert decoded(str, request(query=b"%71=foo"), param="q") == "foo"
+
+
+def digest(kind: Any, made: Request) -> bytes:
+    decoder: Decoder[Any] = Decoder(kind, "data")
+    return decoder.digest(decoder.written(decoder.media(made), made))
+
+
+def test_data_that_a_client_sends_again_has_the_digest_it_had() -> None:
+    one = multipart('Content-Disposition: form-data; name="data"\r\n\r\nfoo')
+    other = request(
+        body=one.body.replace(b"--b", b"--another"),
+        content_type="multipart/form-data; boundary=another",
+    )
+    text = [one, other, request(query=b"data=foo"), request(query=b"a=b&data=%66oo")]
+    text.append(request(body=b"data=foo", content_type=FORM))
+    json_ = [
+        request(body=b'{"x": 1}', content_type=JSON),
+        request(body=b'{"x": 1}\n', content_type=JSON),
+        request(query=b'data={"x":%201}'),
+    ]
+
+    assert len({digest(str, made) for made in text}) == 1
+    assert len({digest(Point, made) for made in json_}) == 1
+
+
+def test_other_data_has_another_digest() -> None:
+    made = [
+        request(query=b"data=foo"),
+        request(query=b"data=bar"),
+        request(query=b'data="foo"'),
+        request(body=b'"foo"', content_type=JSON),
+        request(body=b'"bar"', content_type=JSON),
+    ]
+    assert len({digest(str, one) for one in made}) == len(made)
 
 
 def test_lines_are_numbered_as_an_editor_would() -> None:

@@ -8,14 +8,12 @@ wrote for it (`abort`, `reject`, ``fail("a text")``).
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Final, cast
-
-import msgspec
+from typing import Any, Final
 
 from tailrace.errors import Outage
 from tailrace.listen._decode import NDJSON
 from tailrace.listen._request import Refused
-from tailrace.listen._whole import whole
+from tailrace.listen._shown import as_json, as_text, encoded, said
 from tailrace.message import Outcome
 
 __all__ = ["Answer", "NotTakenError", "of_outcome", "refusal", "report"]
@@ -44,8 +42,6 @@ _WORDS: Final = {
     503: "unavailable",
     504: "timed out",
 }
-
-_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class NotTakenError(Exception):
@@ -82,41 +78,41 @@ def refusal(refused: Refused, json: bool, last: bool = False) -> Answer:
     headers = RETRY if status == 503 and not refused.headers else refused.headers
     word = _WORDS.get(status, "refused")
     if json:
-        return Answer(status, _json({"status": word, "reason": reason}), JSON, headers, last)
-    return Answer(status, _text(f"{word}: {reason}"), TEXT, headers, last)
+        return Answer(status, as_json({"status": word, "reason": reason}), JSON, headers, last)
+    return Answer(status, encoded(f"{word}: {reason}"), TEXT, headers, last)
 
 
 def of_outcome(outcome: Outcome, data: object, id: str, json: bool) -> Answer:
     """The answer to a request whose one message ended so, with this data."""
     if outcome.status == "stored" and not json:
         value = data if outcome.result is None else outcome.result
-        return Answer(200, b"OK: " + _body(value))
+        return Answer(200, b"OK: " + as_text(value))
     if outcome.status == "aborted" and not json:
-        return Answer(200, b"aborted: " + _body(data))
-    status, report = _said(outcome)
+        return Answer(200, b"aborted: " + as_text(data))
+    status, report = _of_status(outcome)
     headers = RETRY if status == 503 else ()
     if not json:
-        return Answer(status, _text(f"{report['status']}: {report['reason']}"), TEXT, headers)
+        return Answer(status, encoded(f"{report['status']}: {report['reason']}"), TEXT, headers)
     report["id"] = id
     if status == 200:
         report.setdefault("result", data)
-    return Answer(status, _json(report), JSON, headers)
+    return Answer(status, as_json(report), JSON, headers)
 
 
 def line_report(number: int, outcome: Outcome, id: str, brief: bool) -> tuple[int, bytes]:
     """Status and report of one message among many; `brief` leaves its result out."""
-    status, said = _said(outcome)
-    if "reason" in said:
-        said["reason"] = _cut(said["reason"])
+    status, report = _of_status(outcome)
+    if "reason" in report:
+        report["reason"] = _cut(report["reason"])
     elif brief:
-        said.pop("result", None)
-    return status, _json({"line": number, "code": status, "id": id, **said})
+        report.pop("result", None)
+    return status, as_json({"line": number, "code": status, "id": id, **report})
 
 
 def line_refusal(number: int, refused: Refused) -> tuple[int, bytes]:
     """Status and report of one line that made no message, or none that ended in time."""
     status = refused.status
-    word, reason = _WORDS.get(status, "refused"), _json(_cut(refused.reason))
+    word, reason = _WORDS.get(status, "refused"), as_json(_cut(refused.reason))
     return status, _LINE_REFUSAL % (number, status, word.encode(), reason)
 
 
@@ -138,55 +134,32 @@ def phrase(status: int) -> str:
     return HTTPStatus(status).phrase
 
 
-def _said(outcome: Outcome) -> tuple[int, dict[str, Any]]:
+def _of_status(outcome: Outcome) -> tuple[int, dict[str, Any]]:
     """Status code, and what is said about an outcome."""
     match outcome.status:
         case "stored":
-            said: dict[str, Any] = {"status": "stored"}
+            stored: dict[str, Any] = {"status": "stored"}
             if outcome.result is not None:
-                said["result"] = outcome.result
-            return 200, said
+                stored["result"] = outcome.result
+            return 200, stored
         case "aborted":
-            return 200, {"status": "aborted", "reason": outcome.reason}
+            return 200, {"status": "aborted", "reason": said(outcome.reason)}
         case "rejected":
-            return 422, {"status": "rejected", "reason": outcome.reason}
+            return 422, {"status": "rejected", "reason": said(outcome.reason)}
         case "dead":
-            return 202, {"status": "dead", "reason": outcome.reason}
+            return 202, {"status": "dead", "reason": said(outcome.reason)}
         case "lost":
             return 500, {"status": "lost", "reason": "the program dropped the message"}
         case "failed":
             pass
-    if isinstance(outcome.error, NotTakenError):
-        return 503, {"status": "unavailable", "reason": str(outcome.error)}
-    if isinstance(outcome.error, Outage):  # its text may name a host or a file
+    if outcome.error is None:
+        reason = said(outcome.reason)
+        if reason == "overflow":  # a channel that sheds load
+            return 503, {"status": "unavailable", "reason": reason}
+        return 500, {"status": "failed", "reason": reason}
+    kind = type(outcome.error)
+    if issubclass(kind, NotTakenError):
+        return 503, {"status": "unavailable", "reason": said(outcome.error)}
+    if issubclass(kind, Outage):  # its text may name a host or a file
         return 503, {"status": "unavailable", "reason": "the store is out of order"}
-    if outcome.error is None and outcome.reason == "overflow":  # a channel that sheds load
-        return 503, {"status": "unavailable", "reason": "overflow"}
-    reason = outcome.reason if outcome.error is None else "an internal error"
-    return 500, {"status": "failed", "reason": reason}
-
-
-def _body(value: object) -> bytes:
-    return _text(value) if isinstance(value, str) else _json(value)
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _json(value: object) -> bytes:
-    """JSON at any price: a client must be answered, whatever a store gave as its result."""
-    try:
-        return _encode(whole(value))
-    except Exception:
-        if isinstance(value, dict):
-            items = cast(dict[object, object], value).items()
-            return _encode({_safe(key): _safe(item) for key, item in items})
-        return _encode(_safe(value))
-
-
-def _safe(value: object) -> str:
-    try:
-        return _text(str(value)).decode()
-    except Exception:
-        return f"<{type(value).__name__}>"
+    return 500, {"status": "failed", "reason": "an internal error"}

@@ -2,14 +2,17 @@
 
 Everything that is wrong with a request's content is said here, as `Refused`: 400 where it cannot
 be read, 415 where it is of a kind not read at all, 422 where it reads well but is not of the
-listener's type. Nothing is guessed: a field given twice, a broken escape or a byte that is not
-UTF-8 is refused, since what was repaired silently would be stored wrongly.
+listener's type, 500 where the type's own code breaks. Nothing is guessed: a field given twice, a
+broken escape or a byte that is not UTF-8 is refused, since what was repaired silently would be
+stored wrongly.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +22,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from tailrace.listen._request import Refused, Request
+from tailrace.listen._shown import said
 
 __all__ = ["Decoder", "Media"]
 
@@ -62,20 +66,21 @@ _WRITTEN_AS_JSON = (
 class Decoder(Generic[T]):
     """Reads the data of requests as `kind`, from the field `param` or from a JSON body."""
 
-    __slots__ = ("_from_json", "_kind", "_param", "from_text", "prefix")
+    __slots__ = ("_from_json", "_from_text", "_kind", "_param", "_structured", "prefix")
 
     def __init__(self, kind: Any, param: str) -> None:
         self._kind = kind
         self._param = param.encode()
         self.prefix = self._param + b"="  # what a query of this field alone begins with
-        self.from_text: Callable[[str], Any] | None  # from the field's value
+        self._from_text: Callable[[str], Any] | None  # from the field's value
         decode, structured = _json_decoder(kind)
+        self._structured = structured
         if kind is str:
-            self.from_text = None  # it is text already
+            self._from_text = None  # it is text already
         elif structured:
-            self.from_text = decode
+            self._from_text = decode
         else:
-            self.from_text = self._convert
+            self._from_text = self._convert
         whole = structured or kind is Any or kind is object
         self._from_json = decode if whole else _unwrapping(kind, param, decode)
 
@@ -109,14 +114,18 @@ class Decoder(Generic[T]):
 
     def one(self, media: Media, request: Request) -> T:
         """The data of a request that carries one message."""
+        return self.typed(self.written(media, request))
+
+    def written(self, media: Media, request: Request) -> bytes | str:
+        """What a client wrote as the data: JSON as bytes, or the text of a field."""
         query = request.raw_query
         if not media and not request.body and query.startswith(self.prefix):
             # What nearly all queries are: this field alone.
             raw = query[len(self.prefix) :]
             if b"&" not in raw:
-                return self._typed(_text(_plain(raw)))
+                return _text(_plain(raw))
         if media == JSON:
-            return self.json(request.body)
+            return request.body
         found: list[str] = []
         if media == FORM:
             found = _form_values(request.body, self._param)
@@ -130,17 +139,35 @@ class Decoder(Generic[T]):
             name = self._param.decode()
             many = f"the field {name!r} is given {len(found)} times"
             raise Refused(400, many if found else f"the field {name!r} is missing")
-        return self._typed(found[0])
+        return found[0]
 
-    def _typed(self, text: str) -> T:
-        value: Any = text if self.from_text is None else _decoded(self.from_text, text)
+    def typed(self, written: bytes | str) -> T:
+        """The data, from what `written` says of it."""
+        value: Any
+        if isinstance(written, bytes):
+            value = _decoded(self._from_json, written)
+        elif self._from_text is None:
+            value = written
+        else:
+            value = _decoded(self._from_text, written)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise Refused(422, f"{written[:20]!r} is no finite number")
         typed: T = value
         return typed
 
-    def json(self, body: bytes) -> T:
-        """One JSON value."""
-        value: T = _decoded(self._from_json, body)
-        return value
+    def digest(self, written: bytes | str) -> bytes:
+        """Recognises the same data when a client sends it again, however it is carried.
+
+        Not the digest of a whole body: the boundary of a multipart form differs each time. Nor
+        that of the decoded data: a type may add the time.
+        """
+        if isinstance(written, bytes):
+            raw = written.strip()
+        elif self._structured:
+            raw = written.strip().encode()
+        else:
+            raw = b"text " + written.encode()  # the text "7" is not the JSON 7
+        return blake2b(raw, digest_size=16).digest()
 
 
 def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:
@@ -177,9 +204,16 @@ def _decoded(decode: Callable[[Any], Any], written: Any) -> Any:
     try:
         return decode(written)
     except msgspec.ValidationError as error:
-        raise Refused(422, str(error)) from error
+        raise Refused(422, said(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, f"the JSON cannot be read: {error}") from error
+        raise Refused(400, f"the JSON cannot be read: {said(error)}") from error
+    # All else comes from the type's own code (`__post_init__`, an enum, `__hash__`).
+    except (ValueError, TypeError) as error:
+        raise Refused(422, said(error)) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise Refused(500, "an internal error") from error
 
 
 def _form_values(form: bytes, name: bytes) -> list[str]:

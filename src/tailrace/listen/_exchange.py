@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tailrace.listen import _answers
 from tailrace.listen._answers import Answer
 from tailrace.listen._request import Refused, Request
+from tailrace.listen._shown import log_error, shown
 from tailrace.message import Outcome
 from tailrace.message.message import message_of
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange", "Gate", "Limits", "Respond", "too_large"]
 
-_log = logging.getLogger("tailrace.listen")
-
 Respond = Callable[[Answer], None]
+
+_INTERNAL: Final = Refused(500, "an internal error")
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Exchange:
     """A request that makes one message."""
 
     __slots__ = (
+        "_check",
         "_chunks",
         "_gate",
         "_id",
@@ -93,6 +94,7 @@ class Exchange:
         self._media = media
         self._respond = respond
         self._json = request.wants_json
+        self._check: asyncio.Task[None] | None = None  # authorizes
         self._chunks: list[bytes] | None = None
         self._size = 0
         self._pending = 0
@@ -168,8 +170,18 @@ class Exchange:
 
     def expire(self) -> None:
         """`timeout` has passed."""
-        reason = f"not settled within {self._intake.timeout:g} s; it may still be stored"
-        self.refuse(Refused(504, reason))
+        self.refuse(self.late())
+
+    def late(self) -> Refused:
+        """What is said when `timeout` has passed."""
+        intake = self._intake
+        within = f"within {intake.timeout:g} s"
+        if self._check is not None:
+            return Refused(504, f"not authorized {within}; nothing was stored")
+        if intake.out_of_order:
+            why = f"not settled {within}: the store is out of order; it may still be stored"
+            return Refused(503, why)
+        return Refused(504, f"not settled {within}; it may still be stored")
 
     def abandon(self) -> None:
         """The listener was cancelled, and nobody will hear how the messages end."""
@@ -179,6 +191,8 @@ class Exchange:
         self.answered = True
         self._respond = None
         self._chunks = None
+        if self._check is not None:
+            self._check.cancel()  # nobody waits for it any more
         self._intake.ended(self)
         if not self._pending:
             self._release()
@@ -200,59 +214,83 @@ class Exchange:
     def _authorize(self, authorize: Callable[[Request], Any]) -> None:
         try:
             allowed = authorize(self.request)
-        except Exception:
-            self._authorize_failed()
+            if not inspect.isawaitable(allowed):
+                self._authorized(allowed)
+                return
+        except KeyboardInterrupt:
+            self.refuse(_INTERNAL)
+            raise
+        except BaseException as error:
+            self._broken("authorize raised", error)
             return
-        if inspect.isawaitable(allowed):
-            self._pending += 1  # the place is taken until the check has ended
-            self._intake.spawn(self._authorize_later(allowed))
-        else:
-            self._authorized(allowed)
+        self._pending += 1  # the place is taken until the check has ended
+        self._check = check = self._intake.spawn(self._authorize_later(allowed))
+        check.add_done_callback(lambda _: self._ended_one())
 
     async def _authorize_later(self, allowed: Any) -> None:
         try:
             answer = await allowed
-        except asyncio.CancelledError:
-            self.refuse(Refused(503, "the server is stopping"))
-            raise
-        except Exception:
-            self._authorize_failed()
-        else:
             if not self.answered:
+                self._check = None  # or the answer would cancel it
                 self._authorized(answer)
-        finally:
-            self._ended_one()
+        except KeyboardInterrupt:
+            self._check = None
+            self.refuse(_INTERNAL)
+            raise
+        except BaseException as error:
+            self._check = None
+            check = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and check and check.cancelling():
+                self.refuse(Refused(503, "the server is stopping"))
+                raise
+            self._broken("authorize raised", error)
 
-    def _authorized(self, allowed: object) -> None:
+    def _authorized(self, allowed: Any) -> None:
         if allowed is True:
             self._accept()
         elif allowed is False:
             self.refuse(Refused(403, "not allowed"))
         else:
-            _log.error("authorize of %r must return a bool, not %r", self._intake, allowed)
-            self.refuse(Refused(500, "an internal error"))
+            self._broken(f"authorize must return a bool, not {shown(allowed)}")
 
-    def _authorize_failed(self) -> None:
-        _log.exception("authorize of %r raised for %r", self._intake, self.request)
-        self.refuse(Refused(500, "an internal error"))
+    def _broken(self, what: str, error: BaseException | None = None) -> None:
+        """User code has failed: it is logged, and this request alone is answered 500."""
+        self.log_broken(what, error)
+        self.refuse(_INTERNAL)
+
+    def log_broken(self, what: str, error: BaseException | None) -> None:
+        """Log that user code has failed for this request."""
+        request = self.request
+        id = request.fields.get(b"idempotency-key", b"-")[:255].decode("latin-1")
+        log_error("%s %s (id %s): %s", request.method, request.path, id, what, error=error)
 
     # --- the message ------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        request = self.request
+        request, decoder = self.request, self._intake.decoder
+        digest = None
         try:
             key = request.idempotency_key
-            data = self._intake.decoder.one(self._media, request)
+            written = decoder.written(self._media, request)
+            if key is not None:
+                digest = decoder.digest(written)
+            data = decoder.typed(written)
         except Refused as refused:
-            self.refuse(refused)
+            self._refuse_data(refused)
             return
-        message = message_of(data, key, self.told)
+        message = message_of(data, key, self, digest=digest)
         if self._json:
             self._id = message.id
         self._pending += 1
         self._intake.put(message)
 
-    def told(self, outcome: Outcome, data: Any) -> None:
+    def _refuse_data(self, refused: Refused) -> None:
+        if refused.status == 500:
+            self._broken("the data's type raised", refused.__cause__)
+        else:
+            self.refuse(refused)
+
+    def __call__(self, outcome: Outcome, data: Any) -> None:
         """The message ended so, with this data."""
         # May be called in another thread, or, for "lost", by the collector amid anything.
         intake = self._intake
@@ -261,8 +299,14 @@ class Exchange:
         else:
             self._settled(outcome, data)
 
+    def outage(self) -> None:
+        """An outage keeps the message from being stored for now."""
+        self._intake.outage()
+
     def _settled(self, outcome: Outcome, data: Any) -> None:
         self._ended_one()
+        if outcome.status == "stored":
+            self._intake.out_of_order = False
         if not self.answered:
             self.answer(_answers.of_outcome(outcome, data, self._id, self._json))
 

@@ -61,6 +61,7 @@ class Intake:
         self.thread = 0
         self.accepting = False  # requests are let in
         self._now: Callable[[], float] = time.monotonic  # of the loop
+        self.out_of_order = False  # an outage was heard of, and nothing was stored since
         self._sending = False  # what stands in line will be sent, or refused by `refuse_line`
         self._line: deque[Source] = deque()
         self._unanswered: dict[Exchange, float] = {}  # with their deadlines, oldest first
@@ -223,12 +224,17 @@ class Intake:
         for exchange in due:
             exchange.expire()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def outage(self) -> None:
+        """An outage keeps a message from being stored for now. Called from any thread."""
+        self.out_of_order = True
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background, at most as long as the actor."""
         assert self._loop is not None
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def post(self, tell: Callable[..., None], *what: object) -> None:
         """Tell an exchange of an outcome on the loop, from another thread or a finaliser."""

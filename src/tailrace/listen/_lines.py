@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from functools import partial
 from threading import get_ident
 from typing import Any, Final
 
@@ -57,7 +56,16 @@ class LinesExchange(Exchange):
     many messages in memory.
     """
 
-    __slots__ = ("_exhausted", "_key", "_lines", "_open", "_parked", "_reports", "_statuses")
+    __slots__ = (
+        "_broken_line",
+        "_exhausted",
+        "_key",
+        "_lines",
+        "_open",
+        "_parked",
+        "_reports",
+        "_statuses",
+    )
 
     def _accept(self) -> None:
         self._key: str | None = None
@@ -76,6 +84,7 @@ class LinesExchange(Exchange):
         self._open: dict[int, tuple[int, str]] = {}  # index in reports: number and id
         self._exhausted = False
         self._parked = False
+        self._broken_line = False
         self._intake.put(self)
 
     @property
@@ -95,26 +104,39 @@ class LinesExchange(Exchange):
         until = time.monotonic() + SLICE_SECONDS
         for number, line in self._lines:
             try:
-                data = self._intake.decoder.json(line)
+                data = self._intake.decoder.typed(line)
             except Refused as refused:
+                if refused.status == 500:
+                    self._line_broken(number, refused)
                 self._add(_answers.line_refusal(number, refused))
                 if time.monotonic() > until:
                     return None
                 continue
-            return self._message(number, data)
+            return self._message(number, line, data)
         self._exhausted = True
         self._report_if_done()
         return None
 
-    def _message(self, number: int, data: Any) -> Message[Any]:
-        key = None if self._key is None else f"{self._key}:{number}"
+    def _message(self, number: int, line: bytes, data: Any) -> Message[Any]:
+        key = digest = None
+        if self._key is not None:
+            # The spaces set it apart from every key that a client may choose.
+            key = f"{self._key} line {number}"
+            digest = self._intake.decoder.digest(line)
         index = len(self._reports)
-        message = message_of(data, key, partial(self._line_told, index))
+        message = message_of(data, key, _Line(self, index), digest=digest)
         self._open[index] = number, message.id
         self._reports.append(b"")
         self._pending += 1
         self._gate.bytes += LINE_COST
         return message
+
+    def _line_broken(self, number: int, refused: Refused) -> None:
+        if self._broken_line:
+            return  # one traceback a request: it may have very many lines
+        self._broken_line = True
+        what = f"the data's type raised at line {number}; further lines are not logged"
+        self.log_broken(what, refused.__cause__)
 
     def not_taken(self, reason: str) -> None:
         """No channel will take the lines that are left."""
@@ -124,8 +146,9 @@ class LinesExchange(Exchange):
         self._exhausted = True
         self._report_if_done()
 
-    def _line_told(self, index: int, outcome: Outcome, data: Any) -> None:
-        intake = self._intake  # as in `told`
+    def line_told(self, index: int, outcome: Outcome) -> None:
+        """The message of this line ended so."""
+        intake = self._intake  # as in `__call__`
         if get_ident() != intake.thread or outcome.status == "lost":
             intake.post(self._line_settled, index, outcome)
         else:
@@ -134,6 +157,8 @@ class LinesExchange(Exchange):
     def _line_settled(self, index: int, outcome: Outcome) -> None:
         self._gate.bytes -= LINE_COST
         self._ended_one()
+        if outcome.status == "stored":
+            self._intake.out_of_order = False
         if self.answered:
             return
         number, id = self._open.pop(index)
@@ -156,17 +181,16 @@ class LinesExchange(Exchange):
 
     def expire(self) -> None:
         """`timeout` has passed: report what is known. Lines that wait are not sent any more."""
-        self._give_up(f"not settled within {self._intake.timeout:g} s; it may still be stored")
+        self._give_up(self.late())
 
     def abandon(self) -> None:
         """The listener was cancelled: report what is known."""
-        self._give_up("the server stopped first; it may still be stored")
+        self._give_up(Refused(504, "the server stopped first; it may still be stored"))
 
-    def _give_up(self, reason: str) -> None:
-        if not hasattr(self, "_lines"):  # it was not authorized yet
-            self.refuse(Refused(503, "the server is busy"))
+    def _give_up(self, refused: Refused) -> None:
+        if self._check is not None:  # it was not authorized yet
+            self.refuse(refused)
             return
-        refused = Refused(504, reason)
         for index, (number, _) in self._open.items():
             self._put(index, _answers.line_refusal(number, refused))
         self._open.clear()
@@ -180,3 +204,19 @@ class LinesExchange(Exchange):
             self.answer(_answers.report(self._statuses, reports))
         else:
             self.refuse(Refused(400, "there are no lines"))
+
+
+class _Line:
+    """Tells a request of many lines how the message of one ended."""
+
+    __slots__ = ("_exchange", "_index")
+
+    def __init__(self, exchange: LinesExchange, index: int) -> None:
+        self._exchange = exchange
+        self._index = index
+
+    def __call__(self, outcome: Outcome, data: object) -> None:
+        self._exchange.line_told(self._index, outcome)
+
+    def outage(self) -> None:
+        self._exchange.outage()

@@ -1,0 +1,329 @@
+"""User code that raises, hangs or answers nonsense ends its own request and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tailrace import Message, Receiver
+from tailrace.listen import Request, listen_http
+
+ANY = "127.0.0.1:0"
+RATES = {"EUR": 1.0}
+FORM = "application/x-www-form-urlencoded"
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+
+class Stop(BaseException):
+    """What no `except Exception` catches."""
+
+
+RAISED: list[Callable[[], BaseException]] = [
+    lambda: KeyError("secret"),
+    lambda: asyncio.CancelledError("secret"),
+    lambda: SystemExit("secret"),
+    lambda: Stop("secret"),
+    lambda: MemoryError("secret"),
+]
+
+
+@dataclass
+class Payment:
+    currency: str
+
+    def __post_init__(self) -> None:
+        if self.currency == "ZZZ":
+            raise ValueError("nobody pays in ZZZ")
+        if self.currency.isdigit():
+            raised = RAISED[int(self.currency)]()
+            raise raised
+        RATES[self.currency]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Colour | None:
+        if value == "none":
+            return None
+        raise LookupError("secret")
+
+
+async def ack(inbox: Receiver[Message[Any]]) -> None:
+    async for message in inbox:
+        message.ack("stored it")
+        del message
+
+
+def money(currency: str) -> bytes:
+    return json.dumps({"currency": currency}).encode()
+
+
+# --- while decoding -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raised", range(len(RAISED)))
+@pytest.mark.parametrize("kind", [JSON, FORM])
+async def test_what_a_type_raises_is_answered_500_and_the_listener_goes_on(
+    serve: Any, caplog: pytest.LogCaptureFixture, kind: str, raised: int
+) -> None:
+    body = money(str(raised)) if kind == JSON else b"data=" + money(str(raised))
+    async with (
+        serve(listen_http(ANY, "/pay", type=Payment), ack) as service,
+        await service.connect() as client,
+    ):
+        answer = await client.post("/pay", body, content_type=kind, idempotency_key="pay-7")
+        left = service.server.statistics().in_flight
+        after = await client.post("/pay", money("EUR"), content_type=JSON)
+
+    assert (answer.status, answer.text) == (500, "failed: an internal error")
+    assert (left, after.status) == (0, 200)
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert "/pay" in record.getMessage()
+    assert "pay-7" in record.getMessage()
+    assert record.exc_info is not None
+    assert type(record.exc_info[1]) is type(RAISED[raised]())
+
+
+async def test_a_value_error_of_a_type_is_the_senders_fault(serve: Any) -> None:
+    async with serve(listen_http(ANY, "/pay", type=Payment), ack) as service:
+        answer = await service.post("/pay", money("ZZZ"), content_type=JSON)
+
+    assert (answer.status, answer.text.partition(" - ")[0]) == (422, "rejected: nobody pays in ZZZ")
+
+
+async def test_a_line_whose_type_raises_is_reported_and_the_others_are_stored(serve: Any) -> None:
+    lines = b"\n".join(map(money, ["EUR", "XXX", "0", "1", "2", "3", "ZZZ", "EUR"]))
+    async with serve(listen_http(ANY, "/pay", type=Payment), ack) as service:
+        answer = await service.post("/pay", lines, content_type=NDJSON)
+        left = service.server.statistics().in_flight
+        after = await service.post("/pay", money("EUR"), content_type=JSON)
+
+    reports = [json.loads(line) for line in answer.text.splitlines()]
+    assert [r["code"] for r in reports] == [200, 500, 500, 500, 500, 500, 422, 200]
+    assert "secret" not in answer.text
+    assert (left, after.status) == (0, 200)
+
+
+async def test_what_an_enum_raises_is_answered(serve: Any) -> None:
+    async with serve(listen_http(ANY, "/", type=Colour), ack) as service:
+        answers = [await service.get(f"/?data={colour}") for colour in ("red", "none", "blue")]
+
+    assert [answer.status for answer in answers] == [200, 422, 422]
+
+
+# --- authorize ------------------------------------------------------------------------------
+
+
+class Unreadable:
+    def __repr__(self) -> str:
+        raise SystemExit("secret")
+
+    @property
+    def __class__(self) -> Any:
+        raise SystemExit("secret")
+
+
+class Unusable(Mapping[str, str]):
+    def __getitem__(self, name: str) -> str:
+        raise SystemExit("secret")
+
+    def __iter__(self) -> Any:
+        raise Stop
+
+    def __len__(self) -> int:
+        return 1
+
+
+NONSENSE: list[Any] = [None, 1, "yes", Unreadable(), Unusable(), {"user": 7}, {7: "user"}, [True]]
+
+
+def raising(raised: Callable[[], BaseException]) -> Callable[[Request], Any]:
+    def authorize(request: Request) -> bool:
+        error = raised()
+        raise error
+
+    return authorize
+
+
+def answering(nonsense: Any) -> Callable[[Request], Any]:
+    return lambda request: nonsense
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["plain", "async"])
+@pytest.mark.parametrize(
+    "authorize", [*map(raising, RAISED), *map(answering, NONSENSE)], ids=lambda _: ""
+)
+async def test_an_authorize_that_breaks_lets_nobody_in_and_the_listener_goes_on(
+    serve: Any, caplog: pytest.LogCaptureFixture, authorize: Callable[[Request], Any], later: bool
+) -> None:
+    async def eventually(request: Request) -> Any:
+        await asyncio.sleep(0)
+        return True if request.query == "data=good" else authorize(request)
+
+    def at_once(request: Request) -> Any:
+        return True if request.query == "data=good" else authorize(request)
+
+    listener = listen_http(ANY, "/in", authorize=eventually if later else at_once)
+    async with serve(listener, ack) as service, await service.connect() as client:
+        bad = await client.get("/in?data=bad", idempotency_key="k7")
+        left = service.server.statistics().in_flight
+        good = await client.get("/in?data=good")
+
+    assert (bad.status, bad.text) == (500, "failed: an internal error")
+    assert (left, good.status) == (0, 200)
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert "/in" in record.getMessage()
+    assert "k7" in record.getMessage()
+
+
+@pytest.mark.parametrize("kind", [JSON, NDJSON])
+async def test_an_authorize_that_hangs_is_cancelled_when_its_request_is_answered(
+    serve: Any, kind: str
+) -> None:
+    ended = asyncio.Event()
+
+    async def hangs(request: Request) -> bool:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return True
+
+    async with serve(listen_http(ANY, "/in", authorize=hangs, timeout=0.05), ack) as service:
+        answer = await service.post("/in", b'"foo"', content_type=kind)
+        await ended.wait()
+        await service.until(lambda statistics: not statistics.in_flight)
+
+    assert answer.status == 504
+    assert answer.text == "timed out: not authorized within 0.05 s; nothing was stored"
+
+
+# --- while answering ------------------------------------------------------------------------
+
+
+class Hostile:
+    """A value each of whose methods raises what no `except Exception` catches."""
+
+    def __str__(self) -> str:
+        raise Stop
+
+    __repr__ = __str__
+
+    @property
+    def __dict__(self) -> Any:
+        raise Stop
+
+
+class HostileText(str):
+    __slots__ = ()
+
+    def encode(self, *args: Any) -> Any:
+        raise Stop
+
+    def __str__(self) -> str:
+        raise Stop
+
+    def __format__(self, spec: str) -> str:
+        raise Stop
+
+
+class HostileDict(dict[str, str]):
+    def items(self) -> Any:
+        raise Stop
+
+
+@dataclass
+class HostileField:
+    fine: str = "fine"
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "fine":
+            raise Stop
+        return object.__getattribute__(self, name)
+
+
+HOSTILE: list[Callable[[], Any]] = [
+    Hostile,
+    lambda: [Hostile()],
+    lambda: {"a": Hostile()},
+    lambda: {Hostile(): "a"},
+    lambda: HostileText("a"),
+    lambda: HostileDict(a="b"),
+    HostileField,
+    lambda: float("nan"),
+    lambda: 1 << 70,
+    lambda: "\ud800",
+    lambda: object,
+]
+
+
+@pytest.mark.parametrize("make", HOSTILE)
+@pytest.mark.parametrize("accept", [None, JSON])
+@pytest.mark.parametrize(
+    ("settle", "status"),
+    [
+        (lambda m, value: m.ack(value), 200),
+        (lambda m, value: m.with_data(value).ack(), 200),
+        (lambda m, value: m.with_data(value).abort("no need"), 200),
+        (lambda m, value: m.abort(value), 200),
+        (lambda m, value: m.reject(value), 422),
+        (lambda m, value: m.fail(value), 500),
+        (lambda m, value: m.fail(type("Odd", (Exception,), {"__str__": Hostile.__str__})()), 500),
+    ],
+    ids=["result", "data", "aborted", "reason", "rejected", "failed", "error"],
+)
+async def test_what_cannot_be_shown_is_answered_all_the_same(
+    serve: Any, settle: Callable[..., object], status: int, accept: Any, make: Callable[[], Any]
+) -> None:
+    ended: list[bool] = []
+
+    async def work(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            settle(message, make())
+            del message
+        ended.append(True)
+
+    async with serve(listen_http(ANY, "/in", timeout=5), work) as service:
+        answer = await service.get("/in?data=foo", accept=accept)
+        left = service.server.statistics().in_flight
+
+    assert (answer.status, left, ended) == (status, 0, [True])
+
+
+async def test_a_line_whose_result_cannot_be_shown_keeps_its_report(serve: Any) -> None:
+    async def work(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            message.ack(Hostile())
+            del message
+
+    async with serve(listen_http(ANY, "/in"), work) as service:
+        answer = await service.post("/in", b'"a"\n', content_type=NDJSON, idempotency_key="k")
+
+    report = json.loads(answer.text)
+    assert (report["line"], report["code"], report["status"]) == (1, 200, "stored")
+
+
+async def test_a_logging_filter_that_raises_changes_no_answer(serve: Any) -> None:
+    def broken(record: logging.LogRecord) -> bool:
+        raise AttributeError("id of None")
+
+    log = logging.getLogger("tailrace.listen")
+    log.addFilter(broken)
+    try:
+        async with serve(listen_http(ANY, "/pay", type=Payment), ack) as service:
+            answer = await service.post("/pay", money("XXX"), content_type=JSON)
+            assert service.server.statistics().in_flight == 0
+    finally:
+        log.removeFilter(broken)
+
+    assert answer.status == 500
