@@ -118,7 +118,7 @@ async def test_a_request_that_has_begun_is_not_mistaken_for_another(
         for _ in range(3):
             assert (await ask(client, get("/incoming?data=1"))).status == 200
         assert (await ask(client, get("/incoming?data=1") + rest)).status == 200
-        assert (await ask(client, get("/incoming?data=1"))).status == 400
+        assert (await ask(client, get("/incoming?data=1"))).status in (400, 501)
         assert await client.closed()
 
 

@@ -106,7 +106,7 @@ async def test_a_head_too_large_is_refused(serve: Any, any_loop: Loops) -> None:
             answer = await service.get("/incoming?data=foo", x_large=header)
             assert answer.status == 431
             assert answer.text == "too large: request line and headers are larger than 1000 bytes"
-        assert (await service.get("/incoming?data=" + "x" * 2000)).status == 431
+        assert (await service.get("/incoming?data=" + "x" * 2000)).status == 414
         assert (await service.get("/incoming?data=" + "x" * 800)).status == 200
 
 
@@ -124,7 +124,6 @@ async def test_a_head_that_never_ends_is_refused(serve: Any) -> None:
     "said",
     [
         b"hello\r\n\r\n",
-        b"GET /incoming HTTP/9.9\r\n\r\n",
         b"GET /inco ming HTTP/1.1\r\nhost: x\r\n\r\n",
         b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n",
         b"POST /incoming HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",

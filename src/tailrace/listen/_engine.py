@@ -15,10 +15,9 @@ from tailrace.listen._accept import Acceptor, Seldom, connections_allowed, descr
 from tailrace.listen._answers import Answer, phrase
 from tailrace.listen._bind import Address, let_nobody_in, open_socket
 from tailrace.listen._exchange import Gate, Limits
-from tailrace.listen._http1 import Connection
+from tailrace.listen._http1 import Connection, render
 from tailrace.listen._intake import Intake
 from tailrace.listen._request import Refused
-from tailrace.listen._turn import render
 
 __all__ = ["Engine"]
 
@@ -52,6 +51,7 @@ class Engine:
         self.stopped = False
         loop = asyncio.get_running_loop()
         self.time = loop.time
+        self.call_soon = loop.call_soon
         self._loop = loop
         self._seldom = Seldom(loop.time)
         self._acceptor: Acceptor | None = None
@@ -171,7 +171,7 @@ class Engine:
         self.gate.answers[refused.status] += 1
         answer = _answers.refusal(refused, json=False)
         try:
-            accepted.send(render(self.start_of_answer(answer), answer, None))
+            accepted.send(render(self.start_of_answer(answer), answer, None, last=True))
             accepted.shutdown(socket.SHUT_WR)
         except OSError:
             accepted.close()

@@ -71,7 +71,7 @@ class Host:
         if self.asked is None:
             return
         if self._started is None:
-            from tailrace.listen._engine import Engine  # needs httptools, which `app` does not
+            from tailrace.listen._engine import Engine
 
             self._engine = Engine(self.routes, self.gate, self._limits, self.tls)
             start = self._start(self._engine, self.asked)

@@ -1,19 +1,20 @@
 """One HTTP/1.1 connection: from bytes to exchanges, and from their answers to bytes.
 
-llhttp (Node's parser) reads, in `_reader`; asyncio or uvloop carries; what is here is the
-order of things. Measured against uvicorn and Granian as the server, with the same pipeline behind
-it, this costs half of what they do a request, since no request needs a task, a scope, or a trip
-between threads; and what they leave to their application (the size of heads, slow clients,
-admission before the body, an orderly drain) is in one place here.
+`_parser` reads, asyncio or uvloop carries; what is here is the order of things. Measured against
+uvicorn and Granian as the server, with the same pipeline behind it, this costs half of what they
+do a request, since no request needs a task, a scope, or a trip between threads; and what they
+leave to their application (the size of heads, slow clients, admission before the body, an orderly
+drain) is in one place here.
 
 Invariants:
-- Requests are answered in the order in which they came. One at a time is at work (`_current`);
-  those that came in the same packet wait (`_ahead`), what comes later is not even parsed
-  (`_stash`), and then reading stops: that is how backpressure reaches the socket.
+- Requests are answered in the order in which they came. One at a time is at work (`_request`);
+  the bytes of later ones wait in the parser, and reading from the socket is paused: that is how
+  backpressure reaches the client.
 - `deadline` says until when the client may keep the connection in its present state; the engine
   looks at it every now and then. While the client waits for us there is none.
 - After an answer to a request that is not read to its end, the rest is read and dropped for a
   while before the connection is closed, or the client might see a reset instead of the answer.
+- The transport is never closed from within `resume_writing`: asyncio would report the end twice.
 """
 
 from __future__ import annotations
@@ -21,44 +22,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Final, cast
-
-import httptools
 
 from tailrace.listen import _answers
 from tailrace.listen._answers import Answer
-from tailrace.listen._reader import Reader
-from tailrace.listen._request import Refused
-from tailrace.listen._turn import SMALL_BODY, Turn, render
+from tailrace.listen._exchange import Exchange
+from tailrace.listen._parser import Parser
+from tailrace.listen._request import Refused, Request
 
 if TYPE_CHECKING:
     from tailrace.listen._engine import Engine
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "render"]
 
 _log = logging.getLogger("tailrace.listen")
 
 LINGER: Final = 5.0  # seconds to let a client take in an answer before the connection is cut
 LINGER_BYTES: Final = 1024 * 1024
-MAX_AHEAD: Final = 64
+BURST: Final = 64  # requests of one client in one turn of the loop
 CHUNKED_COST: Final = 8  # bytes on the wire for a byte of body, at worst
+SMALL_BODY: Final = 64 * 1024  # a refused body up to here is read, to keep the connection
 
 
 class Connection(asyncio.Protocol):
     """What the loop calls for one client."""
 
     __slots__ = (
-        "_advancing",
-        "_ahead",
         "_begun",
         "_choked",
         "_closed",
-        "_current",
+        "_complete",
         "_deaf",
+        "_ended",
+        "_exchange",
+        "_last",
+        "_parser",
         "_paused",
-        "_reader",
-        "_stash",
+        "_reading",
+        "_refusal",
+        "_request",
         "_transport",
         "_wire",
         "deadline",
@@ -72,20 +74,25 @@ class Connection(asyncio.Protocol):
         self.deadline = math.inf
         self.engine = engine
         self.made = False  # there is a transport
-        self._reader = Reader(self, engine.max_head)
-        self._current: Turn | None = None
-        self._ahead: deque[Turn] = deque()
-        self._stash = b""
-        self._wire = 0  # bytes received since the request that is incomplete began
+        self._parser = Parser(engine.max_head)
+        self._request: Request | None = None  # at work: its head has come, and it is not answered
+        self._complete = False  # its body has come too
+        self._exchange: Exchange | None = None  # what became of it, if it was let in
+        self._refusal: Answer | None = None  # to be given when its body has come
+        self._wire = (
+            0  # bytes received for the request that is incomplete, or since the last answer
+        )
         self._begun = False  # a request is incomplete, and its time runs
-        self._advancing = False
-        self._paused = False  # reading
+        self._reading = False  # `_read` runs
+        self._paused = False  # reading from the socket
         self._choked = False  # writing: the client does not take in what we say
-        self._deaf = False  # nothing more can be parsed
+        self._last = False  # the last answer is given; close when it is written
+        self._ended = False  # the client says no more, but may listen
+        self._deaf = False  # nothing more that comes is a request
         self._closed = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else repr(self._current) if self._current else "idle"
+        state = "closed" if self._closed else repr(self._request) if self._request else "idle"
         return f"<Connection {state}>"
 
     # --- what the transport says ------------------------------------------------------------
@@ -102,36 +109,33 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what it asked for completely is done still."""
-        self._closed = True
+        self._closed = self._deaf = True
         if not self.engine.lost(self):
             return
-        turn = self._current
-        if turn is not None and turn.exchange is not None:
-            turn.exchange.gone()
-            turn.exchange = None
-        self._current = None
-        self._reader.close()
-        self._ahead.clear()
-        self._stash = b""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.gone()
+        self._request = self._refusal = None
+        self._parser.clear()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: parse them, or keep them until the request at work is answered."""
-        turn = self._current
-        if turn is not None and turn.complete:
-            self._stash += data
-            if not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
+        if self._deaf:
+            self._drop(data)
+            return
+        self._parser.feed(data)
+        if (self._request is None or not self._complete) and not self._choked:
+            self._read(len(data))
         else:
-            self._feed(data)
+            self._pause()
 
     def eof_received(self) -> bool:
         """The client says no more; it may still listen."""
-        turn = self._current
-        if turn is not None and turn.complete and not turn.answered and self.engine.tls is None:
-            turn.keep_alive = False
-            return True
-        return False
+        self._ended = True
+        if self._deaf or self.engine.tls is not None:
+            return False
+        # Answers are owed: to the request at work, and to complete ones that wait behind it.
+        return (self._request is not None and self._complete) or self._choked or self._paused
 
     def pause_writing(self) -> None:
         """The client does not take in its answer."""
@@ -141,244 +145,237 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It does."""
         self._choked = False
-        turn = self._current
-        if not self._closed and turn is not None and turn.complete:
-            self.deadline = math.inf
-            self._advance()
+        self.engine.call_soon(self._go_on)
 
     # --- reading ----------------------------------------------------------------------------
 
-    def _feed(self, data: bytes) -> None:
-        if self._closed or self._deaf:
-            return
-        reader = self._reader
-        before = reader.last
-        self._parse(data)
-        if self._closed:
-            return
-        turn, last = self._current, reader.last
-        whole = turn.complete if turn is not None else last is not before and not reader.midway
-        if not whole:
-            self._still_incomplete(turn, len(data))
-
-    def _parse(self, data: bytes) -> None:
+    def _read(self, received: int) -> None:
+        """Go on with what has come, as far as the request at work and the client let us."""
+        if self._reading:
+            return  # an answer that was given at once: the loop below goes on
+        self._reading = True
         try:
-            self._reader.feed(data)
-        except httptools.HttpParserUpgrade:
-            self._go_deaf()
-            if self._current is None:
-                self.close()
-            elif self._reader.last is not None:
-                self._reader.last.keep_alive = False
-        except httptools.HttpParserCallbackError as error:
-            _log.error("%r failed", self, exc_info=error.__context__ or error)
+            for _ in range(BURST):
+                if self._deaf or self._choked:
+                    break
+                if self._request is None:
+                    request = self._parser.head()
+                    if request is None:
+                        self._wait_for_more()
+                        break
+                    self._begin(request)
+                elif self._complete:
+                    break
+                else:
+                    self._receive(received)
+                    if not self._complete:
+                        break
+            else:
+                self._read_later()
+        except Refused as refused:
+            self._unreadable(refused)
+        except Exception:
+            _log.exception("%r failed", self)
             self.abort()
-        except httptools.HttpParserError as error:
-            self._unreadable(str(error))
+        finally:
+            self._reading = False
 
-    def _still_incomplete(self, turn: Turn | None, received: int) -> None:
-        """Bytes came, and a request has begun but not ended: is it too much by now?"""
+    def _read_later(self) -> None:
+        """Let others have their turn first."""
+        self._pause()
+        self.engine.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """What kept this connection from reading may be over."""
+        if self._closed or self._choked:
+            return
+        if self._last:
+            self._end()
+        elif self._request is not None and self._complete:
+            self.deadline = math.inf
+        elif not self._deaf:
+            self._run_time()
+            self._resume()
+            self._read(0)
+
+    def _wait_for_more(self) -> None:
+        """All requests that have come as a whole are answered."""
+        if self._ended:
+            self.close()
+        elif self._parser.waiting and not self._begun:
+            self._begun = True
+            self._run_time()
+
+    def _run_time(self) -> None:
+        """Set the deadline of a client that we wait for."""
         engine = self.engine
+        seconds = engine.receive_timeout if self._begun else engine.keep_alive
+        self.deadline = engine.time() + seconds
+
+    def _begin(self, request: Request) -> None:
+        """The head of a request has come: let it in, or refuse it, before its body comes."""
+        self._request = request
+        self._complete = complete = self._parser.ended
+        self._wire = 0
+        engine = self.engine
+        try:
+            if request.refused is not None:
+                raise request.refused
+            intake = engine.routes.get(request.path)
+            if intake is None:
+                raise Refused(404, "nobody listens on this path")
+            self._exchange = exchange = intake.open(request, self.answer)
+        except Refused as refused:
+            engine.gate.answers[refused.status] += 1
+            self._refusal = _answers.refusal(refused, request.wants_json)
+            if complete:
+                self._completed()
+            elif _body_is_large(request):
+                self._refusal.last = True
+                self.answer(self._refusal)
+            return
+        if complete:
+            self._begun = False
+            self.deadline = math.inf
+            exchange.end()
+        elif request.expects and not self._parser.waiting:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _receive(self, received: int) -> None:
+        """More of the body of the request at work has come."""
+        parser, exchange = self._parser, self._exchange
+        piece = parser.body()
+        if piece and exchange is not None:
+            exchange.feed(piece)  # this may answer it
+        if self._deaf:
+            return
+        if parser.ended:
+            self._complete = True
+            self._completed()
+        elif parser.more:
+            self._read_later()
+        elif self._ended:
+            self.close()
+        else:
+            self._still_incomplete(received)
+
+    def _still_incomplete(self, received: int) -> None:
+        """Bytes came, and the request at work has not ended: is it too much by now?"""
         self._wire += received
         if not self._begun:
             self._begun = True
-            self.deadline = engine.time() + engine.receive_timeout
-        if turn is None:
-            if self._wire > engine.max_head:
-                self._reply_and_close(self._head_too_large())
-        elif turn.answered:
-            if self._wire > LINGER_BYTES:
-                self.close()
-        elif turn.exchange is not None and self._wire > engine.max_head + SMALL_BODY + (
-            CHUNKED_COST * turn.exchange.max_body
-        ):
-            turn.exchange.refuse(Refused(413, "too much chunking for so little body"), last=True)
+            self._run_time()
+        exchange, limit = self._exchange, self.engine.max_head + SMALL_BODY
+        if exchange is not None and self._wire > limit + CHUNKED_COST * exchange.max_body:
+            exchange.refuse(Refused(413, "too much chunking for so little body"), last=True)
 
-    # --- what the reader says ---------------------------------------------------------------
+    def _completed(self) -> None:
+        """The request at work is complete: from now on the client waits for us."""
+        self._begun = False
+        self.deadline = math.inf
+        if self._exchange is not None:
+            self._exchange.end()  # this may answer it
+        elif self._refusal is not None:
+            self.answer(self._refusal)
 
-    @property
-    def reads(self) -> bool:
-        """Whether what comes is looked at still."""
-        return not (self._closed or self._deaf)
+    def _pause(self) -> None:
+        if not self._paused and not self._ended:
+            self._paused = True
+            self._transport.pause_reading()
 
-    def head_came(self, turn: Turn, too_large: bool) -> bool:
-        """A request is to be let in or refused before its body comes. False: nor will it."""
-        self._wire = 0
-        if too_large:
-            refused = self._head_too_large()
-            turn.refusal = _answers.refusal(refused, json=False, last=True)
-            self.engine.gate.answers[refused.status] += 1
-        if self._current is None:
-            self._current = turn
-            self._open(turn)
-        elif len(self._ahead) < MAX_AHEAD:
-            self._ahead.append(turn)
-        else:  # the answers to those before are all that this client gets here
-            self._go_deaf()
-            self._ahead[-1].keep_alive = False
-            return False
-        return True
-
-    def body_came(self, turn: Turn, chunk: bytes) -> None:
-        """A piece of the body."""
-        if turn.answered:
-            return
-        if turn.exchange is not None:
-            turn.exchange.feed(chunk)
-        elif turn is not self._current:
-            turn.hold(chunk)
-
-    def end_came(self, turn: Turn) -> None:
-        """The request is complete."""
-        turn.complete = True
-        if turn is self._current:
-            self._wire = 0
-            self._begun = False
-            self.deadline = math.inf  # from now on the client waits for us
-            self._completed(turn)
-
-    # --- the turn of each request -----------------------------------------------------------
-
-    def _open(self, turn: Turn) -> None:
-        """It is this request's turn."""
-        request = turn.request
-        if turn.refusal is None:
-            try:
-                turn.understand()
-                intake = self.engine.routes.get(request.path)
-                if intake is None:
-                    raise Refused(404, "nobody listens on this path")
-                turn.exchange = intake.open(request, self.answer)
-            except Refused as refused:
-                self.engine.gate.answers[refused.status] += 1
-                turn.refusal = _answers.refusal(refused, request.wants_json)
-        if turn.refusal is None:
-            if b"expect" in request.fields and not (turn.complete or turn.old):
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif not turn.complete and turn.body_is_large:
-            turn.refusal.last = True
-            self.answer(turn.refusal)
-
-    def _completed(self, turn: Turn) -> None:
-        """The request at work is complete. This may answer it."""
-        if turn.exchange is not None:
-            turn.exchange.end()
-        elif turn.answered:
-            self._advance()
-        elif turn.refusal is not None:
-            self.answer(turn.refusal)
-
-    def answer(self, answer: Answer) -> None:
-        """Answer the request at work."""
-        turn = self._current
-        if turn is None or turn.answered or self._closed:
-            return
-        turn.answered = True
-        turn.exchange = None
-        engine = self.engine
-        if answer.last or engine.draining:
-            turn.keep_alive = False
-        self._transport.write(render(engine.start_of_answer(answer), answer, turn))
-        if turn.complete:
-            self._advance()
-        else:
-            self._linger()
-
-    def _advance(self) -> None:
-        """The request at work is answered: go on with the next, or be idle."""
-        if self._advancing:
-            return  # from `_open` below, which may answer at once: a loop, not a recursion
-        turn = self._current
-        while turn is not None and turn.complete:
-            if not turn.answered or self._choked:
-                return
-            if not turn.keep_alive:
-                self.close()
-                return
-            self._current = turn = self._ahead.popleft() if self._ahead else None
-            if turn is not None:
-                self._advancing = True
-                try:
-                    self._catch_up(turn)
-                finally:
-                    self._advancing = False
-        if turn is None:
-            engine = self.engine
-            self._begun = self._reader.midway
-            wait = engine.receive_timeout if self._reader.midway else engine.keep_alive
-            self.deadline = engine.time() + wait
-        # Idle, or at a request that has not come to its end: read on.
+    def _resume(self) -> None:
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        if self._stash:
-            data, self._stash = self._stash, b""
-            self._feed(data)
 
-    def _catch_up(self, turn: Turn) -> None:
-        """It is the turn of a request whose body may be here already."""
-        self._open(turn)
-        held, turn.held = turn.held, None
-        for chunk in held or ():
-            if turn.exchange is not None:
-                turn.exchange.feed(chunk)
-        if turn.complete:
-            self._completed(turn)
+    # --- answering --------------------------------------------------------------------------
+
+    def answer(self, answer: Answer) -> None:
+        """Answer the request at work."""
+        request = self._request
+        if request is None or self._closed:
+            return
+        self._request = self._exchange = self._refusal = None
+        engine = self.engine
+        over = not self._complete or answer.last or engine.draining or not request.keep_alive
+        if self._ended and not self._parser.waiting:
+            over = True
+        start = engine.start_of_answer(answer)
+        if over or request.old or answer.headers or request.method == "HEAD":
+            self._transport.write(render(start, answer, request, over))
         else:
-            self._begun = True
-            self.deadline = self.engine.time() + self.engine.receive_timeout
-
-    # --- ends -------------------------------------------------------------------------------
-
-    def _unreadable(self, why: str) -> None:
-        """What came is not HTTP. Nothing after it can be parsed."""
-        self._go_deaf()
-        turn = self._current
-        refused = Refused(400, f"this is not HTTP/1.1: {why}")
-        if turn is None:
-            self._reply_and_close(refused)
-        elif turn.complete:  # what came before it is answered first
-            if self._ahead and not self._ahead[-1].complete:
-                self._ahead.pop()
-            (self._ahead[-1] if self._ahead else turn).keep_alive = False
+            body = answer.body
+            self._transport.write(b"%b%d\r\n\r\n%b" % (start, len(body), body))
+        if not over:
+            if not self._choked:
+                self.deadline = engine.time() + engine.keep_alive
+                if self._paused:
+                    self._resume()
+                if self._parser.waiting or self._ended:
+                    self._read(0)
+        elif self._complete and self._choked:
+            self._last = True
+        elif self._complete:
+            self._end()
         else:
-            if turn.exchange is not None:
-                turn.exchange.refuse(refused, last=True)
-            elif not turn.answered:
-                self.answer(_answers.refusal(refused, json=False, last=True))
+            self._linger()
+
+    def _end(self) -> None:
+        """The last answer is given, to a request that was complete."""
+        if self._parser.waiting or self._paused:  # or the client might see a reset
+            self._linger()
+        else:
             self.close()
+
+    def _unreadable(self, refused: Refused) -> None:
+        """What came is not HTTP. Nothing after it can be parsed."""
+        request, exchange = self._request, self._exchange
+        if request is None:
+            self._reply_and_close(refused)
+        elif exchange is not None:
+            exchange.refuse(refused, last=True)
+        else:
+            self.answer(_answers.refusal(refused, request.wants_json, last=True))
 
     def _reply_and_close(self, refused: Refused) -> None:
         """Answer what never became a request."""
         self.engine.gate.answers[refused.status] += 1
         answer = _answers.refusal(refused, json=False)
-        self._transport.write(render(self.engine.start_of_answer(answer), answer, None))
-        self._go_deaf()
+        self._transport.write(render(self.engine.start_of_answer(answer), answer, None, True))
         self._linger()
+
+    # --- ends -------------------------------------------------------------------------------
 
     def _linger(self) -> None:
         """Say no more, but read on for a while, so that the client sees our last answer."""
-        self.deadline = self.engine.time() + LINGER
+        self._deaf = True
         self._wire = 0
+        self.deadline = self.engine.time() + LINGER
         if self.engine.tls is None and self._transport.can_write_eof():
             self._transport.write_eof()
+        if self._ended:
+            self.close()
+        else:
+            self._resume()
+
+    def _drop(self, data: bytes) -> None:
+        """Bytes came after the last answer."""
+        if not self._closed:
+            self._wire += len(data)
+            if self._wire > LINGER_BYTES:
+                self.close()
 
     def retire(self, before: float) -> None:
         """Close if the client is idle, and has been since `before`."""
         idle_since = self.deadline - self.engine.keep_alive
-        if self._current is None and not self._begun and idle_since <= before:
+        if self._request is None and not self._begun and idle_since <= before:
             self.close()
-
-    def _go_deaf(self) -> None:
-        """Nothing more that comes is a request."""
-        self._deaf = True
 
     def close(self) -> None:
         """Close when what has been said is written."""
         if not self.made:
             return
-        self._go_deaf()
-        self._closed = True
+        self._deaf = self._closed = True
         self.deadline = self.engine.time() + LINGER
         self._transport.close()
 
@@ -386,26 +383,38 @@ class Connection(asyncio.Protocol):
         """Cut the connection off."""
         if not self.made:
             return
-        self._go_deaf()
-        self._closed = True
+        self._deaf = self._closed = True
         self._transport.abort()
-
-    def _head_too_large(self) -> Refused:
-        limit = self.engine.max_head
-        return Refused(431, f"request line and headers are larger than {limit} bytes")
 
     def expire(self) -> None:
         """`deadline` has passed."""
-        turn = self._current
         slow = Refused(408, f"no request within {self.engine.receive_timeout:g} s")
-        if self._closed or self._choked or self._deaf or (turn is not None and turn.answered):
+        if self._choked or self._deaf:
             self.abort()
-        elif turn is None:
-            if self._begun:
-                self._reply_and_close(slow)
-            else:
-                self.close()
-        elif turn.exchange is not None:
-            turn.exchange.refuse(slow, last=True)
+        elif self._exchange is not None:
+            self._exchange.refuse(slow, last=True)
+        elif self._begun and self._request is None:
+            self._reply_and_close(slow)
         else:
             self.close()
+
+
+def _body_is_large(request: Request) -> bool:
+    """Whether a body may come that is not worth reading when the request is refused."""
+    length = request.fields.get(b"content-length")
+    return length is None or request.expects or int(length) > SMALL_BODY
+
+
+def render(start: bytes, answer: Answer, request: Request | None, last: bool) -> bytes:
+    """The bytes of an answer. `start` is its head up to the value of Content-Length; `request` is
+    None for the answer to what never became one."""
+    body = answer.body
+    length = len(body)
+    more = b"".join([b"%b: %b\r\n" % header for header in answer.headers])
+    if last:
+        more += b"connection: close\r\n"
+    elif request is not None and request.old:
+        more += b"connection: keep-alive\r\n"
+    if request is not None and request.method == "HEAD":
+        body = b""
+    return b"%b%d\r\n%b\r\n%b" % (start, length, more, body)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-__all__ = ["Refused", "Request"]
+__all__ = ["Refused", "Request", "is_host"]
+
+is_host = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::\d{0,5})?"
+).fullmatch
+"""Whether bytes are a host, with or without a port, as RFC 9110 allows them in `Host`."""
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -33,7 +38,17 @@ class Request:
     case, repeated ones joined by a comma; `headers` are the same as text.
     """
 
-    __slots__ = ("body", "fields", "method", "path", "raw_query")
+    __slots__ = (
+        "body",
+        "expects",
+        "fields",
+        "keep_alive",
+        "method",
+        "old",
+        "path",
+        "raw_query",
+        "refused",
+    )
 
     def __init__(
         self, method: str, path: str, raw_query: bytes, fields: Mapping[bytes, bytes]
@@ -43,6 +58,11 @@ class Request:
         self.raw_query = raw_query
         self.fields = fields
         self.body = b""
+        # What a connection of ours needs to know:
+        self.old = False  # HTTP/1.0
+        self.keep_alive = True
+        self.expects = False  # the client waits for 100 before it sends the body
+        self.refused: Refused | None = None  # its head can be read but not be served
 
     @property
     def query(self) -> str:

@@ -3,7 +3,7 @@
 Built of parts with one job each: `_request` (what was asked), `_decode` (to data), `_exchange`
 (one request, to its answer), `_answers` (what is said), `_intake` (who is let in, and waits),
 `_listener` (the actor), `_host` (what listeners share), `_bind` (address and TLS), `_engine`,
-`_http1` and `_reader` (connections of our own), `_asgi` (the same behind another
+`_http1` and `_parser` (connections of our own), `_asgi` (the same behind another
 server). Only the last two lines know what carries a request.
 """
 
@@ -15,7 +15,6 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
@@ -101,8 +100,6 @@ class HttpServer:
         )
         gate = Gate(_count("in_flight", in_flight), _count("body_memory", body_memory))
         asked = None if bind is None else parse_bind(bind)
-        if asked is not None and find_spec("httptools") is None:
-            raise _needs("httptools")
         self._host = Host(asked, tls_context(tls), limits, gate)
         self._app = App(self._host.routes, gate, limits.receive_timeout)
 
