@@ -125,7 +125,10 @@ def close_unstarted(value: object) -> None:
 def label(whom: object) -> str:
     """What a backend, or an awaitable, is called in messages: its name, else what it shows."""
     for attribute in ("name", "__qualname__"):
-        name = getattr(whom, attribute, None)
+        try:
+            name = getattr(whom, attribute, None)
+        except Exception:  # a property that raises, or `__getattr__`
+            continue
         if isinstance(name, str) and name:
             return name
     if type(whom).__repr__ is object.__repr__:

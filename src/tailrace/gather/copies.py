@@ -5,6 +5,8 @@ Invariants:
 - The first copy, and each that replaces a failed one, is free. Every other is paid for from the
   budget, and the money comes back if it, or the free one in its stead, is withdrawn.
 - While a copy lives or one can be sent in its place, no failure but a fatal one ends the race.
+- User code (`dispose`, `fatal`, a backend that raises when it is called) runs inside callbacks of
+  the event loop. Whatever it raises becomes the race's `crash`; the counts are right all the same.
 
 Most queries are answered by their first copy, so what is on the way of that calls little: a call
 costs as much here as all that it does.
@@ -50,24 +52,27 @@ class Copy(Generic[R]):
         race, replica = self.race, self.replica
         race.running -= 1
         now = race.loop.time()
-        if task.cancelled():
-            race.gave_up(self, now)
-        elif (error := task.exception()) is None:
-            pool = race.pool
-            took = now - self.sent
-            replica.answered(took, now)
-            if pool.sketch.saw(took) >= pool.next_plan:
-                pool.learn()
-            if race.winner is None and not race.ending:
-                race.winner, race.settled = task, True
-                pool.wins[race.copies.index(self)] += 1
-                pool.latencies.append(now - race.started)
+        try:
+            if task.cancelled():
+                race.gave_up(self, now)
+            elif (error := task.exception()) is None:
+                pool = race.pool
+                took = now - self.sent
+                replica.answered(took, now)
+                if pool.sketch.saw(took) >= pool.next_plan:
+                    pool.learn()
+                if race.winner is None and not race.ending:
+                    race.winner, race.settled = task, True
+                    pool.wins[race.copies.index(self)] += 1
+                    pool.latencies.append(now - race.started)
+                else:
+                    race.dispose(task.result())
+            elif isinstance(error, Exception):
+                race.failed(error, self, now)
             else:
-                race.dispose(task.result())
-        elif isinstance(error, Exception):
-            race.failed(error, self, now)
-        else:
-            race.crash = error
+                race.crash = error
+        except BaseException as crash:  # of user code
+            race.crash = crash
         if race.waiting and race.over():
             race.withdraw()
         replica.pending -= 1
@@ -164,8 +169,12 @@ class HedgedRace(Race[R], Generic[Q, R]):
             pool.hedges += 1
         try:
             answering: Any = replica.ask(self.question)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             answering = failing(error)  # so that it comes of the copy
+        except BaseException:
+            replica.busy -= 1
+            replica.pending -= 1
+            raise
         coroutine: Coroutine[Any, Any, R] = (
             answering if answering.__class__ is CoroutineType else awaiting(answering)
         )
@@ -223,12 +232,7 @@ class HedgedRace(Race[R], Generic[Q, R]):
         pool, replica = self.pool, copy.replica
         sign(error, replica.backend, replica.position, len(pool.replicas))
         self.failures = (*self.failures, (replica.position, error))
-        try:
-            fatal = pool.fatal is not None and pool.fatal(error)
-        except Exception as crash:
-            self.crash = crash
-            return
-        if fatal:
+        if pool.fatal is not None and pool.fatal(error):
             replica.spared()
             self.fate = error
             return

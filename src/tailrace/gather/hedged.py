@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import random as _random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
@@ -198,6 +199,10 @@ def _check_parts(
         raise TypeError(f"Hedged: eject={eject!r} is neither an Eject nor None")
     if fatal is not None and not callable(fatal):
         raise TypeError(f"Hedged: fatal={fatal!r} cannot be called")
+    if inspect.iscoroutinefunction(fatal):
+        raise TypeError(
+            f"Hedged: fatal={fatal!r} is async: give a plain function that says yes or no"
+        )
     if not callable(dispose):
         raise TypeError(f"Hedged: dispose={dispose!r} cannot be called")
     if not isinstance(dice, _random.Random | None):

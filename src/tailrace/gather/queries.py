@@ -43,7 +43,7 @@ async def query_all(query: Q, *backends: Backend[Q, R], timeout: float | None = 
     try:
         race.ask(query)
         await race.decided()
-        failed = race.failed
+        failed = bool(race.failures)
         missing = race.missing() if race.answered < len(backends) else ""
     finally:
         if race.stop():

@@ -156,10 +156,11 @@ class Race(Generic[R]):
             return
         try:
             disposing = self._dispose(result)
-        except Exception:
+            pending = inspect.isawaitable(disposing)
+        except (Exception, asyncio.CancelledError):
             _log.exception("%s: a result could not be disposed of", self.who)
             return
-        if inspect.isawaitable(disposing):
+        if pending:
             task = asyncio.Task(awaiting(disposing), loop=self.loop, name=f"{self.who}: dispose")
             _left_behind.add(task)
             self.running += 1
@@ -219,14 +220,14 @@ async def awaiting(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def failing(error: Exception) -> Coroutine[Any, Any, Any]:
+def failing(error: BaseException) -> Coroutine[Any, Any, Any]:
     """The coroutine of a copy that could not even be asked."""
     # Without the frame that caught it: an error that a race holds must not hold the race.
     trace = error.__traceback__
     return _fail(error.with_traceback(trace and trace.tb_next))
 
 
-async def _fail(error: Exception) -> Any:
+async def _fail(error: BaseException) -> Any:
     try:
         raise error
     finally:
@@ -235,8 +236,8 @@ async def _fail(error: Exception) -> Any:
 
 def sign(error: Exception, whom: object, position: int, of: int) -> None:
     """Note on a failure whose it is."""
-    note = f"backend {position} of {of}: {label(whom)}"
-    add_note(error, note)  # once: some backends raise one object many times
+    # Once: some backends raise one object many times.
+    add_note(error, f"backend {position} of {of}: {label(whom)}")
 
 
 _left_behind: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks but weakly

@@ -30,7 +30,6 @@ class Tally(Race[R], Generic[T, R]):
     """
 
     answered = 0
-    failed = 0
     _deadline: deadline.Deadline | None = None
     _timer: asyncio.TimerHandle | None = None
 
@@ -46,7 +45,7 @@ class Tally(Race[R], Generic[T, R]):
         super().__init__(who, dispose)
         self.backends = backends
         self.ends: dict[asyncio.Task[R], float] = {}  # when, in order of arrival
-        self.strays: set[asyncio.Task[R]] = set()  # cancelled, and not by us
+        self.failures: dict[asyncio.Task[R], Exception] = {}  # in order of arrival
         self._wanted = wanted
         self._borne = borne
         self._timeout = None if timeout == math.inf else timeout
@@ -73,7 +72,7 @@ class Tally(Race[R], Generic[T, R]):
         for candidate in self.backends:
             try:
                 answering: Any = how(candidate)(question)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 answering = failing(error)  # so that it comes of the copy
             coroutine: Coroutine[Any, Any, R] = (
                 answering if answering.__class__ is CoroutineType else awaiting(answering)
@@ -88,22 +87,29 @@ class Tally(Race[R], Generic[T, R]):
         self.ends[task] = self.loop.time()
         if task.cancelled():
             if not self.ending:
-                self.strays.add(task)
-                self.failed += 1
+                self._failed(task, RuntimeError(f"cancelled, and not by {self.who}"))
         elif (error := task.exception()) is None:
             self.answered += 1
-            self.won(task)
+            try:
+                self.won(task)
+            except BaseException as crash:  # of `dispose`
+                self.crash = crash
         elif isinstance(error, Exception):
-            self.failed += 1
+            self._failed(task, error)
         else:
             self.crash = error
         self.look()
+
+    def _failed(self, task: asyncio.Task[R], error: Exception) -> None:
+        position = self.tasks.index(task)
+        sign(error, self.backends[position], position + 1, len(self.backends))
+        self.failures[task] = error
 
     def over(self) -> bool:
         """As described."""
         return (
             self.answered >= self._wanted
-            or self.failed > self._borne
+            or len(self.failures) > self._borne
             or not self.running
             or self.late
             or self.crash is not None
@@ -143,7 +149,7 @@ class Tally(Race[R], Generic[T, R]):
     def _answer(self, task: asyncio.Task[R]) -> Answer[R]:
         whom = self.backends[self.tasks.index(task)]
         seconds = self.ends[task] - self.started
-        error = self._error(task)
+        error = self.failures.get(task)
         if error is None:
             return Answer(whom, task.result(), seconds=seconds)
         return Answer(whom, error=error, seconds=seconds)
@@ -158,16 +164,4 @@ class Tally(Race[R], Generic[T, R]):
 
     def errors(self) -> list[Exception]:
         """The failures so far, in the order of the backends."""
-        errors = [self._error(task) for task in self.tasks if task.done()]
-        return [error for error in errors if error is not None]
-
-    def _error(self, task: asyncio.Task[R]) -> Exception | None:
-        if task in self.strays:
-            error: BaseException | None = RuntimeError(f"cancelled, and not by {self.who}")
-        else:
-            error = None if task.cancelled() else task.exception()
-        if not isinstance(error, Exception):
-            return None
-        position = self.tasks.index(task)
-        sign(error, self.backends[position], position + 1, len(self.backends))
-        return error
+        return [self.failures[task] for task in self.tasks if task in self.failures]

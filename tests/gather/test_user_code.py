@@ -1,0 +1,174 @@
+"""Code that a program gives to backends and races may raise anything, anywhere: what it raises is
+its caller's, and the race's own bookkeeping is done all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tailrace import Hedged, Replicas, backend, query_all, query_some, together
+
+pytestmark = pytest.mark.virtual_time
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class RefusesNotes(Exception):
+    def add_note(self, note: str, /) -> None:
+        raise RuntimeError("no notes")
+
+
+class OddNotes(Exception):
+    __notes__ = 5
+
+
+class RaisingNotes(Exception):
+    @property
+    def __notes__(self) -> list[str]:
+        raise RuntimeError("no notes")
+
+
+ERRORS: list[Callable[[], Exception]] = [lambda: Frozen(1), RefusesNotes, OddNotes, RaisingNotes]
+every_error = pytest.mark.parametrize("make", ERRORS, ids=["frozen", "add_note", "odd", "property"])
+
+
+def failing(error: BaseException) -> Any:
+    async def fail(query: str) -> str:
+        raise error
+
+    return backend(fail)
+
+
+async def anew(query: str) -> str:
+    """An object of its own each time: a second success that is the winner's is not disposed of."""
+    await asyncio.sleep(1)
+    return "".join([*query])
+
+
+async def echo(query: str) -> str:
+    await asyncio.sleep(1)
+    return query
+
+
+@every_error
+async def test_a_failure_that_refuses_notes_is_raised_as_it_is(make: Callable[[], Any]) -> None:
+    one, two = make(), make()
+    asked: list[Callable[[], Awaitable[object]]] = [
+        Hedged(failing(one), failing(two)).query,
+        Replicas(failing(one), failing(two)).query,
+        lambda query: query_all(query, failing(one), failing(two)),
+        lambda query: query_some(query, failing(one), failing(two)),
+    ]
+    for ask in asked:
+        with pytest.raises(ExceptionGroup) as raised:
+            await asyncio.wait_for(ask("foo"), 60)
+        assert {id(error) for error in raised.value.exceptions} == {id(one), id(two)}
+
+
+@every_error
+async def test_a_failure_that_refuses_notes_is_an_answer(
+    make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    error = make()
+    caplog.set_level(logging.ERROR)
+    first, second = await query_some("foo", failing(error), backend(echo))
+    assert first.error is error
+    assert second.value == "foo"
+    (answer,) = await together(failing(error).query("foo"))
+    assert answer.error is error
+    assert len([r for r in caplog.records if "backend 1 of 2: fail" in r.getMessage()]) == 1
+
+
+async def test_what_a_predicate_raises_ends_the_query() -> None:
+    class Undecided:
+        def __bool__(self) -> bool:
+            raise ZeroDivisionError
+
+    def gives_up(error: Exception) -> bool:
+        raise asyncio.CancelledError
+
+    servers = Hedged(failing(OSError()), fatal=lambda error: Undecided())
+    for expected, hedged in (
+        (ZeroDivisionError, servers),
+        (asyncio.CancelledError, Hedged(failing(OSError()), fatal=gives_up, limit=1)),
+    ):
+        for _ in range(3):  # and no slot is kept
+            with pytest.raises(expected):
+                await asyncio.wait_for(hedged.query("foo"), 60)
+        assert [each.pending for each in hedged.statistics().backends] == [0]
+
+
+async def test_a_predicate_that_is_async_is_refused() -> None:
+    async def fatal(error: Exception) -> bool:
+        return True
+
+    with pytest.raises(TypeError, match=r"fatal=.* is async"):
+        Hedged(backend(echo), fatal=fatal)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ZeroDivisionError()], ids=repr)
+async def test_what_dispose_raises_is_logged_and_the_answer_returned(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dispose(result: str) -> None:
+        raise error
+
+    for servers in (
+        Hedged(backend(anew), backend(anew), delay=0, budget=2, dispose=dispose),
+        Replicas(backend(anew), backend(anew), dispose=dispose),
+    ):
+        for _ in range(2):
+            caplog.clear()
+            assert await servers.query("foo") == "foo"
+            assert "a result could not be disposed of" in caplog.text
+
+
+async def test_a_backend_that_raises_when_it_is_called_keeps_no_slot() -> None:
+    class Cancelled:
+        def query(self, query: str, /) -> Awaitable[str]:
+            raise asyncio.CancelledError
+
+    one = Hedged(Cancelled(), backend(echo), balance="in_order", limit=1, eject=None)
+    for _ in range(3):
+        assert await one.query("foo") == "foo"
+    assert [each.pending for each in one.statistics().backends] == [0, 0]
+    with pytest.raises(ExceptionGroup) as raised:
+        await query_all("foo", Cancelled(), backend(echo))
+    assert [type(error) for error in raised.value.exceptions] == [RuntimeError]
+
+    class Exits:
+        def query(self, query: str, /) -> Awaitable[str]:
+            raise SystemExit(3)
+
+    # In a frame of ours: a task that raises SystemExit ends the loop.
+    alone = Hedged(Exits(), limit=1)
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            await alone.query("foo")
+    assert [each.pending for each in alone.statistics().backends] == [0]
+
+
+async def test_a_backend_that_cannot_say_its_name_is_asked_all_the_same() -> None:
+    class Nameless:
+        @property
+        def name(self) -> str:
+            raise RuntimeError("no name")
+
+        def __repr__(self) -> str:
+            raise RuntimeError("no repr")
+
+        async def query(self, query: str, /) -> str:
+            raise OSError(query)
+
+    for ask in (Hedged(Nameless()).query, Replicas(Nameless()).query):
+        with pytest.raises(ExceptionGroup) as raised:
+            await ask("foo")
+        assert {str(error) for error in raised.value.exceptions} == {"foo"}
