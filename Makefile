@@ -26,6 +26,8 @@ WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initi
 DEMO_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist worksteal
 BENCH_ARGS ?=
+PACKAGE ?= gather
+MUTATE_ARGS ?= --sample 60 --seed 1
 
 # Not run once more on the Python core: what runs on both by itself, what no core has a part in, and
 # whole programs that take long and whose parts are tested there.
@@ -40,7 +42,7 @@ SANITIZE_ARGS ?= -n 2 --dist worksteal -k 'native and not fuzz and not machine a
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test sanitize lint format typecheck bench bench-core bench-tail clean
+.PHONY: help demo test sanitize lint format typecheck bench bench-core bench-tail mutate clean
 
 help: ## Say what there is to make
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -93,6 +95,10 @@ bench-core: $(HAS)-bench ## What the core's goals are measured by, and whether t
 
 bench-tail: $(HAS)-bench ## Simulate Replicas and Hedged, and draw the pictures of the docs
 	@$(BIN)/python -m benchmarks.tail --plots docs/img $(BENCH_ARGS)
+
+# PACKAGE is a package below src/tailrace; MUTATE_ARGS='--sample 0' tries every mutant.
+mutate: $(BUILT) $(HAS)-mutate ## Change lines of PACKAGE=gather one at a time: does a test notice?
+	@TAILRACE_CORE=native $(BIN)/python tools/mutate.py $(PACKAGE) $(MUTATE_ARGS)
 
 clean: ## Remove the environments, caches and everything built
 	@rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
