@@ -451,6 +451,24 @@ async def test_8_a_query_cancelled_in_line_gives_up_its_places() -> None:
 
 
 @virtual_time
+async def test_8_a_hedge_whose_first_copy_is_withdrawn_costs_nothing() -> None:
+    a, b = Fake("a", 1), Fake("b", 0.4)
+    tied = Hedged(a, b, delay=0.1, limit=1, balance="in_order", budget=1)
+    holder = asyncio.create_task(tied.query("holder"))
+    await asyncio.sleep(0.7)  # b has answered the hedge of the first query, and is free
+    await holder
+    before = tied.statistics()
+    blocked = asyncio.create_task(Hedged.query(tied, "blocked"))  # asks a, and b after 0.1 s
+    await asyncio.sleep(0.05)
+    waits = asyncio.create_task(Hedged.query(tied, "waits"))  # in line at a
+    await asyncio.gather(blocked, waits)
+    said = tied.statistics()
+    assert said.hedges == said.copies - said.queries, "each copy more than one a query, no other"
+    assert said.hedges > before.hedges
+    nothing_is_left(a, b)
+
+
+@virtual_time
 async def test_9_no_backend_is_asked_twice_while_another_is_free() -> None:
     dice = random.Random(1)
     for count in (2, 3, 5):
@@ -503,6 +521,17 @@ async def test_every_copy_runs_in_the_context_of_its_query() -> None:
     group = Hedged(backend(look), delay=0.3, max_copies=3, limit=2)
     await asyncio.gather(asks("ann"), asks("ann"))
     assert set(seen) == {"ann"}
+
+
+@virtual_time
+async def test_the_caller_goes_on_in_its_own_context() -> None:
+    user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+    for servers in (Hedged(Fake("a", 1)), Replicas(Fake("a", 1), Fake("b", 2))):
+        user.set("before")
+        await servers.query("q")
+        user.set("after")
+        await asyncio.sleep(1)
+        assert user.get() == "after"
 
 
 @virtual_time

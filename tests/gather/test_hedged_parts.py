@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tailrace import Hedged
 from tailrace.gather.balance import BALANCERS
 from tailrace.gather.budget import BURST, Budget
 from tailrace.gather.eject import Eject, Health
@@ -130,6 +131,49 @@ def test_nothing_known_is_no_reason_to_hedge() -> None:
     assert plan(Sketch(10_000).curve(), 0.99, 0.05) == NEVER
 
 
+def the_best_of_all(curve: Curve, target: float, budget: float) -> tuple[int, int | None]:
+    """The least bucket of t that any policy reaches, and the earliest delay that does, by trying
+    all: P(X > t) (1 - q P(Y <= t - d)) <= 1 - target, where q P(X > d) <= budget."""
+    survival = curve.survival
+    alone = next((i for i, s in enumerate(survival) if s <= 1 - target), len(survival) - 1)
+    best: tuple[int, int | None] = (alone, None)
+    for d in range(-1, alone):
+        alive = survival[d] if d >= 0 else 1.0
+        q = min(1.0, budget / alive)
+        for t in range(d + 1, best[0]):
+            left = curve.seconds(t) - (curve.seconds(d) if d >= 0 else 0.0)
+            ended = [i for i in range(len(survival)) if curve.seconds(i) <= left * (1 + 1e-9)]
+            answered = 1 - survival[ended[-1]] if ended else 0.0
+            if survival[t] * (1 - q * answered) <= 1 - target:
+                best = (t, d)
+                break
+    return best
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_policy_is_better_than_the_plan(seed: int) -> None:
+    dice = random.Random(seed)
+    survival, alive = [], 1.0
+    for _ in range(dice.randrange(2, 60)):
+        alive *= dice.choice((1.0, 0.99, 0.9, 0.5))
+        survival.append(alive)
+    curve = Curve(dice.choice((360, 400, 500)), survival, 1000)
+    target, budget = dice.choice((0.5, 0.9, 0.99)), dice.choice((0.02, 0.05, 0.3, 1.0, 5.0))
+    reached, delay = the_best_of_all(curve, target, budget)
+    made = plan(curve, target, budget)
+    if delay is None:
+        assert made == NEVER
+    else:
+        assert made.delay == (curve.seconds(delay) if delay >= 0 else 0.0)
+        assert made.probability == min(1.0, budget / (survival[delay] if delay >= 0 else 1.0))
+    assert reached <= len(survival)
+
+
+def test_latencies_below_a_millisecond_are_not_hedged() -> None:
+    assert plan(curve_of(lambda dice: straggling(dice) / 100), 0.99, 0.05) == NEVER
+    assert plan(curve_of(lambda dice: straggling(dice) / 10), 0.99, 0.05) != NEVER
+
+
 def test_a_plan_is_made_in_less_than_two_milliseconds() -> None:
     curve = curve_of(lambda dice: dice.lognormvariate(0, 1.2))
     assert len(curve.survival) > 400
@@ -174,6 +218,58 @@ def test_what_share_of_the_wanted_copies_was_paid_for_is_told_since_the_last_tim
     assert budget.paid_share() == 1
 
 
+def test_what_comes_back_to_the_budget_is_saved_up_to_its_size() -> None:
+    budget = Budget(0.05, full=True)
+    assert budget.take(0)
+    budget.give_back()
+    budget.give_back()
+    assert sum(budget.take(0) for _ in range(100)) == BURST
+
+
+def test_the_clock_alone_brings_nothing_to_the_budget() -> None:
+    budget = Budget(1.0, full=False)
+    assert not budget.take(0)
+    assert [budget.take(1), budget.take(1)] == [True, False]
+    assert [budget.take(0), budget.take(2)] == [False, True], "an older count feeds nothing"
+
+
+# --- when it learns
+
+
+@pytest.mark.virtual_time
+async def test_plans_are_made_at_ten_over_the_budget_and_then_when_as_much_is_known_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+
+    def counts(curve: Curve, target: float, budget: float) -> Plan:
+        made.append(curve.samples)
+        return NEVER
+
+    monkeypatch.setattr("tailrace.gather.pool.plan", counts)
+    servers = Hedged(_Nobody(), budget=0.05)
+    for _ in range(4700):
+        await servers.query("foo")
+    assert made == [200, 400, 800, 1600, 2600, 3600, 4600]
+
+
+@pytest.mark.virtual_time
+async def test_another_copy_is_sent_with_the_probability_of_the_plan() -> None:
+    class Slow:
+        async def query(self, query: str, /) -> str:
+            await asyncio.sleep(1)
+            return query
+
+    servers = Hedged(Slow(), Slow(), budget=math.inf, random=random.Random(1), eject=None)
+    servers._pool.next_plan = math.inf
+    for probability, least, most in ((0.0, 0, 0), (0.25, 75, 125), (1.0, 400, 400)):
+        servers._pool.delay, servers._pool.probability = 0.5, probability
+        before = servers.statistics().hedges
+        for _ in range(400):
+            await servers.query("foo")
+        assert least <= servers.statistics().hedges - before <= most
+
+
 # --- health
 
 
@@ -189,6 +285,36 @@ def test_a_backend_is_ejected_for_longer_each_time_until_it_answers() -> None:
         assert health.bad(), "one more failure is enough"
     health.good()
     assert not health.bad()
+
+
+def test_the_rate_of_success_counts_once_twenty_queries_are_known() -> None:
+    health = Health(Eject(failures=99, success_rate=0.9))
+    assert [health.bad() for _ in range(20)] == [False] * 19 + [True]
+    mixed = Health(Eject(failures=99, success_rate=0.9))
+    said = []
+    for _ in range(11):
+        said.append(mixed.bad())
+        mixed.good()
+    assert said == [False] * 10 + [True], "the answers between them count too"
+
+
+def test_a_backend_without_blemish_forgets_its_failures() -> None:
+    health = Health(Eject(failures=3))
+    for _ in range(5):
+        assert [health.bad(), health.bad()] == [False, False]
+        health.good()
+    assert health.blemished
+    for _ in range(200):
+        health.good()
+    assert not health.blemished
+
+
+def test_the_time_to_be_left_alone_may_be_always_the_same() -> None:
+    health = Health(Eject(failures=1, seconds=60, longest=60))
+    for now in (0.0, 60.0, 120.0):
+        assert health.bad()
+        health.eject(now)
+        assert health.out_until == now + 60
 
 
 # --- the balance
@@ -231,6 +357,22 @@ def test_what_was_slow_long_ago_is_tried_again() -> None:
     slow.stamp = quick.stamp = 0.0
     quick.answered(0.1, 60.0)
     assert slow.load(60.0) < quick.load(60.0)
+
+
+def test_latencies_are_averaged_and_the_older_count_less() -> None:
+    (one,) = replicas(0.0)
+    one.answered(1.0, 0.0)
+    assert one.cost == 1.0
+    one.answered(2.0, 10.0)
+    assert one.cost == pytest.approx(1 / math.e + 2 * (1 - 1 / math.e))
+    before = one.cost
+    one.gave_up(before / 2, 20.0)
+    assert (one.cost, one.stamp) == (before, 10.0), "it would have taken longer: nothing is known"
+    one.gave_up(5.0, 20.0)
+    assert one.cost == pytest.approx(before / math.e + 5 * (1 - 1 / math.e))
+    (fresh,) = replicas(0.0)
+    fresh.gave_up(3.0, 7.0)
+    assert (fresh.cost, fresh.stamp) == (3.0, 7.0)
 
 
 # --- the schedule

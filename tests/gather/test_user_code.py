@@ -4,7 +4,10 @@ its caller's, and the race's own bookkeeping is done all the same."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from tailrace import Hedged, Replicas, backend, query_all, query_some, together
 
-pytestmark = pytest.mark.virtual_time
+virtual_time = pytest.mark.virtual_time
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ async def echo(query: str) -> str:
     return query
 
 
+@virtual_time
 @every_error
 async def test_a_failure_that_refuses_notes_is_raised_as_it_is(make: Callable[[], Any]) -> None:
     one, two = make(), make()
@@ -73,6 +77,7 @@ async def test_a_failure_that_refuses_notes_is_raised_as_it_is(make: Callable[[]
         assert {id(error) for error in raised.value.exceptions} == {id(one), id(two)}
 
 
+@virtual_time
 @every_error
 async def test_a_failure_that_refuses_notes_is_an_answer(
     make: Callable[[], Any], caplog: pytest.LogCaptureFixture
@@ -87,6 +92,7 @@ async def test_a_failure_that_refuses_notes_is_an_answer(
     assert len([r for r in caplog.records if "backend 1 of 2: fail" in r.getMessage()]) == 1
 
 
+@virtual_time
 async def test_what_a_predicate_raises_ends_the_query() -> None:
     class Undecided:
         def __bool__(self) -> bool:
@@ -106,6 +112,7 @@ async def test_what_a_predicate_raises_ends_the_query() -> None:
         assert [each.pending for each in hedged.statistics().backends] == [0]
 
 
+@virtual_time
 async def test_a_predicate_that_is_async_is_refused() -> None:
     async def fatal(error: Exception) -> bool:
         return True
@@ -114,6 +121,7 @@ async def test_a_predicate_that_is_async_is_refused() -> None:
         Hedged(backend(echo), fatal=fatal)
 
 
+@virtual_time
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), ZeroDivisionError()], ids=repr)
 async def test_what_dispose_raises_is_logged_and_the_answer_returned(
     error: BaseException, caplog: pytest.LogCaptureFixture
@@ -131,6 +139,7 @@ async def test_what_dispose_raises_is_logged_and_the_answer_returned(
             assert "a result could not be disposed of" in caplog.text
 
 
+@virtual_time
 async def test_a_backend_that_raises_when_it_is_called_keeps_no_slot() -> None:
     class Cancelled:
         def query(self, query: str, /) -> Awaitable[str]:
@@ -156,6 +165,7 @@ async def test_a_backend_that_raises_when_it_is_called_keeps_no_slot() -> None:
     assert [each.pending for each in alone.statistics().backends] == [0]
 
 
+@virtual_time
 async def test_a_backend_that_cannot_say_its_name_is_asked_all_the_same() -> None:
     class Nameless:
         @property
@@ -172,3 +182,96 @@ async def test_a_backend_that_cannot_say_its_name_is_asked_all_the_same() -> Non
         with pytest.raises(ExceptionGroup) as raised:
             await ask("foo")
         assert {str(error) for error in raised.value.exceptions} == {"foo"}
+
+
+@virtual_time
+async def test_a_dispose_that_is_cancelled_disturbs_nobody() -> None:
+    loop = asyncio.get_running_loop()
+    reported: list[object] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+
+    async def dispose(result: str) -> None:
+        raise asyncio.CancelledError
+
+    for servers in (
+        Hedged(backend(anew), backend(anew), delay=0, budget=2, dispose=dispose),
+        Replicas(backend(anew), backend(anew), dispose=dispose),
+    ):
+        assert await servers.query("foo") == "foo"
+    assert reported == []
+
+
+@virtual_time
+async def test_a_late_success_of_a_cancelled_query_is_disposed_of() -> None:
+    disposed: list[str] = []
+
+    async def stubborn(query: str) -> str:
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.1)
+        return query
+
+    for servers in (
+        Replicas(backend(stubborn), backend(stubborn), dispose=disposed.append),
+        Hedged(backend(stubborn), dispose=disposed.append),
+    ):
+        disposed.clear()
+        query = asyncio.create_task(servers.query("foo"))
+        await asyncio.sleep(1)
+        query.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await query
+        assert disposed == ["foo"] * len(servers.backends)
+
+
+@virtual_time
+async def test_a_copy_that_was_left_behind_is_let_go_of_when_it_ends() -> None:
+    async def wedged(query: str) -> str:
+        end = asyncio.get_running_loop().time() + 60
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(left)
+        return query
+
+    assert await Replicas(backend(wedged), backend(echo)).query("foo") == "foo"
+    (task,) = asyncio.all_tasks() - {asyncio.current_task()}
+    left = weakref.ref(task)
+    await task
+    del task
+    await asyncio.sleep(0)
+    gc.collect()
+    assert left() is None
+
+
+@virtual_time
+@pytest.mark.parametrize("kind", [Replicas, Hedged])
+async def test_a_failure_does_not_keep_its_race_alive(kind: Any) -> None:
+    class Query(str):
+        __slots__ = ("__weakref__",)
+
+    async def fail(query: str) -> str:
+        raise OSError
+
+    gc.disable()
+    try:
+        query = Query("foo")
+        asked = weakref.ref(query)
+        with pytest.raises(ExceptionGroup) as raised:
+            await kind(backend(fail)).query(query)
+        del query, raised
+        await asyncio.sleep(0)
+        assert asked() is None
+    finally:
+        gc.enable()
+
+
+def test_a_long_repr_is_shortened_in_messages() -> None:
+    class Long:
+        def __repr__(self) -> str:
+            return "long" * 100
+
+        async def query(self, query: str, /) -> str:
+            return query
+
+    assert len(repr(Replicas(Long()))) < 80

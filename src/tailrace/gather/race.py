@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
@@ -156,15 +156,15 @@ class Race(Generic[R]):
             return
         try:
             disposing = self._dispose(result)
-            pending = inspect.isawaitable(disposing)
+            if not inspect.isawaitable(disposing):
+                return
         except (Exception, asyncio.CancelledError):
             _log.exception("%s: a result could not be disposed of", self.who)
             return
-        if pending:
-            task = asyncio.Task(awaiting(disposing), loop=self.loop, name=f"{self.who}: dispose")
-            _left_behind.add(task)
-            self.running += 1
-            task.add_done_callback(self._disposed)
+        task = asyncio.Task(awaiting(disposing), loop=self.loop, name=f"{self.who}: dispose")
+        _left_behind.add(task)
+        self.running += 1
+        task.add_done_callback(self._disposed)
 
     def _disposed(self, task: asyncio.Task[Any]) -> None:
         _left_behind.discard(task)
@@ -220,14 +220,8 @@ async def awaiting(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def failing(error: BaseException) -> Coroutine[Any, Any, Any]:
+async def failing(error: BaseException) -> Any:
     """The coroutine of a copy that could not even be asked."""
-    # Without the frame that caught it: an error that a race holds must not hold the race.
-    trace = error.__traceback__
-    return _fail(error.with_traceback(trace and trace.tb_next))
-
-
-async def _fail(error: BaseException) -> Any:
     try:
         raise error
     finally:
