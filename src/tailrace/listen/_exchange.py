@@ -71,8 +71,8 @@ class Exchange:
     """A request that makes one message."""
 
     __slots__ = (
+        "_body",
         "_check",
-        "_chunks",
         "_gate",
         "_id",
         "_intake",
@@ -95,7 +95,7 @@ class Exchange:
         self._respond = respond
         self._json = request.wants_json
         self._check: asyncio.Task[None] | None = None  # authorizes
-        self._chunks: list[bytes] | None = None
+        self._body: bytes | bytearray = b""  # what has come of it
         self._size = 0
         self._pending = 0
         self._id = ""
@@ -126,19 +126,23 @@ class Exchange:
         else:
             self._size = size
             self._gate.bytes += len(chunk)
-            if self._chunks is None:
-                self._chunks = []
-            self._chunks.append(chunk)
+            body = self._body
+            if not body:
+                self._body = chunk
+            elif isinstance(body, bytearray):
+                body += chunk
+            else:  # a list of small chunks would take many times their size
+                self._body = bytearray().join((body, chunk))
 
     def end(self) -> None:
         """The request is complete: authorize it, and make its message."""
         if self.answered:
             return
         self.complete = True
-        chunks = self._chunks
-        if chunks:
-            self.request.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            self._chunks = None
+        body = self._body
+        if body:
+            self.request.body = bytes(body)
+            self._body = b""
         intake = self._intake
         intake.began(self)
         if intake.authorize is None:
@@ -190,7 +194,7 @@ class Exchange:
     def _finish(self) -> None:
         self.answered = True
         self._respond = None
-        self._chunks = None
+        self._body = b""
         if self._check is not None:
             self._check.cancel()  # nobody waits for it any more
         self._intake.ended(self)
