@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote_to_bytes
 
 import msgspec
 import pytest
@@ -205,6 +206,87 @@ def test_a_number_that_json_and_databases_cannot_hold_is_refused(kind: Any, numb
 def test_deeply_nested_json_is_refused() -> None:
     body = b"[" * 100_000
     assert refused(Any, request(body=body, content_type=JSON))[0] == 400
+
+
+def test_json_of_very_many_arrays_and_objects_is_refused() -> None:
+    """Each takes up to forty times its text in memory."""
+    for made, kind in (
+        (request(body=b"[" + b"[]," * 200_000 + b"[]]", content_type=JSON), Any),
+        (request(body=b"[" + b"{}," * 200_000 + b"{}]", content_type=JSON), list),
+        (request(body=b"data=[" + b"[]," * 200_000 + b"[]]", content_type=FORM), list),
+    ):
+        assert refused(kind, made) == (
+            413,
+            "there are more than 104857 arrays and objects in the JSON",
+        )
+    brackets = "[" * 200_000
+    assert decoded(str, request(body=f"data={brackets}".encode(), content_type=FORM)) == brackets
+    many = request(body=b"[" + b"[]," * 100_000 + b"[]]", content_type=JSON)
+    assert len(decoded(list, many)) == 100_001
+
+
+@pytest.mark.parametrize("body", [b"9" * 500_000, b"1e" + b"9" * 500_000, b"-" + b"9" * 500_000])
+def test_a_number_that_is_huge_is_refused_or_read_at_once(body: bytes) -> None:
+    for made in (request(body=body, content_type=JSON), request(query=b"data=" + body)):
+        for kind in (int, float):
+            assert refused(kind, made)[0] in (400, 422)
+
+
+@given(st.binary(max_size=40))
+def test_escapes_are_read_as_the_standard_library_does(text: bytes) -> None:
+    quoted = quote(text, safe="=\n\r%").replace(" ", "+").encode()
+    broken = re.search(rb"%(?![0-9A-Fa-f]{2})", quoted)
+    made = request(query=b"data=" + quoted)
+    if broken:
+        assert refused(str, made)[0] == 400
+    else:
+        try:
+            expected = unquote_to_bytes(quoted.replace(b"+", b" ")).decode()
+        except UnicodeDecodeError:
+            assert refused(str, made)[0] == 400
+        else:
+            assert decoded(str, made) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--b\r\n\r\nx\r\n" * 1001 + b"--b--\r\n",
+        b"--b\r\n" + b"a" * 10_000 + b": x\r\n\r\nx\r\n--b--",
+        b"--b\r\n" + b"a: x\r\n" * 40 + b"\r\nx\r\n--b--",
+        b'--b\r\nContent-Disposition: form-data; name="data\r\n\r\nx\r\n--b--',
+        b"--b\r\nContent-Disposition: form-data" + b"; a=b" * 40 + b"\r\n\r\nx\r\n--b--",
+        b"--b\r\nno colon\r\n\r\nx\r\n--b--",
+        b"--bb\r\n\r\nx\r\n--b--",
+        b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\nx',
+        b'--b\r\nContent-Disposition: form-data; name="data"',
+        b"--b",
+        b"nothing of the kind",
+    ],
+)
+def test_a_multipart_form_that_goes_on_or_is_broken_is_refused(body: bytes) -> None:
+    made = request(body=body, content_type="multipart/form-data; boundary=b")
+    assert refused(str, made)[0] == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\nfoo\r\n--b--',
+        b"preamble\r\n--b\r\ncontent-disposition:form-data;name=data\r\n\r\nfoo\r\n--b--\r\nand",
+        b"--b \t\r\nX: y\r\nContent-Disposition: form-data;\r\n name=data\r\n\r\nfoo\r\n--b--",
+        b"--b\r\n\r\nx\r\n--b\r\nContent-Disposition: form-data; name=data\r\n\r\nfoo\r\n--b--",
+    ],
+)
+def test_a_multipart_form_is_read_as_it_may_be_written(body: bytes) -> None:
+    made = request(body=body, content_type='Multipart/Form-Data; charset=UTF-8; boundary="b"')
+    assert decoded(str, made) == "foo"
+
+
+@pytest.mark.parametrize("noise", ["a=b;" * 4000, ';"' * 8000, 'a="\\' * 4000, ";" * 16_000])
+def test_a_content_type_that_cannot_be_read_is_refused(noise: str) -> None:
+    made = request(body=b"x", content_type="multipart/form-data; " + noise)
+    assert refused(str, made)[0] == 415
 
 
 def multipart(*parts: str, end: str = "--b--\r\n") -> Request:

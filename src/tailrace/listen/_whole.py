@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 from typing import Any, Final, cast
 
 import msgspec
@@ -16,26 +17,49 @@ import msgspec
 __all__ = ["whole"]
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes})
+_PLAIN_OR_MANY: Final = _PLAIN | {dict, list, tuple}
+_DEEPEST: Final = 1000
+_MOST: Final = 1_000_000
 
 
 def whole(value: Any) -> Any:
     """`value` with dictionaries of all fields in place of dataclasses. RecursionError if it
     contains itself."""
+    return value if type(value) in _PLAIN or _is_plain(value) else _written_out(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether there is nothing to write out, level by level: a call for each level, not for each
+    of a hundred thousand lists that a client may send."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        kinds = set(map(type, level))
+        if not kinds <= _PLAIN_OR_MANY:
+            return False
+        if kinds <= _PLAIN:
+            return True
+        level = gc.get_referents(*level)
+        if len(level) > _MOST:
+            return False
+    return False
+
+
+def _written_out(value: Any) -> Any:
     kind = cast(type[object], type(value))
     if kind in _PLAIN:
         return value
     if isinstance(value, dict):
         items = cast(dict[object, object], value).items()
-        return {key: item if type(item) in _PLAIN else whole(item) for key, item in items}
+        return {key: item if type(item) in _PLAIN else _written_out(item) for key, item in items}
     if isinstance(value, (list, tuple, set, frozenset)):
         many = cast(list[object], value)
-        return [item if type(item) in _PLAIN else whole(item) for item in many]
+        return [item if type(item) in _PLAIN else _written_out(item) for item in many]
     if hasattr(kind, "__dataclass_fields__"):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
-        return {name: whole(getattr(value, name)) for name in names}
+        return {name: _written_out(getattr(value, name)) for name in names}
     if isinstance(value, msgspec.Struct):  # which says itself how it is written
         twin = copy.copy(value)
         for name in value.__struct_fields__:
-            msgspec.structs.force_setattr(twin, name, whole(getattr(value, name)))
+            msgspec.structs.force_setattr(twin, name, _written_out(getattr(value, name)))
         return twin
     return value

@@ -202,7 +202,7 @@ class HttpServer:
             raise ValueError(f"max_body {max_body} is more than the server's body_memory, {memory}")
         intake = Intake(
             path,
-            Decoder(type, _param(param)),
+            Decoder(type, _param(param), max_body),
             self._host.gate,
             timeout=_seconds("timeout", timeout),
             max_body=max_body,

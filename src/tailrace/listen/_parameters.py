@@ -1,0 +1,38 @@
+"""The parameters of a header's value: ``multipart/form-data; boundary="x"`` (RFC 9110, 5.6.6)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["parameters"]
+
+MOST: Final = 32
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_parameter = re.compile(
+    rb"[ \t]*;[ \t]*(?:(%b)=(?:\"((?:[^\"\\]|\\.)*)\"|([^;\"\s]*)))?" % _TOKEN, re.DOTALL
+).match
+_escaped = re.compile(rb"\\(.)", re.DOTALL)
+
+
+def parameters(value: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
+    """What comes before the first ``;``, in lower case, and the parameters by their names in lower
+    case; of a name that is given twice, the first. None if they cannot be read. Linear in the
+    length of `value`."""
+    kind, _, _ = value.partition(b";")
+    at, end = len(kind), len(value.rstrip())
+    found: dict[bytes, bytes] = {}
+    if value.count(b";") > MOST:
+        return None
+    while at < end:
+        match = _parameter(value, at)
+        if match is None:
+            return None
+        at = match.end()
+        name, quoted, plain = match.groups()
+        if name is not None:
+            text = plain if quoted is None else quoted
+            if quoted is not None and b"\\" in quoted:
+                text = _escaped.sub(rb"\1", quoted)
+            found.setdefault(name.lower(), text)
+    return kind.strip().lower(), found
