@@ -15,10 +15,14 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from tailrace import _core
 
 T = TypeVar("T")
+
+# By task: how to stop it as a source, where cancelling it would lose what it has in hand.
+_stops: WeakKeyDictionary[asyncio.Task[Any], Callable[[], None]] = WeakKeyDictionary()
 
 _PLAIN = frozenset({CoroutineType})
 
@@ -84,7 +88,10 @@ class LoopActor:
 
     def stop(self) -> None:
         """As `Actor.stop`."""
-        if not _core.when_sent(self.task, self._stop_after_send):
+        stop = _stops.get(self.task)
+        if stop is not None:
+            stop()
+        elif not _core.when_sent(self.task, self._stop_after_send):
             self.task.cancel()
 
     def _stop_after_send(self) -> None:
@@ -102,6 +109,50 @@ class LoopActor:
             return parked.describe(), parked.since, parked.receives
         asleep = getattr(self.task, "_fut_waiter", None) is not None
         return "waiting" if asleep else "running", None, False
+
+
+class Feed:
+    """What `emit` is doing, so that a drain stops it between two items: none is drawn and lost.
+
+    A context manager around the work of the current task.
+    """
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task: asyncio.Task[Any] = task
+        self.stopping = False
+        self.drawing = False  # waiting for the next item of an asynchronous iterable
+
+    def __enter__(self) -> Feed:
+        self._outer = _stops.get(self._task)
+        _stops[self._task] = self.stop
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._outer is None:
+            del _stops[self._task]
+        else:
+            _stops[self._task] = self._outer
+
+    def stop(self) -> None:
+        """Have `stopping` seen after the item in hand; interrupt the wait for another one."""
+        self.stopping = True
+        if not self.drawing:
+            return
+        if asyncio.current_task() is self._task:  # the iterable itself drains: it may yield yet
+            self._task.get_loop().call_soon(self._stop_drawing)
+        else:
+            self._task.cancel()
+
+    def _stop_drawing(self) -> None:
+        if self.drawing and not self._task.done() and not self._task.cancelling():
+            self._task.cancel()
+
+    async def end(self) -> None:
+        """End the task as the cancelled source that it is, so that a caller draws nothing more."""
+        self._task.cancel()
+        await asyncio.sleep(0)
 
 
 def start_on_loop(

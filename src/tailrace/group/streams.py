@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from tailrace.channel import Channel, Receiver, Sender
 from tailrace.errors import Closed
+from tailrace.group.actor import Feed
 from tailrace.select import select
 
 A = TypeVar("A")
@@ -22,8 +23,8 @@ class emit(Generic[T]):  # noqa: N801  # used as a verb: go(emit(lines), out)
 
     A plain iterable is stepped on the event loop: one that blocks (a file, a database cursor)
     belongs in a thread actor. An asynchronous generator is closed when the actor ends. TypeError
-    for what cannot be iterated. Cancelled: the item being sent was not sent, and is lost with
-    the iterator's place.
+    for what cannot be iterated. `Group.drain` lets it send the item in hand and draws no other.
+    Cancelled: the item being sent was not sent, and is lost with the iterator's place.
     """
 
     def __init__(self, items: Iterable[T] | AsyncIterable[T]) -> None:
@@ -36,18 +37,33 @@ class emit(Generic[T]):  # noqa: N801  # used as a verb: go(emit(lines), out)
 
     async def __call__(self, out: Sender[T]) -> None:
         """Send all items to `out`."""
-        items: object = self.items
-        if not isinstance(self.items, AsyncIterable):
-            for item in self.items:
-                await out.send(item)
-            return
-        try:
-            async for item in self.items:
-                await out.send(item)
-        finally:
-            # Else its own clean-up would be left to the garbage collector's day.
-            if isinstance(items, AsyncGeneratorType):
-                await cast("AsyncGenerator[T]", items).aclose()
+        with Feed() as feed:
+            if isinstance(self.items, AsyncIterable):
+                await _send_drawn(self.items, out, feed)
+            else:
+                for item in self.items:
+                    await out.send(item)
+                    if feed.stopping:
+                        break
+            if feed.stopping:
+                await feed.end()
+
+
+async def _send_drawn(items: AsyncIterable[T], out: Sender[T], feed: Feed) -> None:
+    try:
+        feed.drawing = True
+        async for item in items:
+            feed.drawing = False
+            await out.send(item)
+            if feed.stopping:
+                return
+            feed.drawing = True
+    finally:
+        feed.drawing = False
+        # Else its own clean-up would be left to the garbage collector's day.
+        generator: object = items
+        if isinstance(generator, AsyncGeneratorType):
+            await cast("AsyncGenerator[T]", generator).aclose()
 
 
 async def collect(inbox: Receiver[T]) -> list[T]:
