@@ -207,22 +207,34 @@ class Group:
             stage.cause = error
         if isinstance(error, Closed) and error.__cause__ is not None and self._cause is not None:
             return  # the news of a failure that is known already, come down a channel
+        self._failures[id(error)] = error
+        try:
+            self._cancel_all(error)
+            if self._state == "open":
+                self._interrupt_parent()
+        finally:  # last, as it asks objects of users for their names
+            add_note(error, self._place(stage, actor))
+
+    def _place(self, stage: Stage, actor: Actor) -> str:
         label = self._topology.label
         receives = ", ".join(label(channel) for channel in stage.wiring.channels("receive"))
         sends = ", ".join(label(channel) for channel in stage.wiring.channels("send"))
-        add_note(
-            error,
+        return (
             f"in actor {actor.name!r} of stage {stage.name!r}"
             + (f", receiving from {receives}" if receives else "")
-            + (f", sending to {sends}" if sends else ""),
+            + (f", sending to {sends}" if sends else "")
         )
-        self._failures[id(error)] = error
-        self._cancel_all(error)
-        if self._state == "open":
-            self._interrupt_parent()
 
     def _stage_ended(self, stage: Stage) -> None:
         del self._live[stage]
+        try:
+            self._let_go(stage)
+        finally:  # whatever a logging handler raises, the block ends
+            changed = self._changed
+            if changed is not None and not changed.done() and self._none_is_waited_for():
+                changed.set_result(None)
+
+    def _let_go(self, stage: Stage) -> None:
         if self._cause is None and not self._draining:
             self._let_go_and_warn(stage)
         else:
@@ -236,9 +248,6 @@ class Group:
             for channel in stage.wiring.channels("send"):
                 if channel in self._cut and not self._topology.feeding(channel):
                     del self._cut[channel]
-        changed = self._changed
-        if changed is not None and not changed.done() and self._none_is_waited_for():
-            changed.set_result(None)
 
     def _let_go_and_warn(self, stage: Stage) -> None:
         """Where stages end by themselves, say so when one cuts another off or loses something."""
@@ -247,9 +256,10 @@ class Group:
             for channel, end, _ in stage.wiring.holds
             if end == "receive" and (values := len(channel))
         ]
+        closed = stage.let_go()
         if self._cut:
             self._warn_stopped(stage)
-        for channel, end, _ in stage.let_go():
+        for channel, end, _ in closed:
             if end == "receive":
                 self._note_cut(stage, channel)
         for channel, values in left:

@@ -13,8 +13,7 @@ import inspect
 import itertools
 import logging
 import types
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from tailrace._core.faces import Hold, let_go, take_hold
@@ -134,7 +133,10 @@ class Stage:
 
     def _cancel_actors(self) -> None:
         for task in list(self._tasks):
-            task.cancel()
+            try:
+                task.cancel()
+            except Exception:  # raised by what it awaits, a future of a user's class
+                _log.exception("%s could not be cancelled", task.get_name())
         for thread in list(self._threads):
             thread.cancel()
 
@@ -171,24 +173,44 @@ class Stage:
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._actor_raised(LoopActor(task), error)
-        self._check_ended()
+        try:
+            if task.cancelled():
+                if not task.cancelling():
+                    self._actor_cancelled(LoopActor(task), _cancellation_of(task))
+            elif (error := task.exception()) is not None:
+                self._actor_raised(LoopActor(task), error)
+        finally:
+            self._check_ended()
 
     def _thread_ended(self, actor: ThreadedActor, error: BaseException | None) -> None:
         self._threads.pop(actor, None)
-        if error is not None:
-            self._actor_raised(actor, error)
-        self._check_ended()
+        try:
+            if isinstance(error, asyncio.CancelledError):
+                self._actor_cancelled(actor, error)
+            elif error is not None:
+                self._actor_raised(actor, error)
+        finally:
+            self._check_ended()
+
+    def _actor_cancelled(self, actor: Actor, cancellation: asyncio.CancelledError) -> None:
+        """A cancellation that nobody asked for is a failure: the stream below is cut short."""
+        if self._cancelled or self.stopping:
+            return
+        error = RuntimeError(
+            f"{actor.name} raised CancelledError, but nobody cancelled it: something that it "
+            f"awaited was cancelled"
+        )
+        error.__cause__ = cancellation
+        self._owner._actor_failed(self, actor, error)
 
     def _actor_raised(self, actor: Actor, error: BaseException) -> None:
-        """Cancellation is never a failure, nor is the clean end of a channel that it holds."""
-        if isinstance(error, asyncio.CancelledError):
-            return
-        if isinstance(error, Closed) and error.__cause__ is None and self._holds(error.channel):
-            self.closed_by = error.channel
-        else:
-            self._owner._actor_failed(self, actor, error)
+        """The clean end of a channel that the stage holds is no failure."""
+        if isinstance(error, Closed) and error.__cause__ is None:
+            channel: object = getattr(error, "channel", None)  # a subclass may have none
+            if self._holds(channel):
+                self.closed_by = channel
+                return
+        self._owner._actor_failed(self, actor, error)
 
     def _holds(self, channel: object) -> bool:
         return any(held is channel for held, _, _ in self.wiring.holds)
@@ -206,24 +228,33 @@ class Stage:
         return let_go(self.wiring.holds, self.cause)
 
 
-@contextmanager
-def nothing_to_collect() -> Generator[None]:
+class nothing_to_collect:  # noqa: N801  # used as a statement
     """For a section that makes many actors and no garbage.
 
     Of a hundred thousand, half the time would go into looking for garbage among what was just
     made, again and again.
     """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
+
+    # No generator: contextlib sets attributes on the exceptions that pass, which may refuse them.
+
+    def __enter__(self) -> None:
+        self._enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._enabled:
+            if not gc.get_freeze_count():  # all that there is goes to the oldest generation, unseen
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()
+
+
+def _cancellation_of(task: asyncio.Task[None]) -> asyncio.CancelledError:
     try:
-        yield
-    finally:
-        if not gc.get_freeze_count():  # all that there is goes to the oldest generation, unseen
-            gc.freeze()
-            gc.unfreeze()
-        gc.enable()
+        task.result()
+    except asyncio.CancelledError as cancellation:
+        return cancellation
+    raise AssertionError(f"{task!r} was not cancelled")
 
 
 def stage_name(fn: Callable[..., Any]) -> str:
