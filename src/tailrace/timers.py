@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import math
 import weakref
+from typing import Any
 
 from tailrace.channel import Channel, Receiver
 from tailrace.errors import Closed
@@ -49,8 +50,18 @@ def _start(name: str, delay: float, period: float | None) -> Receiver[float]:
     loop = asyncio.get_running_loop()
     channel = Channel[float](1, name=name, overflow="drop_newest")
     timer = _Timer(loop, weakref.ref(channel), loop.time() + delay, period)
+    _timers[channel] = timer
     weakref.finalize(channel, timer.stop).atexit = False
     return channel.receiver
+
+
+_timers: weakref.WeakKeyDictionary[Channel[Any], _Timer] = weakref.WeakKeyDictionary()
+
+
+def is_pending(channel: Channel[Any]) -> bool:
+    """Whether `channel` is that of an `after` or `ticker` that will send another value."""
+    timer = _timers.get(channel)
+    return timer is not None and timer.pending
 
 
 class _Timer:
@@ -67,9 +78,11 @@ class _Timer:
         self.channel = channel
         self.due = due
         self.period = period
+        self.pending = True
         self.handle = loop.call_at(due, self.fire)
 
     def fire(self) -> None:
+        self.pending = False
         channel = self.channel()
         if channel is None:
             return
@@ -82,6 +95,7 @@ class _Timer:
             missed = max(0.0, self.loop.time() - self.due) // self.period
             self.due += (missed + 1) * self.period
             self.handle = self.loop.call_at(self.due, self.fire)
+            self.pending = True
 
     def stop(self) -> None:
         # Called by a finaliser, from whichever thread: post, touch nothing here.

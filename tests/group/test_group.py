@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Awaitable
 from typing import Any, cast
@@ -568,28 +567,6 @@ def test_group_7_a_true_deadlock_raises_the_wait_for_graph_on_virtual_time() -> 
     assert "left" in str(caught.value)
     assert "sending to b" in str(caught.value)
     assert "sending to a" in str(caught.value)
-
-
-@pytest.mark.parametrize("stall_after", [2.0])
-async def test_group_7_a_stall_is_logged_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, stall_after: float
-) -> None:
-    # As on a loop that cannot tell a deadlock for certain.
-    monkeypatch.setattr(type(asyncio.get_running_loop()), "detects_deadlock", False)
-    a = Channel[int](name="a")
-
-    async def waits(inbox: Receiver[int]) -> None:
-        await inbox.recv()
-
-    with caplog.at_level(logging.WARNING, "tailrace"):
-        async with Group(stall_after=stall_after) as go:
-            go(waits, a)
-            await asyncio.sleep(20)
-            go.cancel()
-    (record,) = caplog.records
-    assert record.getMessage().startswith(
-        "every actor waits for another:\n  waits: receiving from a"
-    )
 
 
 async def test_group_8_graph_is_known_before_and_while_it_runs() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
@@ -285,6 +286,7 @@ class ThreadActorFace:
         "operation",
         "since",
         "thread",
+        "until",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
@@ -294,22 +296,24 @@ class ThreadActorFace:
         self.cancelled = False
         self.operation: Operation[Any] | None = None  # what it parked on last
         self.since = loop.time()
-        # Called on the loop's thread when the thread has parked next, or ended; once.
-        self.on_park: Callable[[], object] | None = None
+        self.until: float | None = None
+        # Called on the loop's thread, each once, when the thread has parked next, or ended.
+        self.on_park: deque[Callable[[], object]] = deque()
         self._posting = False
 
-    def park(self, operation: Operation[Any]) -> None:
-        """By the thread itself, in the queue of a channel: remember what it will sleep on."""
-        self._posting = self.on_park is not None
+    def park(self, operation: Operation[Any], until: float | None) -> None:
+        """By the thread itself, in the queue of a channel: remember what it will sleep on, and
+        the time, of `time.monotonic`, at which it gives up."""
+        self._posting = bool(self.on_park)
+        self.until = until
         self.operation = operation
         self.since = self.loop.time()
 
     def tell(self) -> None:
         """Have `on_park` called. A virtual clock must not take the thread for parked before."""
-        told, self.on_park = self.on_park, None
-        if told is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has gone without waiting for us
-                self.loop.call_soon_threadsafe(told)
+        with contextlib.suppress(RuntimeError):  # the loop has gone without waiting for us
+            while self.on_park:
+                self.loop.call_soon_threadsafe(self.on_park.popleft())
         self._posting = False
 
     def __repr__(self) -> str:

@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Container, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from dataclasses import dataclass
 from types import CoroutineType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from tailrace import _core
+from tailrace._core.common import WORDS, Verb, Wait
+from tailrace.timers import is_pending
 
 T = TypeVar("T")
 
@@ -29,24 +31,70 @@ _PLAIN = frozenset({CoroutineType})
 Ended = Callable[["ThreadedActor", BaseException | None], None]
 
 
+class Doing(NamedTuple):
+    """What an actor does at one instant, as data: words are made of it last, by `ActorState`.
+
+    `since` is the loop's time at which it parked on channels, None if it is not parked there;
+    `waits` then says on which, and `timed` whether a timeout of the operation ends the wait.
+    """
+
+    verb: Literal["run", "wait", "park"]
+    in_thread: bool = False
+    waits: tuple[Wait, ...] = ()
+    timed: bool = False
+    since: float | None = None
+
+    @property
+    def receives(self) -> bool:
+        """Whether only a value that comes down a channel can end the wait."""
+        return (
+            self.verb == "park"
+            and not self.timed
+            and all(verb == "receive" and not is_pending(channel) for verb, channel in self.waits)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ActorState:
-    """What one actor is doing: a node of the wait-for graph, with its edge in words.
+    """What one actor is doing: a node of the wait-for graph, with its edges.
 
-    `state` is "running", "sending to X", "receiving from X" (or a select of those), "waiting"
-    (for anything that is not a channel), or "in thread". `seconds` is for how long: since it
-    parked on the channel, else since it was first seen so.
+    `verb` is "run", "wait" (for anything that is not a channel) or "park"; `waits` are then what
+    it waits for: pairs of "send", "receive" or "done" and the name of the channel, future or
+    event. `state` says the same in words: "running", "waiting", "sending to X", "receiving from
+    X" (or a select of those), "in thread". `seconds` is for how long: since it parked on the
+    channel, else since it was first seen so.
     """
 
     name: str
     stage: str
-    state: str
+    verb: Literal["run", "wait", "park"]
+    waits: tuple[tuple[Verb, str], ...]
+    in_thread: bool
     seconds: float
-    parked: bool
-    receiving: bool
+
+    @property
+    def parked(self) -> bool:
+        """Whether it is parked on channels."""
+        return self.verb == "park"
+
+    @property
+    def receiving(self) -> bool:
+        """Whether it is parked in a receive, or a select of nothing but receives."""
+        return self.parked and all(verb == "receive" for verb, _ in self.waits)
+
+    @property
+    def state(self) -> str:
+        """What it does, in words."""
+        if self.verb != "park":
+            return "in thread" if self.in_thread else _VERBS[self.verb]
+        words = " or ".join(f"{WORDS[verb]} {name}" for verb, name in self.waits) or "waiting"
+        return f"{words}, in thread" if self.in_thread else words
 
     def __str__(self) -> str:
         return f"{self.name}: {self.state} for {self.seconds:.3g} s"
+
+
+_VERBS = {"run": "running", "wait": "waiting"}
 
 
 class Actor(Protocol):
@@ -60,12 +108,8 @@ class Actor(Protocol):
     def stop(self) -> None:
         """End it as a source: a send that is parked happens first."""
 
-    def is_among(self, tasks: Container[asyncio.Task[Any] | None]) -> bool:
-        """Whether it is one of `tasks`."""
-        ...
-
-    def doing(self) -> tuple[str, float | None, bool]:
-        """In words, since when if it is parked on a channel, and whether to receive only."""
+    def doing(self) -> Doing:
+        """What it does now."""
         ...
 
 
@@ -79,7 +123,7 @@ class LoopActor:
         self.task = task
 
     def __repr__(self) -> str:
-        return f"<actor {self.name}: {self.doing()[0]}>"
+        return f"<actor {self.name}, on the loop>"
 
     @property
     def name(self) -> str:
@@ -98,17 +142,23 @@ class LoopActor:
         if not self.task.cancelling():  # a second time would interrupt its cleaning up
             self.task.cancel()
 
-    def is_among(self, tasks: Container[asyncio.Task[Any] | None]) -> bool:
-        """As `Actor.is_among`."""
-        return self.task in tasks
-
-    def doing(self) -> tuple[str, float | None, bool]:
+    def doing(self) -> Doing:
         """As `Actor.doing`."""
-        parked = _core.parked_on(self.task)
-        if parked is not None:
-            return parked.describe(), parked.since, parked.receives
-        asleep = getattr(self.task, "_fut_waiter", None) is not None
-        return "waiting" if asleep else "running", None, False
+        return doing(self.task)
+
+
+def doing(task: asyncio.Task[Any]) -> Doing:
+    """What a task does now."""
+    parked = _core.parked_on(task)
+    if parked is not None:
+        return Doing("park", False, parked.waits, parked.timed, parked.since)
+    return _WAITING if _core.awaited_by(task) is not None else _RUNNING
+
+
+_WAITING, _RUNNING = Doing("wait"), Doing("run")
+
+
+_IN_THREAD = Doing("run", in_thread=True)
 
 
 class Feed:
@@ -201,7 +251,7 @@ class ThreadedActor:
         self._loop.call_soon(self._begin)
 
     def __repr__(self) -> str:
-        return f"<actor {self.name}: {self.doing()[0]}>"
+        return f"<actor {self.name}, in a thread>"
 
     def cancel(self) -> None:
         """End it as soon as it can be, if it uses channels."""
@@ -211,16 +261,25 @@ class ThreadedActor:
         """As `Actor.stop`."""
         self._handle.cancel(finish_send=True)
 
-    def is_among(self, tasks: Container[asyncio.Task[Any] | None]) -> bool:
-        """False: it is no task."""
-        return False
-
-    def doing(self) -> tuple[str, float | None, bool]:
+    def doing(self) -> Doing:
         """As `Actor.doing`."""
         operation = self._handle.operation
-        if operation is None or not self._handle.parked:
-            return "in thread", None, False
-        return f"{operation.describe()}, in thread", self._handle.since, operation.receives
+        if operation is None or not operation.parked:
+            return _IN_THREAD
+        timed = self._handle.until is not None
+        return Doing("park", True, operation.waits, timed, self._handle.since)
+
+    @property
+    def operation(self) -> object:
+        """The channel operation that the thread has parked in last."""
+        return self._handle.operation
+
+    def when_parked(self, then: Callable[[], object]) -> None:
+        """Have `then` called on the loop, once, when the thread has parked next, or ended.
+
+        It may have parked while this asks: look at it again.
+        """
+        self._handle.on_park.append(then)
 
     def _begin(self) -> None:
         if self._handle.cancelled:  # before it has begun: like a task, it never does
@@ -257,3 +316,4 @@ class ThreadedActor:
         if self._handle.alive:
             self._handle.alive = False
             self._ended(self, error)
+            self._handle.tell()

@@ -22,8 +22,10 @@ from tailrace.channel import Channel
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, ActorState
 from tailrace.group.graph import Graph
+from tailrace.group.idle import Idleness, joining
 from tailrace.group.stage import MANY, Stage, nothing_to_collect, stage_name
 from tailrace.group.topology import Topology
+from tailrace.group.watch import Watch
 from tailrace.group.wiring import wire
 
 _log = logging.getLogger("tailrace")
@@ -70,9 +72,8 @@ class Group:
         self._changed: asyncio.Future[None] | None = None
         self._cut: dict[Channel[Any], tuple[str, set[str]]] = {}  # by whom, and who feeds it
         self._told: set[str] = set()  # live stages whose early end needs no warning of its own
-        self._idlers: set[asyncio.Task[Any] | None] = set()
-        self._seen: dict[str, tuple[str, float]] = {}
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch: Watch | None = None  # from when the block is entered
+        self._idleness: Idleness | None = None
         self._abandon_after: float | None = None  # set by `run`
 
     def __repr__(self) -> str:
@@ -128,8 +129,7 @@ class Group:
                 self._start(stage, actors, called)
         if self._draining:
             self._stop(stage)
-        if self._watch is None and self._stall_after is not None:
-            self._begin_watch(self._stall_after)
+        self._seen_by().started(stage)
 
     def _start(self, stage: Stage, actors: int, called: str) -> None:
         """All of it or, where its function or a channel refuses, nothing."""
@@ -227,6 +227,7 @@ class Group:
 
     def _stage_ended(self, stage: Stage) -> None:
         del self._live[stage]
+        self._seen_by().ended(stage)
         try:
             self._let_go(stage)
         finally:  # whatever a logging handler raises, the block ends
@@ -303,6 +304,8 @@ class Group:
         self._parent = asyncio.current_task()
         self._requests = self._parent.cancelling() if self._parent is not None else 0
         self._state = "open"
+        self._watch = Watch(self._loop, self._live, self._topology, self._stall_after)
+        self._idleness = Idleness(self._loop, self._live)
         return self
 
     async def __aexit__(
@@ -344,8 +347,7 @@ class Group:
         """Nothing runs any more: let go of everything that could form a reference cycle."""
         self._state = "ended"
         self._cause = None
-        if self._watch is not None:
-            self._watch.cancel()
+        self._seen_by().stop()
 
     async def _absorb_interruption(
         self, error: BaseException | None
@@ -396,7 +398,8 @@ class Group:
                     stage.cancel(asyncio.CancelledError("all others have ended"))
             self._changed = asyncio.get_running_loop().create_future()
             try:
-                await self._changed
+                with joining(self._idleness):
+                    await self._changed
             except asyncio.CancelledError as error:
                 self._outer_cancel = error
                 self._cancel_all(error)
@@ -409,71 +412,28 @@ class Group:
     # Watching.
 
     def actors(self) -> list[ActorState]:
-        """What every live actor is doing and for how long: the wait-for graph."""
-        now = self.loop.time()
-        before, self._seen = self._seen, {}
-        states: list[ActorState] = []
-        for stage in self._live:
-            for actor in stage.actors:
-                doing, since, receiving = actor.doing()
-                state = self._topology.relabel(doing, stage.wiring.holds)
-                parked = since is not None
-                if since is None:
-                    last, first_seen = before.get(actor.name, (None, now))
-                    since = first_seen if last == state else now
-                self._seen[actor.name] = (state, since)
-                states.append(
-                    ActorState(actor.name, stage.name, state, now - since, parked, receiving)
-                )
-        return states
+        """What every live actor is doing and for how long: the wait-for graph.
+
+        RuntimeError before the block is entered.
+        """
+        return self._seen_by().actors()
 
     async def idle(self) -> None:
         """Return when every other actor is parked in a receive and their inboxes are empty.
 
-        How a feedback loop, such as a crawler, knows that it is done. Background actors do not
-        count, nor do those that wait here too. Cancelled: nothing has changed.
+        A receive with a timeout, or in a select with `after`, a ticker or `done`, is none: it can
+        end without a value. How a feedback loop, such as a crawler, knows that it is done.
+        Background actors do not count, nor do those that wait here too. RuntimeError before the
+        block is entered. Cancelled: nothing has changed.
         """
-        # The virtual-clock loop can say when there is something new to see; others are asked.
-        settled = getattr(self.loop, "wait_all_parked", None)
-        pause = 0.0
-        me = asyncio.current_task()
-        self._idlers.add(me)
-        try:
-            if settled is not None:
-                await settled()
-            while not self._is_idle():
-                if settled is not None:
-                    await settled(again=True)
-                else:
-                    await asyncio.sleep(pause)
-                    pause = min(0.05, pause + 0.001)
-        finally:
-            self._idlers.discard(me)
+        self._seen_by()
+        assert self._idleness is not None
+        await self._idleness.wait()
 
-    def _is_idle(self) -> bool:
-        for stage in self._live:
-            if stage.background:
-                continue
-            if any(not a.is_among(self._idlers) and not a.doing()[2] for a in stage.actors):
-                return False
-            # What waits in an outbox that no actor receives from is for somebody outside.
-            if any(map(len, stage.wiring.channels("receive"))):
-                return False
-        return True
-
-    def _begin_watch(self, stall_after: float) -> None:
-        # A loop that finds deadlocks exactly needs no watch, which would also keep it going.
-        if not getattr(self.loop, "detects_deadlock", False):
-            self._watch = self.loop.call_later(stall_after, self._look_for_stall)
-
-    def _look_for_stall(self) -> None:
-        assert self._stall_after is not None
-        states = self.actors()
-        if states and all(s.parked and s.seconds >= self._stall_after for s in states):
-            graph = "\n".join(f"  {state}" for state in states)
-            _log.warning("every actor waits for another:\n%s", graph)
-            return
-        self._watch = self.loop.call_later(self._stall_after / 4, self._look_for_stall)
+    def _seen_by(self) -> Watch:
+        if self._watch is None:
+            raise RuntimeError("this group has no actors yet: enter its block first")
+        return self._watch
 
     def graph(self) -> Graph:
         """The topology known from the annotations: stages, channels, and who feeds whom."""

@@ -86,6 +86,16 @@ class Stage:
         """The actors that have not ended."""
         return [*map(LoopActor, self._tasks), *self._threads]
 
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The actors on the loop that have not ended."""
+        return list(self._tasks)
+
+    @property
+    def threads(self) -> list[ThreadedActor]:
+        """The actors in threads that have not ended."""
+        return list(self._threads)
+
     def prepare(self, actors: int) -> list[Any]:
         """Make ready that many actors and take hold of all ends, or do nothing at all.
 

@@ -110,6 +110,12 @@ class Topology:
         self._work_out()
         return self._label(channel)
 
+    def label_if_known(self, channel: Channel[Any]) -> str:
+        """The same for a channel that a stage holds; another keeps the name that it has anywhere:
+        it must not take one that is given out here."""
+        self._work_out()
+        return self._labels.get(channel) or label(channel)
+
     def _label(self, channel: Channel[Any]) -> str:
         known = self._labels.get(channel)
         if known is None:
@@ -121,12 +127,6 @@ class Topology:
             self._numbers[name] = number  # where to look for the next free one
             self._labels[channel] = known
         return known
-
-    def relabel(self, text: str, holds: Iterable[Hold]) -> str:
-        """`text`, which comes from the core, with the channels called as they are here."""
-        for channel, _, _ in holds:
-            text = text.replace(label(channel), self.label(channel))
-        return text
 
     def feeding(self, channel: Channel[Any]) -> set[str]:
         """The live stages whose values can reach `channel`."""

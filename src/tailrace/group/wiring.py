@@ -48,10 +48,11 @@ _HEADS: dict[object, End] = {
 
 class Wiring(NamedTuple):
     """What a call holds, each end through a parameter. `unclear` says that a channel was passed to
-    a bare one."""
+    a bare one; `unheld` are those of which it holds no end."""
 
     holds: tuple[Hold, ...]
     unclear: bool
+    unheld: tuple[Channel[Any], ...] = ()
 
     def channels(self, end: End) -> list[Channel[Any]]:
         """The channels of which this `end` is held."""
@@ -83,6 +84,7 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
 def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
     """The wiring of a function that was read before; None where a channel comes unexpected."""
     holds: list[Hold] = []
+    unheld: list[Channel[Any]] = []
     for (parameter, ends), value in zip(known, args, strict=True):
         resolved = _core.resolve(value)
         if resolved is None:
@@ -92,10 +94,12 @@ def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
             holds.append((channel, end, parameter))
         elif ends is None:
             return None
+        elif not ends:
+            unheld.append(channel)
         else:
             for each in ends:
                 holds.append((channel, each, parameter))
-    return Wiring(tuple(holds), False)
+    return Wiring(tuple(holds), False, tuple(unheld))
 
 
 def _remember(fn: Any, bound: inspect.BoundArguments, found: dict[str, tuple[End, ...]]) -> None:
@@ -113,6 +117,7 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
     function, bound = _bind(name, fn, args, keywords)
     holds: list[Hold] = []
     found: dict[str, tuple[End, ...]] = {}
+    unheld: list[Channel[Any]] = []
     unclear = False
     for parameter, value in _values(bound):
         resolved = _core.resolve(value)
@@ -130,9 +135,11 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
             found[parameter.name] = tuple(sorted(ends))
             for each in found[parameter.name]:
                 holds.append((channel, each, parameter.name))
+        if not ends:
+            unheld.append(channel)
     if not unclear:
         _remember(given, bound, found)
-    return Wiring(tuple(dict.fromkeys(holds)), unclear)
+    return Wiring(tuple(dict.fromkeys(holds)), unclear, tuple(unheld))
 
 
 def _unbind(

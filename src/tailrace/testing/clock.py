@@ -84,6 +84,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._own_files = len(self._poll.get_map())  # asyncio's wake-up pipe
         self._now = 0.0
         self._timers = 0
+        self._quiet: list[_Timer] = []  # a heap, as that of the others
         self._all_parked: list[tuple[asyncio.Future[None], int]] = []
         self._outside = Outside(self)
         self._pause = SHORTEST
@@ -128,6 +129,17 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._timers += 1
         timer = _Timer(when, self._timers, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)
+        return timer
+
+    def call_later_quietly(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts
+    ) -> asyncio.TimerHandle:
+        """As `call_later`, for who only looks on: the clock does not stop for it, so it runs at
+        the first stop at or after its time, and a deadlock is one although it is pending."""
+        self._timers += 1
+        timer = _Timer(self._now + delay, self._timers, callback, args, self, None)
+        timer._scheduled = False  # asyncio counts none of these
+        heapq.heappush(self._quiet, timer)
         return timer
 
     def run_in_executor(
@@ -221,6 +233,10 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         # asyncio runs what is due before `time() + resolution`: far from zero, that sum must
         # still be a later time than the one that was jumped to.
         self._clock_resolution = max(1e-9, math.ulp(self._now))
+        while self._quiet and self._quiet[0].when() <= self._now:
+            timer = heapq.heappop(self._quiet)
+            if not timer.cancelled():
+                self._ready.append(timer)
 
 
 class _Timer(asyncio.TimerHandle):

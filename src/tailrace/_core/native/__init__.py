@@ -42,7 +42,7 @@ from tailrace._core.native._engine import (
     spawn,
 )
 from tailrace._core.native.done import Done
-from tailrace._core.native.tasks import parked_on, when_quiet, when_resumed, when_sent
+from tailrace._core.native.tasks import awaited_by, parked_on, when_quiet, when_resumed, when_sent
 from tailrace._core.native.threads import ThreadActor, parked_threads, thread_actors
 from tailrace.errors import Closed, WouldBlock
 
@@ -61,6 +61,7 @@ __all__ = [
     "Sending",
     "SendingEnd",
     "ThreadActor",
+    "awaited_by",
     "done",
     "parked_on",
     "parked_threads",

@@ -196,6 +196,12 @@ def parked_on(task: asyncio.Task[Any]) -> Any:
     return waiting if isinstance(waiting, Sleeper) and waiting.parked else None
 
 
+def awaited_by(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
+    """The future, no channel operation, that `task` waits for; None if it waits for none."""
+    waiting: Any = getattr(task, "_fut_waiter", None)
+    return None if isinstance(waiting, Sleeper) else waiting
+
+
 def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
     """If `task` is parked in a send, call `then` once it has resumed; else False."""
     parked = parked_on(task)

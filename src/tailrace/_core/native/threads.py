@@ -31,9 +31,9 @@ class ThreadActor(ThreadActorFace):
         super().__init__(loop, thread)
         thread_actors.add(self)
 
-    def park(self, operation: Any) -> None:
+    def park(self, operation: Any, until: float | None) -> None:
         """The thread has parked there; if it was cancelled meanwhile, it is woken at once."""
-        super().park(operation)
+        super().park(operation, until)
         if self.cancelled:
             operation._wake(CANCELLED)
 
@@ -76,8 +76,8 @@ def block(operation: Any, timeout: float | None) -> Any:
         if operation._block(gate):
             return operation._take_outcome()
         if actor is not None:
-            actor.park(operation)
-            if actor.on_park is not None:
+            actor.park(operation, until)
+            if actor.on_park:
                 actor.tell()
         claimed = _sleep(operation, gate, until)
         if claimed == HAPPENED:

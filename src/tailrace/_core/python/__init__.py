@@ -11,7 +11,7 @@ from tailrace._core.ends import (
 from tailrace._core.python.channel import Channel, resolve
 from tailrace._core.python.operation import Operation, RecvMany, SendMany
 from tailrace._core.python.select import Select, done, select, select_nowait
-from tailrace._core.python.task import parked_on, when_quiet, when_resumed, when_sent
+from tailrace._core.python.task import awaited_by, parked_on, when_quiet, when_resumed, when_sent
 from tailrace._core.python.waiter import ThreadActor, parked_threads, seed, thread_actors
 from tailrace._core.stock import spawn, task_factory
 
@@ -30,6 +30,7 @@ __all__ = [
     "Sending",
     "SendingEnd",
     "ThreadActor",
+    "awaited_by",
     "done",
     "parked_on",
     "parked_threads",

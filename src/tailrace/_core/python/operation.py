@@ -535,7 +535,7 @@ def block(operation: Operation[T], timeout: float | None) -> T:
                 waiter = operation.waiter = ThreadWaiter(deadline)
                 operation.enqueue()
                 if actor is not None:
-                    actor.park(operation)
+                    actor.park(operation, deadline)
         except BaseException:
             if held():
                 release()
@@ -543,7 +543,7 @@ def block(operation: Operation[T], timeout: float | None) -> T:
         release()
         if waiter is None and peer is not None:
             peer.wake(no_loop)
-        if waiter is not None and actor is not None and actor.on_park is not None:
+        if waiter is not None and actor is not None and actor.on_park:
             actor.tell()
         if waiter is not None and _sleep(operation, waiter) is operation:
             del operation.waiter

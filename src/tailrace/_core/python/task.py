@@ -46,6 +46,12 @@ def parked_on(task: asyncio.Task[Any]) -> Operation[Any] | Select | None:
     return parked if isinstance(waiter, Waiter) and waiter.winner is None else None
 
 
+def awaited_by(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
+    """The future, no channel operation, that `task` waits for; None if it waits for none."""
+    waiting: Any = getattr(task, "_fut_waiter", None)
+    return None if isinstance(waiting, Waiter) else waiting
+
+
 def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
     """If `task` is parked in a send, call `then` once it has resumed; else False."""
     return isinstance(parked_on(task), Send) and when_resumed(task, then)

@@ -1,0 +1,248 @@
+"""Idleness: when every actor of a group waits for a value, and there is none on its way.
+
+Nobody polls for it. While somebody waits in `Idleness.wait`, one busy actor is the *witness*: as
+long as the witness is busy, so is the group, and no other actor is looked at. The witness is looked
+at again when what it waits for has happened: its future is done, its channel operation has resumed
+it, its thread has parked. Once the witness is idle, the look goes on to the next busy actor. A
+whole round that finds none is idleness.
+
+Invariant: a round looks at loop actors while none of them runs. A thread may run meanwhile, so all
+threads are looked at twice: if each is still parked in the same operation, all were parked at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import MethodType
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
+
+from tailrace import _core
+from tailrace.group.actor import ThreadedActor, doing
+from tailrace.group.stage import Stage
+
+Member: TypeAlias = "asyncio.Task[Any] | ThreadedActor"
+
+BUSY_LOOP: Final = 0.005
+"""Seconds until the witness is looked at again in a loop that has no quiet moment."""
+OUTSIDE: Final = 0.05
+"""The same where only somebody outside can change what was seen, and does not say so."""
+
+
+class Idleness:
+    """Tells the tasks that wait for it when a group is idle."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, live: Iterable[Stage]) -> None:
+        self._loop = loop
+        self._live = live
+        self._waiting: dict[asyncio.Task[Any] | None, asyncio.Future[None]] = {}
+        self._round: Iterator[Member] = iter(())
+        self._witness: Member | None = None
+        self._parked: dict[ThreadedActor, object] = {}  # in which operation, in this round
+        self._look = 0  # the number of the look that is to come: earlier ones are void
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Idleness: {len(self._waiting)} wait, witness {self._witness!r}>"
+
+    async def wait(self) -> None:
+        """As `Group.idle`."""
+        me = asyncio.current_task()
+        self._waiting[me] = future = self._loop.create_future()
+        try:
+            self._look_now()
+            if not future.done():
+                await future
+        finally:
+            del self._waiting[me]
+            if not self._waiting:
+                self._stop()
+
+    def _stop(self) -> None:
+        self._look += 1
+        self._witness, self._round, self._parked = None, iter(()), {}
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_now(self) -> None:
+        """Look for a busy actor: wait for news of it, or tell that there is none."""
+        self._look += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        witness = self._find_busy()
+        if witness is not None:
+            self._witness = witness
+            self._ask(witness)
+        elif (full := self._full_inbox()) is not None:
+            for task in full.tasks:
+                _core.when_resumed(task, partial(self._soon, self._look))
+            self._timer = later(self._loop, OUTSIDE, partial(self._again, self._look))
+        else:
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_result(None)
+
+    def _again(self, look: int, *_: object) -> None:
+        if look == self._look and any(not each.done() for each in self._waiting.values()):
+            self._look_now()
+
+    def _soon(self, look: int) -> None:
+        """Look again when nobody is about to be resumed, not before the loop's next turn."""
+        if look != self._look:
+            return
+        again = partial(self._again, look)
+        if _core.when_quiet(self._loop, again):
+            if self._timer is None:
+                self._timer = later(self._loop, BUSY_LOOP, again)
+        else:
+            self._loop.call_soon(again)
+
+    def _ask(self, witness: Member) -> None:
+        """Have a look once what the witness waits for has happened."""
+        look = self._look
+        if isinstance(witness, ThreadedActor):
+            witness.when_parked(partial(self._again, look))
+            if witness.doing().receives:  # since it was looked at
+                self._loop.call_soon(self._again, look)
+            return
+        awaited = _core.awaited_by(witness)
+        if awaited is not None:
+            awaited.add_done_callback(partial(self._again, look))
+        elif not _core.when_resumed(witness, partial(self._soon, look)):
+            self._soon(look)
+
+    def _find_busy(self) -> Member | None:
+        """A busy actor: the witness if it still is, else the next one of this or a new round."""
+        if self._witness is not None and self._is_busy(self._witness):
+            return self._witness
+        self._witness = None
+        for member in self._round:
+            if self._is_busy(member):
+                return member
+        self._round = iter(list(self._members()))
+        for member in self._round:
+            if self._is_busy(member):
+                return member
+        # Once more, as threads run meanwhile: had one sent to another, that one would have resumed.
+        for thread in self._threads():
+            if self._is_busy(thread) or thread.operation is not self._parked.get(thread):
+                return thread
+        return None
+
+    def _stages(self) -> Generator[Stage]:
+        """Those that count, with those of the groups that their actors wait for the end of."""
+        for stage in self._live:
+            if not stage.background:
+                yield stage
+                for task in stage.tasks if _joined else ():
+                    if task in _joined:
+                        yield from _joined[task]._stages()
+
+    def _members(self) -> Generator[Member]:
+        for stage in self._stages():
+            yield from stage.tasks
+        self._parked = {}
+        for thread in self._threads():
+            self._parked[thread] = thread.operation
+            yield thread
+
+    def _threads(self) -> list[ThreadedActor]:
+        return [each for stage in self._stages() for each in stage.threads]
+
+    def _is_busy(self, member: Member) -> bool:
+        if isinstance(member, ThreadedActor):
+            return not member.doing().receives
+        if member.done():
+            return False
+        waiting = self._waiting.get(member)
+        if waiting is not None and not waiting.done():
+            return False
+        if member in _joined:  # it does what the actors of that group do, until they have ended
+            awaited = _core.awaited_by(member)
+            return awaited is None or awaited.done()
+        return not doing(member).receives or has_deadline(member)
+
+    def _full_inbox(self) -> Stage | None:
+        """A stage with something to receive. (What waits in a channel that no actor receives from
+        is for somebody outside.)"""
+        for stage in self._stages():
+            if any(map(len, stage.wiring.channels("receive"))):
+                return stage
+        return None
+
+
+# By task: the group that it waits for the end of.
+_joined: WeakKeyDictionary[asyncio.Task[Any], Idleness] = WeakKeyDictionary()
+
+
+@contextmanager
+def joining(group: Idleness | None) -> Generator[None]:
+    """While the current task does nothing but wait for the actors of `group` to end."""
+    task = asyncio.current_task()
+    if task is None or group is None:
+        yield
+        return
+    outer = _joined.get(task)
+    _joined[task] = group
+    try:
+        yield
+    finally:
+        del _joined[task]
+        if outer is not None:
+            _joined[task] = outer
+
+
+def later(
+    loop: asyncio.AbstractEventLoop, delay: float, then: Callable[[], object]
+) -> asyncio.TimerHandle:
+    """A timer that keeps no virtual clock from seeing that nothing else can happen."""
+    call: Any = getattr(loop, "call_later_quietly", loop.call_later)
+    handle: asyncio.TimerHandle = call(delay, then)
+    return handle
+
+
+def has_deadline(task: asyncio.Task[Any]) -> bool:
+    """Whether `task` stands in an ``asyncio.timeout``, or the like of anyio, that is running.
+
+    Found by what the frames hold that it sleeps in, where an ``async with`` keeps its exit.
+    """
+    for step in await_chain(task):
+        for held in gc.get_referents(step):
+            owner: Any = held.__self__ if isinstance(held, MethodType) else held
+            made = getattr(owner, "gen", None) if type(owner).__module__ == "contextlib" else None
+            for each in (owner,) if made is None else (owner, *gc.get_referents(made)):
+                if _is_running_timeout(each):
+                    return True
+    return False
+
+
+def await_chain(task: asyncio.Task[Any]) -> Generator[Any]:
+    """The coroutines and generators that `task` sleeps in, from the outermost one."""
+    step: Any = task.get_coro()
+    while step is not None:
+        yield step
+        for inner in ("cr_await", "gi_yieldfrom", "ag_await"):
+            if hasattr(step, inner):
+                step = getattr(step, inner)
+                break
+        else:
+            return
+
+
+_TIMEOUTS: Final = frozenset({"asyncio", "anyio", "async_timeout"})
+
+
+def _is_running_timeout(thing: Any) -> bool:
+    owner = thing.__self__ if isinstance(thing, MethodType) else thing
+    kind = type(owner)
+    if kind.__module__.partition(".")[0] not in _TIMEOUTS:
+        return False
+    # Whoever has one has a timer in it while it runs: the attribute's name in asyncio, in anyio.
+    timer = getattr(owner, "_timeout_handler", None) or getattr(owner, "_timeout_handle", None)
+    return timer is not None

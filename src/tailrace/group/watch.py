@@ -1,0 +1,240 @@
+"""What can be seen of a group from outside of its actors, and what is said of it unasked.
+
+What an actor does is data (`Doing`): `actors` puts it into words, the watch decides by it. The
+watch looks now and then, first after a second and then less and less often, and logs, each once:
+
+- a stall: every actor has been parked for `stall_after` seconds on channels whose other ends only
+  they hold, so that nobody can ever resume one;
+- an actor that has been parked for a second on a channel whose other end nobody holds;
+- an actor that waits for its next value while a variable of it has the last reference to something
+  unsettled, which so nobody can settle.
+
+Each look is bounded: it ends at the first actor that can go on, and looks into few frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tailrace._core.common import End
+from tailrace.channel import Channel
+from tailrace.group.actor import Actor, ActorState, LoopActor, doing
+from tailrace.group.idle import await_chain, has_deadline, later
+from tailrace.group.stage import Stage
+from tailrace.group.topology import Topology
+from tailrace.timers import is_pending
+
+_log = logging.getLogger("tailrace")
+
+PATIENCE: Final = 1.0
+"""Seconds for which an actor is parked before a missing other end is worth a word."""
+FIRST: Final = 1.01
+"""Seconds from the start of a stage until the first look: it may be parked by then for one."""
+SELDOM: Final = 8.0
+FRAMES: Final = 100
+"""Of how many actors one look reads the frames."""
+
+
+class Watch:
+    """Looks at the actors of one group."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        live: Mapping[Stage, None],
+        topology: Topology,
+        stall_after: float | None,
+    ) -> None:
+        self._loop = loop
+        self._live = live
+        self._topology = topology
+        self._stall_after = stall_after
+        often = FIRST if stall_after is None else min(FIRST, stall_after / 4)
+        self._shortest = often
+        self._longest = SELDOM if stall_after is None else max(often, min(SELDOM, stall_after / 4))
+        self._pause = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._stalled = False  # said
+        self._one_sided: dict[
+            Stage, None
+        ] = {}  # stages that may wait for somebody who is not there
+        self._said: set[str] = set()  # of which channels and stages something was said
+        self._seen: dict[str, tuple[str, float]] = {}  # what actors that are not parked do
+        self._frames = 0  # of how many actors they were read in this round
+
+    def __repr__(self) -> str:
+        return f"<Watch of {len(self._live)} stages, every {self._pause:g} s>"
+
+    def actors(self) -> list[ActorState]:
+        """As `Group.actors`."""
+        now = self._loop.time()
+        before, self._seen = self._seen, {}
+        states: list[ActorState] = []
+        for stage, actor in self._actors():
+            does = actor.doing()
+            since = does.since
+            if since is None:
+                last, first_seen = before.get(actor.name, (None, now))
+                since = first_seen if last == does.verb else now
+                self._seen[actor.name] = (does.verb, since)
+            waits = tuple((verb, self._called(what)) for verb, what in does.waits)
+            states.append(
+                ActorState(actor.name, stage.name, does.verb, waits, does.in_thread, now - since)
+            )
+        return states
+
+    def _actors(self) -> Iterator[tuple[Stage, Actor]]:
+        return ((stage, actor) for stage in self._live for actor in stage.actors)
+
+    def _called(self, what: object) -> str:
+        if isinstance(what, asyncio.Task):
+            return str(what.get_name())  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(what, (asyncio.Future, asyncio.Event)):
+            return f"{type(what).__name__} at {id(what):#x}"  # pyright: ignore[reportUnknownArgumentType]
+        return self._topology.label_if_known(what)  # type: ignore[arg-type]  # a channel
+
+    # What is said unasked.
+
+    def started(self, stage: Stage) -> None:
+        """Look at `stage`, and at all, in a while."""
+        if stage.wiring.holds and stage in self._live:  # an eager one may have ended
+            self._one_sided[stage] = None
+        if self._timer is None or self._pause > self._shortest:
+            self._pause = self._shortest
+            self._look_later()
+
+    def ended(self, stage: Stage) -> None:
+        """Forget `stage`."""
+        self._one_sided.pop(stage, None)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look_later(self) -> None:
+        self.stop()
+        self._timer = later(self._loop, self._pause, self._look)
+
+    def _look(self) -> None:
+        self._pause = min(2 * self._pause, self._longest)
+        self._look_later()
+        now = self._loop.time()
+        for stage in list(self._one_sided):
+            if not self._may_miss_somebody(stage, now):
+                del self._one_sided[stage]
+        self._look_for_unsettled(now)
+        if self._stall_after is not None and not self._stalled:
+            self._stalled = self._is_stalled(now - self._stall_after)
+            if self._stalled:
+                graph = "\n".join(f"  {state}" for state in self.actors())
+                _log.warning("every actor waits for another:\n%s", graph)
+
+    def _is_stalled(self, parked_before: float) -> bool:
+        """Whether every actor has been parked since then where only another one can resume it."""
+        ours: Counter[tuple[Channel[Any], End]] | None = None
+        actor = None
+        for _, actor in self._actors():
+            does = actor.doing()
+            if does.since is None or does.since > parked_before or does.timed:
+                return False
+            if ours is None:
+                ours = Counter(
+                    (channel, end) for stage in self._live for channel, end, _ in stage.wiring.holds
+                )
+            for verb, channel in does.waits:
+                if verb == "done" or is_pending(channel):
+                    return False
+                holders = channel._holders(other := _other(verb))
+                if not holders or holders > ours[channel, other]:
+                    return False  # somebody outside can resume it
+            if isinstance(actor, LoopActor) and has_deadline(actor.task):
+                return False
+        return actor is not None
+
+    def _may_miss_somebody(self, stage: Stage, now: float) -> bool:
+        """Say so if an actor of `stage` waits where nobody is. Whether that may come yet."""
+        missing = {
+            (channel, end)
+            for channel, end, _ in stage.wiring.holds
+            if self._other_end_is_unheld(channel, end)
+        }
+        for actor in stage.actors if missing else ():
+            does = actor.doing()
+            if does.since is None or now - does.since < PATIENCE:
+                continue
+            for verb, channel in does.waits:
+                if verb != "done" and (channel, verb) in missing:
+                    missing.discard((channel, verb))
+                    self._say_missing(actor, channel, verb)
+        return bool(missing)
+
+    def _other_end_is_unheld(self, channel: Channel[Any], end: End) -> bool:
+        """Nobody holds it, has ever done so, or has used it without."""
+        holders = channel._ends
+        if channel.closed or is_pending(channel) or (holders and holders[_other(end)]):
+            return False
+        counts = channel.statistics()
+        if counts.sent if end == "receive" else counts.received:
+            return False
+        return not any(channel in stage.wiring.unheld for stage in self._live)
+
+    def _say_missing(self, actor: Actor, channel: Channel[Any], end: End) -> None:
+        name = self._topology.label(channel)
+        if name in self._said:
+            return
+        self._said.add(name)
+        _log.warning(
+            "nobody %s `%s`, and `%s` is waiting for that: a stage is missing, or was given "
+            "another channel. (Outside of a stage, hold that end: `with channel.%s():`)",
+            "sends to" if end == "receive" else "receives from",
+            name,
+            actor.name,
+            "sending" if end == "receive" else "receiving",
+        )
+
+    def _look_for_unsettled(self, now: float) -> None:
+        """Look into the frames of the next few actors."""
+        tasks = ((stage, task) for stage in self._live for task in stage.tasks)
+        few = list(itertools.islice(tasks, self._frames, self._frames + FRAMES))
+        self._frames = self._frames + FRAMES if len(few) == FRAMES else 0
+        for stage, task in few:
+            if stage.name in self._said:
+                continue
+            does = doing(task)
+            if does.receives and does.since is not None and now - does.since >= PATIENCE:
+                self._say_unsettled(stage, task)
+
+    def _say_unsettled(self, stage: Stage, task: asyncio.Task[Any]) -> None:
+        for step in await_chain(task):
+            for held in gc.get_referents(step):
+                unsettled: Any = getattr(type(held), "__unsettled__", None)
+                # Those of this loop and of the list, and of the call: nobody has it but the frame.
+                if unsettled is None or sys.getrefcount(held) > 4:
+                    continue
+                if called := unsettled(held):
+                    self._said.add(stage.name)
+                    frame = step.cr_frame
+                    _log.warning(
+                        "`%s` waits for its next value, and a variable of it still has %s, "
+                        "unsettled, which nobody else has (%s:%d in %s): settle it, or send it "
+                        "on; until the variable is used again, whoever sent it waits",
+                        task.get_name(),
+                        called,
+                        Path(frame.f_code.co_filename).name,
+                        frame.f_lineno,
+                        frame.f_code.co_name,
+                    )
+                    return
+
+
+def _other(end: End) -> End:
+    return "receive" if end == "send" else "send"

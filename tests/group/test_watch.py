@@ -1,0 +1,215 @@
+"""Group rules 7 and 3, further: what a group says of itself, and only when it is so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Generator
+
+import pytest
+
+from tailrace import Channel, Group, Receiver, Sender, SyncReceiver, after, done, select, ticker
+
+pytestmark = pytest.mark.virtual_time
+
+
+async def swap(inbox: Receiver[int], out: Sender[int]) -> None:
+    await out.send(1)
+    await inbox.recv()
+
+
+async def receive(inbox: Receiver[int]) -> None:
+    async for _ in inbox:
+        pass
+
+
+async def send(out: Sender[int]) -> None:
+    await out.send(1)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Generator[list[str]]:
+    """What the library logs as warnings."""
+    with caplog.at_level(logging.WARNING, "tailrace"):
+        messages: list[str] = []
+        caplog.handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+        yield messages
+
+
+async def test_states_are_data_and_are_put_into_words_last() -> None:
+    a, b, c = Channel[int](name="in"), Channel[int](name="in"), Channel[int](name="c")
+    event = asyncio.Event()
+
+    async def both(x: Receiver[int], y: Sender[int]) -> None:
+        await select(x.recv(), y.send(1), done(event), timeout=50)
+
+    def threaded(inbox: SyncReceiver[int]) -> None:
+        inbox.recv()
+
+    async with Group() as go:
+        go(receive, a, name="first")
+        go(receive, b, name="second")
+        go(both, a, c)
+        go(threaded, a.sync)
+        await asyncio.sleep(1)
+        first, second, third, fourth = go.actors()
+        assert (first.verb, first.waits, first.seconds) == ("park", (("receive", "in"),), 1)
+        assert second.state == "receiving from in (2)"
+        assert third.waits[:2] == (("receive", "in"), ("send", "c"))
+        assert third.state.startswith("receiving from in or sending to c or waiting for Event")
+        assert (third.parked, third.receiving, first.receiving) == (True, False, True)
+        assert (fourth.in_thread, fourth.state) == (True, "receiving from in, in thread")
+        go.cancel()
+
+
+async def test_an_actor_whose_channels_are_named_like_the_words_is_told_as_it_is() -> None:
+    names = ["receiving from", "sending to", "or", "ing"]
+    async with Group() as go:
+        for name in names:
+            go(receive, Channel[int](name=name))
+        await asyncio.sleep(0)
+        assert [each.state for each in go.actors()] == [f"receiving from {name}" for name in names]
+        go.cancel()
+
+
+async def test_a_stall_is_logged_once(said: list[str]) -> None:
+    a, b = Channel[int](name="a"), Channel[int](name="b")
+    async with Group(stall_after=2.0) as go:
+        go(swap, a, b, name="left")
+        go(swap, b, a, name="right")
+        await asyncio.sleep(1.9)
+        assert not said
+        await asyncio.sleep(1)
+        await asyncio.sleep(20)
+        go.cancel()
+    (text,) = said
+    assert text.splitlines() == [
+        "every actor waits for another:",
+        "  left: sending to b for 2.9 s",
+        "  right: sending to a for 2.9 s",
+    ]
+
+
+OUTSIDE = ("held", "after", "ticker", "done", "timeout", "select", "unheld")
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+async def test_no_stall_is_where_somebody_outside_or_a_timer_can_go_on(
+    said: list[str], outside: str
+) -> None:
+    a, b = Channel[int](name="a"), Channel[int](name="b")
+    never = asyncio.Event()
+
+    async def patient(inbox: Receiver[int], out: Sender[int]) -> None:
+        match outside:
+            case "after":
+                await select(inbox.recv(), after(1e3).recv())
+            case "ticker":
+                await select(inbox.recv(), ticker(1e3).recv())
+            case "done":
+                await select(inbox.recv(), done(never))
+            case "timeout":
+                async with asyncio.timeout(1e3):
+                    await inbox.recv()
+            case "select":
+                await select(inbox.recv(), timeout=1e3)
+            case _:
+                await inbox.recv()
+
+    async with Group(stall_after=2.0) as go:
+        go(patient, a, b)
+        if outside != "unheld":
+            go(receive, b)
+            go(patient, b, a, name="other")
+        with a.sending() if outside == "held" else Channel[int]().sending():
+            for _ in range(10):
+                await asyncio.sleep(2)
+        go.cancel()
+    assert not [each for each in said if "every actor" in each]
+
+
+async def test_an_end_that_another_group_holds_is_outside(said: list[str]) -> None:
+    a, b = Channel[int](name="a"), Channel[int](name="b")
+
+    async def sleepy(out: Sender[int]) -> None:
+        await asyncio.sleep(20)
+
+    async with Group(stall_after=2.0) as go, Group() as other:
+        go(swap, a, b, name="left")
+        go(swap, b, a, name="right")
+        other(sleepy, a)
+        go(receive, a)
+        for _ in range(9):
+            await asyncio.sleep(2)
+        assert not said
+        go.cancel()
+        other.cancel()
+
+
+# Rule 3: an end that nobody holds.
+
+
+async def test_nobody_receives_is_said_once_after_a_second(said: list[str]) -> None:
+    a, b = Channel[int](name="a"), Channel[int](name="b")
+
+    async def show(inbox: Receiver[int], out: Sender[int]) -> None:
+        async for value in inbox:
+            await out.send(value)
+
+    async with Group() as go:
+        go(send, a)
+        go(show, b, a)  # the wrong way round
+        go(receive, b)
+        await asyncio.sleep(0.9)
+        assert not said
+        await asyncio.sleep(1)
+        assert [each.partition(",")[0] for each in said] == [
+            "nobody receives from `a`",
+            "nobody sends to `b`",
+        ]
+        await asyncio.sleep(100)
+        assert len(said) == 2
+        go.cancel()
+
+
+async def test_an_end_that_is_used_or_held_by_hand_is_not_missed(said: list[str]) -> None:
+    held, used, sent, loose = (Channel[int](1, name=name) for name in "husl")
+
+    async def unheld(channel: Channel[int]) -> None:
+        await asyncio.sleep(50)
+
+    async def many(out: Sender[int]) -> None:
+        for n in range(10):
+            await out.send(n)
+
+    async with Group() as go:
+        with held.sending():
+            go(receive, held, name="held")
+            go(many, used, name="used")
+            await used.recv()
+            go(receive, sent, name="sent")
+            await sent.send(1)
+            go(receive, loose, name="loose")
+            go(unheld, loose)
+            go(receive, ticker(30), name="timer")  # type: ignore[arg-type]  # of floats
+            go(receive, Channel[int](name="late"), name="late")
+            await asyncio.sleep(0.5)
+            for _ in range(8):
+                await asyncio.sleep(5)
+        go.cancel()
+    assert [each.partition(",")[0] for each in said] == ["nobody sends to `late`"]
+
+
+async def test_an_actor_that_goes_on_within_the_second_is_not_told_of(said: list[str]) -> None:
+    a = Channel[int](math.inf, name="a")
+
+    async def slow(out: Sender[int]) -> None:
+        for n in range(9):
+            await asyncio.sleep(3)
+            await out.send(n)
+
+    async with Group() as go:
+        go(slow, a)
+        await asyncio.sleep(40)
+    assert not said
