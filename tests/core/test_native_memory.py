@@ -240,7 +240,7 @@ def test_a_select_whose_loop_is_gone_when_it_would_park_leaves_no_line() -> None
         for _ in range(native.BUDGET // 2):
             await spare.send(None)
             await spare.recv()
-        assert next(selecting) is None  # it yields first, for the budget is spent
+        next(selecting)  # it yields first, for the budget is spent
         return selecting
 
     selecting = asyncio.run(begin())

@@ -30,6 +30,7 @@ from tailrace.errors import Closed
 from tailrace.testing import VirtualClockLoop
 
 from .actors import spawn
+from .programs import Program
 
 NAMES = "abc"
 FUTURES = 2
@@ -429,6 +430,17 @@ def aimed(twins: Twins, dice: random.Random, steps: list[str]) -> None:
         twins.teardown()
 
 
+@pytest.mark.timeout(110)
+@pytest.mark.parametrize("number", range(100))
+def test_the_cores_have_one_order_of_effects_across_budgets(number: int) -> None:
+    """Random programs whose actors spend many budgets. The number can be any: try thousands."""
+    python, native = (
+        Program(importlib.import_module(f"tailrace._core.{name}"), number).run()
+        for name in ("python", "native")
+    )
+    assert python == native
+
+
 def test_the_cores_yield_at_the_same_operations() -> None:
     """The budget is spent alike, whatever spends it."""
     worlds = Twins().worlds
@@ -468,5 +480,6 @@ def yields(world: World) -> list[str]:
             answer = world.inside(lambda: coroutine.send(None))
         except StopIteration:
             return found
-        assert answer is None
+        assert answer is not None
+        assert answer.get_loop() is world.loop
         found.append(at)

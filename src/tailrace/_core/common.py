@@ -18,9 +18,12 @@ BUDGET: Final = 128
 """Operations in a row that may succeed without parking before one yields to the scheduler
 (cooperative budgeting as in tokio, which uses the same figure)."""
 
-TURN_STEPS: Final = 64
+TURN_STEPS: Final = 512
 TURN_SECONDS: Final = 0.00025
-"""How many parked tasks one turn of the event loop resumes at most, and for how long."""
+"""How many steps one turn of the event loop has at most, and for how long it goes on."""
+
+YIELD_STEPS: Final = 32
+"""As how many steps a spent budget counts: what comes before it was that many times as long."""
 
 Overflow: TypeAlias = Literal["block", "drop_newest", "drop_oldest"]
 OVERFLOWS: Final[tuple[Overflow, ...]] = get_args(Overflow)

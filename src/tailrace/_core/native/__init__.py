@@ -28,6 +28,8 @@ from tailrace._core.faces import ChannelFace, OperationFace, SelectFace, SendMan
 from tailrace._core.native import sleeping, tasks, threads
 from tailrace._core.native._engine import (
     BUDGET,
+    TURN_STEPS,
+    YIELD_STEPS,
     Actor,
     Channel,
     Operation,
@@ -77,7 +79,8 @@ __all__ = [
     "when_sent",
 ]
 
-assert BUDGET == common.BUDGET
+_limits = BUDGET, TURN_STEPS, YIELD_STEPS
+assert _limits == (common.BUDGET, common.TURN_STEPS, common.YIELD_STEPS)
 
 
 class _Making:

@@ -1,6 +1,8 @@
 # The engine as type checkers see it: its twin, and what only the Python around it calls.
 from typing import Any
 
+from tailrace._core.common import TURN_STEPS as TURN_STEPS
+from tailrace._core.common import YIELD_STEPS as YIELD_STEPS
 from tailrace._core.python import BUDGET as BUDGET
 from tailrace._core.python import Channel as Channel
 from tailrace._core.python import RecvMany as RecvMany

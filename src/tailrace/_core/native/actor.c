@@ -22,17 +22,14 @@ static int end_as_cancelled(Actor *self, PyObject *message) {
     return answered(PyObject_Vectorcall(state->future_cancel, arguments, 1, state->msg_names)) ? 0 : -1;
 }
 
-/* Tell whoever started it that it has returned: at once, so that stages that end one after another
- * need no turns of the loop in between, but as part of no task. That it raised is told by the loop,
- * so that all failures of this turn are heard before the first of them cancels the others. */
-static int tell_end(Actor *self, bool at_once) {
+/* Tell whoever started it, as part of no task: by the loop, as asyncio tells that a task is done. So
+ * all failures of this turn are heard before the first of them cancels the others. */
+static int tell_end(Actor *self) {
     PyObject *on_end = self->on_end;
     int failed = 0;
     self->on_end = NULL;
-    if (on_end != NULL && !at_once)
+    if (on_end != NULL)
         failed = have_called(self->scheduler, self->scheduler->call_soon, on_end, (PyObject *)self);
-    else if (on_end != NULL && (failed = set_current(self->scheduler, NULL)) == 0)
-        failed = answered(PyObject_CallOneArg(on_end, (PyObject *)self)) ? 0 : -1;
     Py_XDECREF(on_end);
     return failed;
 }
@@ -47,7 +44,7 @@ static int returned(Actor *self, PyObject *value) { /* takes the reference */
     else
         failed = settle_future(self->scheduler->state->future_set_result, self, value);
     Py_DECREF(value);
-    return failed < 0 ? -1 : tell_end(self, true);
+    return failed < 0 ? -1 : tell_end(self);
 }
 
 /* The coroutine raised: -1 for what must also end the loop. */
@@ -60,11 +57,11 @@ static int raised(Actor *self) {
         Py_XSETREF(self->cancelled_error, error);
         if (end_as_cancelled(self, PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL) < 0)
             return -1;
-        return tell_end(self, false);
+        return tell_end(self);
     }
     int failed = settle_future(state->future_set_exception, self, error);
     if (failed == 0)
-        failed = tell_end(self, false);
+        failed = tell_end(self);
     if (failed == 0 && (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
                         PyErr_GivenExceptionMatches(error, PyExc_SystemExit))) {
         raise_exception(error);
@@ -118,17 +115,21 @@ static int step_soon(Actor *self) {
     return failed;
 }
 
-/* For a spent budget it lets the others have their turn; otherwise (`asyncio.sleep(0)`) the loop. */
+/* `asyncio.sleep(0)`: the loop has its turn first, and who is ready before that. */
 static int yielded_bare(Actor *self) {
-    Scheduler *scheduler = self->scheduler;
-    State *state = scheduler->state;
-    if (state->yielding) {
-        scheduler->steps += YIELD_STEPS;
-        scheduler_push(scheduler, Py_NewRef(self));
-        return 0;
-    }
-    scheduler_keep_order(scheduler);
+    scheduler_keep_order(self->scheduler);
     return step_soon(self);
+}
+
+/* What is not parked in a channel: an operation whose budget is spent, or any other future. */
+static NEVER_INLINE int yielded_other(Actor *self, PyObject *result) { /* takes the reference */
+    Scheduler *scheduler = self->scheduler;
+    if (!is_sleeper(scheduler->state, result) || ((Sleeper *)result)->phase != YIELDED)
+        return wait_for(self, result);
+    ((Sleeper *)result)->blocking = false;
+    Py_DECREF(result);
+    scheduler_push_yielded(scheduler, Py_NewRef(self));
+    return 0;
 }
 
 static inline int yielded(Actor *self, PyObject *result) { /* takes the reference */
@@ -139,7 +140,7 @@ static inline int yielded(Actor *self, PyObject *result) { /* takes the referenc
     Sleeper *sleeper = (Sleeper *)result;
     if (UNLIKELY(!is_sleeper(self->scheduler->state, result) || sleeper->phase != PARKED ||
                  sleeper->party != NOBODY))
-        return wait_for(self, result);
+        return yielded_other(self, result);
     attach_actor(sleeper, self);
     Py_DECREF(result);
     if (UNLIKELY(self->must_cancel) &&
@@ -183,7 +184,6 @@ static ALWAYS_INLINE int step_coroutine(Actor *self, PyObject *error) {
     PySendResult how = PYGEN_ERROR;
     if (UNLIKELY(self->must_cancel) && (error = cancellation_due(self, error)) == NULL)
         return raised(self);
-    scheduler->state->yielding = false;
     if (LIKELY(set_current(scheduler, (PyObject *)self) == 0 && PyContext_Enter(self->context) == 0)) {
         how = UNLIKELY(error != NULL)            ? throw_in(self, error, &result)
               : LIKELY(self->send_value != NULL) ? self->send_value(self->coroutine, Py_None, &result)
@@ -207,6 +207,9 @@ static NEVER_INLINE int actor_step(Actor *self, PyObject *error) {
 static NEVER_INLINE int resume_otherwise(Actor *self, PyObject *waiting, bool parked) {
     PyObject *error = self->thrown, *after = self->after;
     self->thrown = self->after = NULL;
+    int steps = self->scheduler->steps;
+    bool begins = !self->begun;
+    self->begun = true;
     if (parked && ((Sleeper *)waiting)->claim == CANCELLED) {
         Py_XDECREF(error);
         error = cancellation_of((Sleeper *)waiting);
@@ -214,6 +217,8 @@ static NEVER_INLINE int resume_otherwise(Actor *self, PyObject *waiting, bool pa
             error = take_exception();
     }
     int failed = actor_step(self, error);
+    if (begins) /* that was no step of this turn: plain tasks are begun by the loop */
+        self->scheduler->steps = steps - 1;
     if (after != NULL && parked && failed == 0 && !answered(PyObject_CallNoArgs(after)))
         failed = -1;
     Py_XDECREF(after);
@@ -252,6 +257,7 @@ static PyObject *actor_step_soon(Actor *self, PyObject *unused) {
         Py_RETURN_NONE;
     PyObject *error = self->thrown;
     self->thrown = NULL;
+    self->begun = true;
     return step_by_loop(self, error);
 }
 
@@ -311,7 +317,7 @@ static int actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, P
     self->coroutine = Py_NewRef(coroutine);
     self->name = Py_NewRef(name);
     self->cancelling = 0;
-    self->parked = self->must_cancel = self->ended = false;
+    self->parked = self->begun = self->must_cancel = self->ended = false;
     self->log_destroy_pending = true;
     PyAsyncMethods *methods = Py_TYPE(coroutine)->tp_as_async;
     self->send_value = methods != NULL ? methods->am_send : NULL;

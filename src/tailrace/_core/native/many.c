@@ -143,22 +143,20 @@ static PySendResult send_many_step(Operation *self, PyObject **result) {
             *result = more == 0 ? Py_NewRef(Py_None) : NULL;
             return more == 0 ? PYGEN_RETURN : PYGEN_ERROR;
         }
-        if (budget_is_spent(state)) {
-            *result = Py_NewRef(Py_None);
-            return PYGEN_NEXT;
-        }
+        if (budget_is_spent(state))
+            return yield_for_others(&self->base, result);
         Effects effects = {NULL};
         Verdict verdict = attempt(self, &effects);
         if (verdict == PENDING) {
             park(self, NULL);
             return yield_itself(&self->base, result);
         }
+        state->budget--;
         if (verdict == CLOSED)
             raise_closed(self);
         if (verdict != SUCCESS)
             return PYGEN_ERROR;
         self->count++;
-        state->budget--;
         pay(state, &effects);
     }
 }

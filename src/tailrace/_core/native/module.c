@@ -86,7 +86,11 @@ static int module_exec(PyObject *module) {
                 add_type(module, &state->SendMany, &send_many_spec, state->Operation) &&
                 add_type(module, &state->RecvMany, &recv_many_spec, state->Operation) &&
                 add_type(module, &state->Actor, &actor_spec, state->Future);
-    return good ? PyModule_AddIntConstant(module, "BUDGET", OPERATIONS_BUDGET) : -1;
+    return good && PyModule_AddIntConstant(module, "BUDGET", OPERATIONS_BUDGET) == 0 &&
+                   PyModule_AddIntConstant(module, "TURN_STEPS", TURN_STEPS) == 0 &&
+                   PyModule_AddIntConstant(module, "YIELD_STEPS", YIELD_STEPS) == 0
+               ? 0
+               : -1;
 }
 
 /* --- the module --------------------------------------------------------------------------------- */

@@ -51,7 +51,9 @@
 #define FREE_OPERATIONS 256
 #define FEW_CASES 8
 #define OPERATIONS_BUDGET 128 /* checked against `common.BUDGET` */
-#define YIELD_STEPS 32 /* as how many steps one counts in which a budget was spent */
+#define YIELD_STEPS 32        /* checked too, as is `TURN_STEPS` */
+#define TURN_STEPS 512
+#define TURN_SECONDS 0.00025
 
 typedef struct State State;
 typedef struct Scheduler Scheduler;
@@ -152,6 +154,7 @@ struct Scheduler {
     Py_ssize_t place;       /* where asyncio's dictionary of current tasks has this loop's */
     int steps;              /* of this turn */
     int stride;             /* how many steps go by between two looks at the clock */
+    int look;               /* how many are left until the next one */
     Py_ssize_t resumed, owed; /* how many were; how many must have been when the next turn ends */
     bool scheduled;         /* `run` is on its way, or running */
     bool turning;           /* `run` is running */
@@ -174,7 +177,7 @@ struct Actor {
     /* What a step looks at: one line of the processor's cache. */
     sendfunc send_value;       /* the coroutine's, where it has one */
     int cancelling;
-    bool parked, must_cancel, ended, log_destroy_pending;
+    bool parked, begun, must_cancel, ended, log_destroy_pending;
     Scheduler *scheduler;
     PyObject *coroutine, *context;
     PyObject *waiting;         /* what it sleeps in: a Sleeper where `parked`, else any future */
@@ -219,7 +222,6 @@ struct State {
     uint64_t dice;
     Operation *free[FREE_OPERATIONS];
     int free_count;
-    bool yielding;        /* an operation has just yielded, for its budget was spent */
 };
 
 /* What an atomic section leaves to be done after it. */
@@ -335,7 +337,6 @@ static inline bool budget_is_spent(State *state) {
     if (LIKELY(state->budget > 0))
         return false;
     state->budget = OPERATIONS_BUDGET;
-    state->yielding = true;
     return true;
 }
 
@@ -346,12 +347,14 @@ static bool is_reachable(Scheduler *scheduler);
 static Scheduler *scheduler_here(State *state);
 static double scheduler_now(Scheduler *scheduler);
 static ALWAYS_INLINE void scheduler_push(Scheduler *scheduler, PyObject *item);
+static void scheduler_push_yielded(Scheduler *scheduler, PyObject *item);
 static ALWAYS_INLINE int actor_resume(Actor *actor);
 static void sleeper_clear(Sleeper *sleeper);
 static int sleeper_traverse(Sleeper *sleeper, visitproc visit, void *arg);
 static void sleeper_finalize(PyObject *self);
 static void unpark(Sleeper *sleeper, uint8_t phase);
 static PySendResult yield_itself(Sleeper *sleeper, PyObject **result);
+static PySendResult yield_for_others(Sleeper *sleeper, PyObject **result);
 static void undo(Operation *winner);
 static PyObject *sleeper_await(Sleeper *self);
 static PyObject *sleeper_iternext(PyObject *self);

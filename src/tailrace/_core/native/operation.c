@@ -138,6 +138,7 @@ static ALWAYS_INLINE PySendResult operation_step(Operation *operation, PyObject 
     }
     if (LIKELY(verdict == PENDING) && LIKELY(park(operation, NULL)))
         return yield_itself(&operation->base, result);
+    operation->base.state->budget--;
     if (verdict == CLOSED)
         raise_closed(operation);
     return PYGEN_ERROR;

@@ -9,8 +9,6 @@
  */
 #include "native.h"
 
-#define TURN_STEPS 512
-#define TURN_SECONDS 0.00025
 #define LONGEST_STRIDE 64
 
 /* --- which loop -------------------------------------------------------------------------------- */
@@ -155,6 +153,14 @@ static ALWAYS_INLINE void scheduler_push(Scheduler *self, PyObject *item) {
         schedule(self);
 }
 
+/* The same for a party whose budget is spent: at the back of the line. It may have taken long, so the
+ * clock is read after this step. */
+static void scheduler_push_yielded(Scheduler *self, PyObject *item) {
+    self->steps += YIELD_STEPS;
+    self->look = 1;
+    scheduler_push(self, item);
+}
+
 /* Before something is given to the loop: whoever is ready now has its turn before that, even if
  * this turn, or the next one, would end first. */
 static void scheduler_keep_order(Scheduler *self) {
@@ -245,13 +251,14 @@ static COLD int tell_quiet(Scheduler *self) {
 
 /* One turn: resume the ready and those whom they wake, within bounds, in order. */
 static PyObject *scheduler_run(Scheduler *self, PyObject *unused) {
-    int failed = 0, look = self->stride;
+    int failed = 0;
     double last = self->timeless ? 0.0 : read_clock(self->state->monotonic);
     double ends = last + TURN_SECONDS;
     Py_ssize_t owed = self->owed; /* as it is now: what this turn adds is for the next one */
     self->scheduled = self->turning = true;
     self->again = false;
     self->steps = 0;
+    self->look = self->stride;
     scheduler_enter(self);
     while (self->ready.count > 0 && failed == 0 &&
            (self->steps < TURN_STEPS || self->resumed < owed)) {
@@ -261,10 +268,10 @@ static PyObject *scheduler_run(Scheduler *self, PyObject *unused) {
         failed = resume_item(self, item);
         Py_DECREF(item);
         self->steps++;
-        if (UNLIKELY(--look == 0) && !self->timeless && failed == 0) {
+        if (UNLIKELY(--self->look <= 0) && !self->timeless && failed == 0) {
             if (!has_time(self, &last, ends) && self->resumed >= owed)
                 break;
-            look = self->stride;
+            self->look = self->stride;
         }
     }
     scheduler_leave(self);

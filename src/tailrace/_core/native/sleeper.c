@@ -26,6 +26,8 @@ static inline void attach_actor(Sleeper *sleeper, Actor *actor) {
 
 /* Claim it for a cancellation; that counts even if it comes too late. */
 static bool cancel_sleeper(Sleeper *sleeper, PyObject *message) {
+    if (sleeper->phase == YIELDED) /* raised by the task itself, as it is resumed */
+        return false;
     sleeper->encumbered |= FOR_GOOD;
     if (sleeper->messages == NULL)
         sleeper->messages = PyList_New(0);
@@ -84,6 +86,14 @@ static PySendResult yield_itself(Sleeper *sleeper, PyObject **result) {
     return PYGEN_NEXT;
 }
 
+/* The budget is spent: whoever drives it stands at the back of the line of the ready. */
+static NEVER_INLINE PySendResult yield_for_others(Sleeper *sleeper, PyObject **result) {
+    if (running_loop(sleeper->state) != NULL)
+        return yield_itself(sleeper, result);
+    *result = Py_NewRef(Py_None);
+    return PYGEN_NEXT;
+}
+
 /* --- awaiting ---------------------------------------------------------------------------------- */
 
 /* As a generator says it: what code of others drives amid its own step (a loop that is asked whether
@@ -127,8 +137,7 @@ static ALWAYS_INLINE PySendResult go_on(Sleeper *sleeper, PyObject **result) {
         return send_many_step((Operation *)sleeper, result);
     if (UNLIKELY(sleeper->phase != YIELDED && budget_is_spent(sleeper->state))) {
         sleeper->phase = YIELDED;
-        *result = Py_NewRef(Py_None);
-        return PYGEN_NEXT;
+        return yield_for_others(sleeper, result);
     }
     if (UNLIKELY(sleeper->kind == SELECT))
         return select_step((Select *)sleeper, result);
@@ -267,7 +276,8 @@ static PyObject *sleeper_interrupted(Sleeper *self, PyObject *interrupt) {
 /* --- what a task asks of a future ------------------------------------------------------------- */
 
 static PyObject *sleeper_get_blocking(Sleeper *self, void *closure) {
-    return self->phase == PARKED ? PyBool_FromLong(self->blocking) : Py_NewRef(Py_None);
+    bool yields = self->phase == PARKED || self->phase == YIELDED;
+    return yields ? PyBool_FromLong(self->blocking) : Py_NewRef(Py_None);
 }
 
 static int sleeper_set_blocking(Sleeper *self, PyObject *value, void *closure) {
@@ -319,7 +329,7 @@ static PyObject *sleeper_add_done_callback(Sleeper *self, PyObject *const *args,
     PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
     if (own == NULL)
         return NULL;
-    if (self->phase != PARKED || self->party != NOBODY) {
+    if ((self->phase != PARKED && self->phase != YIELDED) || self->party != NOBODY) {
         Py_DECREF(own);
         PyErr_SetString(PyExc_RuntimeError, "only the task that is parked here may wait for it");
         return NULL;
@@ -327,7 +337,9 @@ static PyObject *sleeper_add_done_callback(Sleeper *self, PyObject *const *args,
     self->context = own;
     self->driver = Py_NewRef(args[0]);
     self->party = TASK;
-    if (self->claim != UNCLAIMED)
+    if (self->phase == YIELDED)
+        scheduler_push_yielded(self->scheduler, Py_NewRef(self));
+    else if (self->claim != UNCLAIMED)
         wake_sleeper(self);
     else
         self->since = since;

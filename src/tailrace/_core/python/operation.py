@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from tailrace._core.cancellation import rearmed
-from tailrace._core.common import BUDGET, ParkedThread, Verb, check_timeout, label
+from tailrace._core.common import ParkedThread, Verb, check_timeout, label
 from tailrace._core.faces import OperationFace, SendManyFace
 from tailrace._core.python.waiter import (
     CANCELLED,
@@ -178,8 +178,7 @@ class Fresh(Operation[T_co]):
         self.__class__ = self.spent  # same slots, fewer methods
         while True:
             if budget.left <= 0:
-                budget.left = BUDGET
-                yield
+                yield budget.anew()
             here = latest.state
             if here.thread != get_ident():  # not resumed by `LoopState.run`
                 loop = running_loop()
@@ -197,6 +196,7 @@ class Fresh(Operation[T_co]):
             except BaseException:
                 if held():  # not if it was interrupted while it waited for the lock
                     release()
+                budget.left -= 1  # it did not park: whoever goes on after `Closed` yields too
                 raise
             release()
             if waiter is None:
@@ -417,13 +417,15 @@ class SendMany(SendManyFace, Send):
                 raise channel._closed_error()
             self.hand_over(values, woken, here)
             room = channel._room - len(channel._buffer)
-            fits = int(max(0, min(room, len(values) - self.sent, budget.left)))
+            left = budget.left - (self.sent - start)
+            fits = int(max(0, min(room, len(values) - self.sent, left)))
             channel._buffer.extend(values[self.sent : self.sent + fits])
             channel._sent += fits
             self.sent += fits
         except BaseException:
             if held():
                 release()
+            budget.left -= 1
             raise
         release()
         for waiter in woken:
@@ -436,7 +438,8 @@ class SendMany(SendManyFace, Send):
     ) -> None:
         """Under the lock: give values to the receivers that are waiting."""
         channel = self.channel
-        while channel._receivers and self.sent < len(values):
+        most = min(len(values), self.sent + budget.left)
+        while channel._receivers and self.sent < most:
             peer = channel._receivers.claim_first(here)
             if peer is not None:
                 peer.ticket = channel._sent = channel._sent + 1
@@ -476,8 +479,7 @@ class FreshSendMany(Fresh[None], SendMany):
         plain = cast("Sequence[Any]", values)
         while self.sent < len(plain):
             if budget.left <= 0:
-                budget.left = BUDGET
-                yield
+                yield budget.anew()
             if not self.fill(plain):
                 yield from self._send_one(plain[self.sent])
 

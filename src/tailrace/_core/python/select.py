@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Any, TypeVar
 
 from tailrace._core.cancellation import rearmed
-from tailrace._core.common import BUDGET, check_timeout
+from tailrace._core.common import check_timeout
 from tailrace._core.faces import SelectFace
 from tailrace._core.python.operation import Fresh, Operation, RecvMany, SendMany
 from tailrace._core.python.waiter import (
@@ -76,8 +76,7 @@ class Select(SelectFace):
         here = here_now()
         while True:
             if budget.left <= 0:
-                budget.left = BUDGET
-                yield
+                yield budget.anew()
             if held():
                 raise reentered()
             order = order_of(self.cases, self.priority)

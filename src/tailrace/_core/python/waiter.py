@@ -25,7 +25,13 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from tailrace._core.common import BUDGET, TURN_SECONDS, TURN_STEPS, ParkedThread
+from tailrace._core.common import (
+    BUDGET,
+    TURN_SECONDS,
+    TURN_STEPS,
+    YIELD_STEPS,
+    ParkedThread,
+)
 from tailrace._core.faces import ThreadActorFace
 
 if TYPE_CHECKING:
@@ -49,6 +55,10 @@ def reentered() -> RuntimeError:
         "a channel was used by a finaliser or signal handler that ran in the middle of a channel "
         "operation; post the work to the event loop instead (loop.call_soon_threadsafe)"
     )
+
+
+CLOCK_STEPS: Final = 8
+"""After how many steps of a turn the clock is read again."""
 
 
 class Mark:
@@ -166,6 +176,30 @@ class Waiter:
         return self.winner is CANCELLED
 
 
+class Yielded(Waiter):
+    """A party that has spent the budget: it stands at the back of the line of the ready.
+
+    Nobody claims it. A cancellation meanwhile is raised by the task itself as it is resumed.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, state: LoopState) -> None:
+        self.winner = LOOK_AGAIN
+        self.state = state
+        self._asyncio_future_blocking = True
+
+    def add_done_callback(
+        self, callback: Callable[[Waiter], object], *, context: Context | None = None
+    ) -> None:
+        super().add_done_callback(callback, context=context)
+        self.state.steps += YIELD_STEPS
+        self.wake(self.state)
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
+
+
 class ThreadWaiter:
     """A party that is a thread: it sleeps on a lock of its own."""
 
@@ -272,6 +306,7 @@ class LoopState:
         "posted",
         "ready",
         "scheduled",
+        "steps",
         "thread",
         "time",
     )
@@ -290,6 +325,7 @@ class LoopState:
         self.ready: deque[Waiter] = deque()
         self.scheduled = False
         self.on_quiet: list[Callable[[], object]] = []  # to be called once nobody is ready
+        self.steps = 0  # of this turn
         self.inbox: deque[Waiter] = deque()
         self.posted = False
 
@@ -310,7 +346,8 @@ class LoopState:
         """
         ready = self.ready
         ends = self.time() + TURN_SECONDS
-        steps = 0
+        self.steps = 0
+        look = CLOCK_STEPS
         # Who asks in this thread until we are done is on this loop, and need not call
         # `running_loop`, which on 3.11 makes a system call each time (getpid).
         self.thread = get_ident()
@@ -319,9 +356,11 @@ class LoopState:
             while ready:
                 waiter = ready.popleft()
                 waiter.context.run(waiter.callback, waiter)
-                steps += 1
-                if steps % 8 == 0 and (steps >= TURN_STEPS or self.time() > ends):
-                    break
+                steps = self.steps = self.steps + 1
+                if steps >= look:
+                    if steps >= TURN_STEPS or self.time() > ends:
+                        break
+                    look = steps + CLOCK_STEPS
         finally:  # whatever a task let through (SystemExit), the others still have their turn
             self.thread = 0
             if ready:
@@ -362,6 +401,12 @@ class _Budget:
 
     def __init__(self) -> None:
         self.left = BUDGET
+
+    def anew(self) -> Yielded | None:
+        """Begin a new budget; what to yield first: None where no loop runs."""
+        self.left = BUDGET
+        here = here_now()
+        return None if here is no_loop else Yielded(here)
 
 
 budget = _Budget()
