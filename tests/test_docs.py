@@ -31,7 +31,7 @@ from tailrace import Group, testing
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("channels", "pipelines", "backends", "hedging", "http", "stores")
+PAGES = ("channels", "pipelines", "backends", "hedging", "http", "webhooks", "stores")
 
 LONGEST = 220
 """Lines: a page that has more is two pages."""
@@ -144,8 +144,9 @@ async def curl(line: str, client: httpx.AsyncClient) -> str:
     while arguments:
         argument = arguments.pop(0)
         if argument == "-H":
-            name, _, value = arguments.pop(0).partition(": ")
-            headers[name] = value
+            for header in content(arguments.pop(0)).decode().splitlines():
+                name, _, value = header.partition(": ")
+                headers[name] = value
         elif argument in ("-d", "--data-binary"):
             body = content(arguments.pop(0))
             headers.setdefault("Content-Type", "application/x-www-form-urlencoded")

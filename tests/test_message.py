@@ -600,6 +600,15 @@ async def test_submit_sends_and_waits_for_the_end() -> None:
     await actor
 
 
+async def test_submit_sends_the_id_and_the_headers_that_it_is_given() -> None:
+    channel = Channel[Message[str]]()
+    sent = asyncio.create_task(submit(channel, "foo", id="d7", headers={"x-event": "push"}))
+    message = await channel.recv()
+    assert (message.id, dict(message.headers)) == ("d7", {"x-event": "push"})
+    message.ack()
+    assert (await sent).ok
+
+
 @virtual_time
 async def test_a_submit_that_was_never_taken_says_so_and_is_not_sent() -> None:
     channel = Channel[Message[str]](name="events")
@@ -631,7 +640,7 @@ async def test_submit_on_a_closed_channel_raises_closed() -> None:
 async def test_a_submit_cancelled_while_it_sends_did_not_send() -> None:
     channel = Channel[Message[str]]()
     for timeout in (None, 5):
-        task = asyncio.create_task(submit(channel, "foo", timeout))
+        task = asyncio.create_task(submit(channel, "foo", timeout=timeout))
         await wait_all_parked()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -143,7 +143,13 @@ def test_a_field_is_read_as_the_listeners_type(kind: Any, query: bytes, expected
 )
 def test_json_is_read_as_the_listeners_type(kind: Any, body: bytes, expected: object) -> None:
     assert decoded(kind, request(body=body, content_type=JSON)) == expected
-    assert decoded(kind, request(body=body, content_type=f"{JSON}; charset=UTF-8")) == expected
+    for content_type in (
+        f"{JSON}; charset=UTF-8",
+        "Application/JSON; charset=us-ascii",
+        "application/vnd.api+json",
+        "application/cloudevents+json; charset=utf-8",
+    ):
+        assert decoded(kind, request(body=body, content_type=content_type)) == expected
 
 
 @pytest.mark.parametrize(
@@ -165,7 +171,11 @@ def test_json_is_read_as_the_listeners_type(kind: Any, body: bytes, expected: ob
             415,
             "charset 'latin-1'",
         ),
-        (request(body=b"x", content_type=JSON, content_encoding="gzip"), 415, "Content-Encoding"),
+        (
+            request(body=b"x", content_type=JSON, content_encoding="br"),
+            415,
+            "Content-Encoding 'br'",
+        ),
         (request(body=b'{"a"', content_type=JSON), 400, "the JSON cannot be read"),
         (request(body=b'"\xff"', content_type=JSON), 400, "the JSON cannot be read"),
         (request(body=b'"\\ud800"', content_type=JSON), 400, "the JSON cannot be read"),
@@ -193,6 +203,18 @@ def test_what_cannot_be_read_is_refused_with_the_reason(
 )
 def test_a_field_of_the_wrong_type_is_refused(kind: Any, query: bytes, status: int) -> None:
     assert refused(kind, request(query=query))[0] == status
+
+
+def test_a_decoder_of_json_takes_every_body_for_that_but_one_of_lines() -> None:
+    decoder: Decoder[Any] = Decoder(dict, "data", json=True)
+    for kind in ("text/plain; charset=UTF-8", FORM, "multipart/form-data", JSON, None, "x/y"):
+        made = request(body=b'{"a": 1}', content_type=kind)
+        assert decoder.one(decoder.media(made), made) == {"a": 1}
+    made = request(query=b"data={}")
+    assert decoder.one(decoder.media(made), made) == {}
+    assert decoder.media(request(body=b"{}", content_type=NDJSON)) == NDJSON
+    with pytest.raises(Refused, match="charset"):
+        decoder.media(request(body=b"{}", content_type="text/plain; charset=latin-1"))
 
 
 @pytest.mark.parametrize("kind", [float, float | None, int | float])

@@ -8,7 +8,7 @@ wrote for it (`abort`, `reject`, ``fail("a text")``).
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from tailrace.errors import Outage
 from tailrace.listen._decode import NDJSON
@@ -16,12 +16,15 @@ from tailrace.listen._request import Refused
 from tailrace.listen._shown import as_json, as_text, encoded, said
 from tailrace.message import Outcome
 
-__all__ = ["Answer", "NotTakenError", "of_outcome", "refusal", "report"]
+__all__ = ["Answer", "NotTakenError", "Show", "of_outcome", "refusal", "report"]
 
 TEXT: Final = b"text/plain; charset=utf-8"
 JSON: Final = b"application/json"
 LINES: Final = NDJSON.encode()
 RETRY: Final = ((b"retry-after", b"1"),)
+
+Show: TypeAlias = Literal["data", "id", "empty"]
+"""What an answer says of a message that is stored or aborted: see `HttpServer.listen`."""
 LONGEST_REASON: Final = 200  # characters, in the report of one line among many
 _LINE_REFUSAL: Final = b'{"line":%d,"code":%d,"status":"%b","reason":%b}'
 
@@ -82,8 +85,10 @@ def refusal(refused: Refused, json: bool, last: bool = False) -> Answer:
     return Answer(status, encoded(f"{word}: {reason}"), TEXT, headers, last)
 
 
-def of_outcome(outcome: Outcome, data: object, id: str, json: bool) -> Answer:
+def of_outcome(outcome: Outcome, data: object, id: str, json: bool, show: Show) -> Answer:
     """The answer to a request whose one message ended so, with this data."""
+    if show != "data" and outcome.status in ("stored", "aborted"):
+        return _brief(outcome, id, json, show)
     if outcome.status == "stored" and not json:
         value = data if outcome.result is None else outcome.result
         return Answer(200, b"OK: " + as_text(value))
@@ -97,6 +102,17 @@ def of_outcome(outcome: Outcome, data: object, id: str, json: bool) -> Answer:
     if status == 200:
         report.setdefault("result", data)
     return Answer(status, as_json(report), JSON, headers)
+
+
+def _brief(outcome: Outcome, id: str, json: bool, show: Show) -> Answer:
+    """What is said of success without the data and the result."""
+    if show == "empty":
+        return Answer(200, b"" if outcome.status == "stored" else b"aborted")
+    if not json:
+        return Answer(200, encoded(f"{'OK' if outcome.status == 'stored' else 'aborted'}: {id}"))
+    _, report = _of_status(outcome)
+    report.pop("result", None)
+    return Answer(200, as_json({**report, "id": id}), JSON)
 
 
 def line_report(number: int, outcome: Outcome, id: str, brief: bool) -> tuple[int, bytes]:

@@ -71,8 +71,9 @@ class App:
             intake.check_loop()
             opened = intake.open(request, answered.set_result)
         except Refused as refused:
-            self._gate.answers[refused.status] += 1
-            return _answers.refusal(refused, request.wants_json)
+            answer = _answers.refusal(refused, request.wants_json)
+            self._gate.refused(request, answer)
+            return answer
         try:
             if not await self._receive(opened, receive):
                 return None
@@ -109,7 +110,11 @@ def _request(scope: Scope) -> Request:
     root: str = scope.get("root_path", "")
     if root and path.startswith(root) and path[len(root) :].startswith("/"):
         path = path[len(root) :]  # mounted
-    return Request(scope["method"], path, scope.get("query_string", b""), fields)
+    request = Request(scope["method"], path, scope.get("query_string", b""), fields)
+    client = scope.get("client")
+    if client:
+        request.client = str(client[0])
+    return request
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -23,7 +23,7 @@ from tailrace.listen._parameters import parameters
 from tailrace.listen._request import Refused, Request
 from tailrace.listen._shown import said
 
-__all__ = ["Decoder", "Media"]
+__all__ = ["Decoder", "Media", "packing"]
 
 T = TypeVar("T")
 
@@ -64,11 +64,13 @@ _WRITTEN_AS_JSON = (
 
 
 class Decoder(Generic[T]):
-    """Reads the data of requests as `kind`, from the field `param` or from a JSON body."""
+    """Reads the data of requests as `kind`, from the field `param` or from a JSON body. `json`
+    takes every body for JSON, whatever its Content-Type says."""
 
     __slots__ = (
         "_from_json",
         "_from_text",
+        "_json",
         "_kind",
         "_most_containers",
         "_param",
@@ -76,9 +78,12 @@ class Decoder(Generic[T]):
         "prefix",
     )
 
-    def __init__(self, kind: Any, param: str, max_body: int = 1024 * 1024) -> None:
+    def __init__(
+        self, kind: Any, param: str, max_body: int = 1024 * 1024, json: bool = False
+    ) -> None:
         self._most_containers = max(_FEWEST_CONTAINERS, max_body // _BYTES_A_CONTAINER)
         self._kind = kind
+        self._json = json
         self._param = param.encode()
         self.prefix = self._param + b"="  # what a query of this field alone begins with
         self._from_text: Callable[[str], Any] | None  # from the field's value
@@ -102,23 +107,30 @@ class Decoder(Generic[T]):
     def media(self, request: Request) -> Media:
         """How `request` says it carries its data; Refused(415) if in no way read here."""
         fields = request.fields
-        if b"content-encoding" in fields:
+        if b"content-encoding" in fields and packing(request) is None:
             encoding = fields[b"content-encoding"]
-            if encoding.strip().lower() not in (b"", b"identity"):
-                raise Refused(415, f"Content-Encoding {_shown(encoding)} is not supported")
-        if request.method == "GET" or b"content-type" not in fields:
+            raise Refused(
+                415,
+                f"Content-Encoding {_shown(encoding)} is not supported, only gzip",
+                ((b"accept-encoding", b"gzip"),),
+            )
+        if request.method == "GET":
             return ""
+        if b"content-type" not in fields:
+            return JSON if self._json else ""
         content_type = fields[b"content-type"]
         known = _MEDIA_BYTES.get(content_type)
         if known is not None:
-            return known
+            return JSON if self._json and known != NDJSON else known
         read = parameters(content_type)
-        media = None if read is None else _MEDIA_BYTES.get(read[0])
-        if read is None or media is None:
+        kind, options = (b"", {}) if read is None else read
+        media = _MEDIA_BYTES.get(kind)
+        if kind.endswith(b"+json") or (self._json and media != NDJSON):
+            media = JSON
+        if media is None:
             raise Refused(415, f"Content-Type {_shown(content_type)} is not supported")
-        _, options = read
         charset = options.get(b"charset", b"utf-8").lower()
-        if charset not in (b"utf-8", b"utf8"):
+        if charset not in (b"utf-8", b"utf8", b"us-ascii"):
             raise Refused(415, f"charset {_shown(charset)} is not supported, only UTF-8")
         return media
 
@@ -192,6 +204,14 @@ class Decoder(Generic[T]):
         else:
             raw = b"text " + written.encode()  # the text "7" is not the JSON 7
         return blake2b(raw, digest_size=16).digest()
+
+
+def packing(request: Request) -> str | None:
+    """How the body is packed: "gzip", or "" for not at all; None for a way not known here."""
+    encoding = request.fields.get(b"content-encoding", b"").strip().lower()
+    if encoding in (b"", b"identity"):
+        return ""
+    return "gzip" if encoding in (b"gzip", b"x-gzip") else None
 
 
 def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:

@@ -168,8 +168,8 @@ class Engine:
             accepted.close()
             return
         refused = Refused(503, "too many connections")
-        self.gate.answers[refused.status] += 1
         answer = _answers.refusal(refused, json=False)
+        self.gate.refused(None, answer)
         try:
             accepted.send(render(self.start_of_answer(answer), answer, None, last=True))
             accepted.shutdown(socket.SHUT_WR)

@@ -19,14 +19,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tailrace.listen import _answers
+from tailrace.listen._access import log_access
 from tailrace.listen._answers import Answer
-from tailrace.listen._request import Refused, Request
+from tailrace.listen._decode import packing
+from tailrace.listen._gzip import gunzip
+from tailrace.listen._request import Headers, Refused, Request
 from tailrace.listen._shown import log_error, shown
 from tailrace.message import Outcome
 from tailrace.message.message import message_of
@@ -54,9 +57,10 @@ class Limits:
 class Gate:
     """Who is inside: requests and bytes of bodies, over all listeners of a server."""
 
-    __slots__ = ("answers", "bytes", "in_flight", "limit", "memory")
+    __slots__ = ("access_log", "answers", "bytes", "in_flight", "limit", "memory")
 
-    def __init__(self, limit: int, memory: int) -> None:
+    def __init__(self, limit: int, memory: int, access_log: bool = False) -> None:
+        self.access_log = access_log
         self.limit = limit
         self.memory = memory
         self.in_flight = 0
@@ -65,6 +69,12 @@ class Gate:
 
     def __repr__(self) -> str:
         return f"<Gate {self.in_flight}/{self.limit} in flight, {self.bytes}/{self.memory} bytes>"
+
+    def refused(self, request: Request | None, refusal: Answer) -> None:
+        """Count a request that was not let in, or bytes that were none."""
+        self.answers[refusal.status] += 1
+        if self.access_log:
+            log_access(request, refusal.status, len(refusal.body), None)
 
 
 class Exchange:
@@ -78,6 +88,7 @@ class Exchange:
         "_intake",
         "_json",
         "_media",
+        "_more",
         "_pending",
         "_respond",
         "_size",
@@ -92,6 +103,7 @@ class Exchange:
         self._intake = intake
         self._gate = intake.gate
         self._media = media
+        self._more: dict[str, str] | None = None  # headers, from `authorize`
         self._respond = respond
         self._json = request.wants_json
         self._check: asyncio.Task[None] | None = None  # authorizes
@@ -169,7 +181,11 @@ class Exchange:
         respond = self._respond
         self._finish()
         if respond is not None:
-            self._gate.answers[answer.status] += 1
+            gate = self._gate
+            gate.answers[answer.status] += 1
+            if gate.access_log:
+                request, body = self.request, answer.body
+                log_access(request, answer.status, len(body), self._intake.since(request.began))
             respond(answer)
 
     def expire(self) -> None:
@@ -250,12 +266,16 @@ class Exchange:
             self._broken("authorize raised", error)
 
     def _authorized(self, allowed: Any) -> None:
-        if allowed is True:
-            self._accept()
-        elif allowed is False:
+        if allowed is False:
             self.refuse(Refused(403, "not allowed"))
-        else:
-            self._broken(f"authorize must return a bool, not {shown(allowed)}")
+            return
+        if allowed is not True:
+            self._more = _headers_of(allowed)
+            if self._more is None:
+                what = "authorize must return a bool or a mapping of str to str, not "
+                self._broken(what + shown(allowed))
+                return
+        self._accept()
 
     def _broken(self, what: str, error: BaseException | None = None) -> None:
         """User code has failed: it is logged, and this request alone is answered 500."""
@@ -265,16 +285,17 @@ class Exchange:
     def log_broken(self, what: str, error: BaseException | None) -> None:
         """Log that user code has failed for this request."""
         request = self.request
-        id = request.fields.get(b"idempotency-key", b"-")[:255].decode("latin-1")
+        id = request.fields.get(self._intake.id_header, b"-")[:255].decode("latin-1")
         log_error("%s %s (id %s): %s", request.method, request.path, id, what, error=error)
 
     # --- the message ------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        request, decoder = self.request, self._intake.decoder
-        digest = None
+        request, intake = self.request, self._intake
+        decoder, digest = intake.decoder, None
         try:
-            key = request.idempotency_key
+            key = request.key(intake.id_header)
+            self.unpack()
             written = decoder.written(self._media, request)
             if key is not None:
                 digest = decoder.digest(written)
@@ -282,11 +303,28 @@ class Exchange:
         except Refused as refused:
             self._refuse_data(refused)
             return
-        message = message_of(data, key, self, digest=digest)
-        if self._json:
+        message = message_of(data, key, self, self.headers(), digest)
+        if self._json or intake.show == "id":
             self._id = message.id
         self._pending += 1
-        self._intake.put(message)
+        intake.put(message)
+
+    def unpack(self) -> None:
+        """Unpack the body, if it came as gzip; Refused if that is not to be done."""
+        request, gate = self.request, self._gate
+        if b"content-encoding" not in request.fields or not request.body or not packing(request):
+            return
+        body = gunzip(request.body, self._intake.max_body)
+        more = max(len(body) - self._size, 0)
+        if gate.bytes + more > gate.memory:
+            raise Refused(503, "too many bodies are being received")
+        gate.bytes += more
+        self._size += more
+        request.body = body
+
+    def headers(self) -> Headers:
+        """What the message is to know of the request."""
+        return Headers(self.request.fields, self._intake.hidden, self._more)
 
     def _refuse_data(self, refused: Refused) -> None:
         if refused.status == 500:
@@ -312,7 +350,19 @@ class Exchange:
         if outcome.status == "stored":
             self._intake.out_of_order = False
         if not self.answered:
-            self.answer(_answers.of_outcome(outcome, data, self._id, self._json))
+            self.answer(_answers.of_outcome(outcome, data, self._id, self._json, self._intake.show))
+
+
+def _headers_of(allowed: object) -> dict[str, str] | None:
+    """What `authorize` returned, as headers; None if it is nothing of that kind."""
+    if not isinstance(allowed, Mapping):
+        return None
+    more: dict[str, str] = {}
+    for name, value in cast("Mapping[object, object]", allowed).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            return None
+        more[name.lower()] = value
+    return more
 
 
 def too_large(max_body: int) -> Refused:

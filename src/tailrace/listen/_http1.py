@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_begun",
         "_choked",
+        "_client",
         "_closed",
         "_complete",
         "_deaf",
@@ -74,6 +75,7 @@ class Connection(asyncio.Protocol):
         self.deadline = math.inf
         self.engine = engine
         self.made = False  # there is a transport
+        self._client = ""  # its address
         self._parser = Parser(engine.max_head)
         self._request: Request | None = None  # at work: its head has come, and it is not answered
         self._complete = False  # its body has come too
@@ -101,6 +103,9 @@ class Connection(asyncio.Protocol):
         """A client is here."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
         self.made = True
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple) and peer:
+            self._client = str(peer[0])
         engine = self.engine
         if self._closed or engine.stopped:
             self.abort()
@@ -215,6 +220,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         """The head of a request has come: let it in, or refuse it, before its body comes."""
         self._request = request
+        request.client = self._client
         self._complete = complete = self._parser.ended
         self._wire = 0
         engine = self.engine
@@ -226,8 +232,8 @@ class Connection(asyncio.Protocol):
                 raise Refused(404, "nobody listens on this path")
             self._exchange = exchange = intake.open(request, self.answer)
         except Refused as refused:
-            engine.gate.answers[refused.status] += 1
             self._refusal = _answers.refusal(refused, request.wants_json)
+            engine.gate.refused(request, self._refusal)
             if complete:
                 self._completed()
             elif _body_is_large(request):
@@ -339,8 +345,8 @@ class Connection(asyncio.Protocol):
 
     def _reply_and_close(self, refused: Refused) -> None:
         """Answer what never became a request."""
-        self.engine.gate.answers[refused.status] += 1
         answer = _answers.refusal(refused, json=False)
+        self.engine.gate.refused(None, answer)
         self._transport.write(render(self.engine.start_of_answer(answer), answer, None, True))
         self._linger()
 

@@ -18,11 +18,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tailrace.channel import Sender
-from tailrace.listen._answers import NotTakenError
+from tailrace.listen._answers import NotTakenError, Show
 from tailrace.listen._decode import NDJSON, Decoder
 from tailrace.listen._exchange import Exchange, Gate, Respond, too_large
 from tailrace.listen._lines import LinesExchange
-from tailrace.listen._request import Refused, Request
+from tailrace.listen._request import SECRET, Refused, Request
 from tailrace.message import Message
 
 __all__ = ["Intake"]
@@ -47,6 +47,9 @@ class Intake:
         max_body: int,
         authorize: Callable[[Request], Any] | None,
         token: str | None,
+        id_header: str,
+        keep_headers: frozenset[str],
+        show: Show,
     ) -> None:
         self.path = path
         self.decoder = decoder
@@ -54,6 +57,9 @@ class Intake:
         self.timeout = timeout
         self.max_body = max_body
         self.authorize = authorize
+        self.id_header = id_header.encode()
+        self.hidden = SECRET - {name.encode() for name in keep_headers}
+        self.show: Show = show
         self.draining = False
         self.inside = 0  # requests let in and not answered, whether their bodies are complete
         self._token = None if token is None else token.encode()
@@ -171,6 +177,8 @@ class Intake:
             raise Refused(503, "too many requests in flight")
         self.inside += 1
         self.gate.in_flight += 1
+        if self.gate.access_log:
+            request.began = self._now()
         return (LinesExchange if media == NDJSON else Exchange)(self, request, media, respond)
 
     def _check_token(self, authorization: bytes, token: bytes) -> None:
@@ -196,6 +204,10 @@ class Intake:
             source.fail(NotTakenError("the server is stopping"))
         else:
             source.not_taken("the server is stopping")
+
+    def since(self, began: float) -> float:
+        """Seconds since then."""
+        return self._now() - began
 
     def began(self, exchange: Exchange) -> None:
         """The time for `exchange` starts to run."""

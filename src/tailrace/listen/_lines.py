@@ -59,6 +59,7 @@ class LinesExchange(Exchange):
     __slots__ = (
         "_broken_line",
         "_exhausted",
+        "_headers",
         "_key",
         "_lines",
         "_open",
@@ -69,15 +70,17 @@ class LinesExchange(Exchange):
 
     def _accept(self) -> None:
         self._key: str | None = None
-        body = self.request.body
         most = max_lines(self._intake.max_body)
         try:
-            self._key = self.request.idempotency_key
+            self._key = self.request.key(self._intake.id_header)
+            self.unpack()
+            body = self.request.body
             if body.count(b"\n") + (not body.endswith(b"\n")) > most:
                 raise Refused(413, f"there are more than {most} lines: send several requests")
         except Refused as refused:
             self.refuse(refused)
             return
+        self._headers = self.headers()  # one for all messages
         self._lines = split_lines(body)
         self._reports: list[bytes] = []  # in the order of lines; b"" for one that is open
         self._statuses: set[int] = set()
@@ -124,7 +127,7 @@ class LinesExchange(Exchange):
             key = f"{self._key} line {number}"
             digest = self._intake.decoder.digest(line)
         index = len(self._reports)
-        message = message_of(data, key, _Line(self, index), digest=digest)
+        message = message_of(data, key, _Line(self, index), self._headers, digest)
         self._open[index] = number, message.id
         self._reports.append(b"")
         self._pending += 1
@@ -162,7 +165,9 @@ class LinesExchange(Exchange):
         if self.answered:
             return
         number, id = self._open.pop(index)
-        brief = self._size > max(SMALL_REPORT, REPORT_FACTOR * self._intake.max_body)
+        intake = self._intake
+        large = self._size > max(SMALL_REPORT, REPORT_FACTOR * intake.max_body)
+        brief = large or intake.show != "data"
         self._put(index, _answers.line_report(number, outcome, id, brief))
         if self._parked:
             self._parked = False

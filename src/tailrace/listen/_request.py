@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Final
 
-__all__ = ["Refused", "Request", "is_host"]
+__all__ = ["SECRET", "Headers", "Refused", "Request", "is_host"]
 
 is_host = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::\d{0,5})?"
 ).fullmatch
 """Whether bytes are a host, with or without a port, as RFC 9110 allows them in `Host`."""
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
+
+SECRET: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+"""Headers that do not reach a message unless the listener asks for them."""
 
 
 class Refused(Exception):
@@ -30,16 +34,63 @@ class Refused(Exception):
         self.headers = headers
 
 
+class Headers(Mapping[str, str]):
+    """Headers as text, decoded when first looked at. Read-only; names are in lower case, and
+    looked up in any."""
+
+    __slots__ = ("_fields", "_hidden", "_more", "_text")
+
+    def __init__(
+        self,
+        fields: Mapping[bytes, bytes],
+        hidden: frozenset[bytes] = frozenset(),
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        self._fields = fields
+        self._hidden = hidden
+        self._more = more  # instead of those of the same name
+        self._text: dict[str, str] | None = None
+
+    def _whole(self) -> dict[str, str]:
+        text = self._text
+        if text is None:
+            text = {
+                name.decode("latin-1"): value.decode("latin-1")
+                for name, value in self._fields.items()
+                if name not in self._hidden
+            }
+            if self._more is not None:
+                text.update(self._more)
+            self._text = text
+        return text
+
+    def __getitem__(self, name: str) -> str:
+        return self._whole()[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole())
+
+    def __len__(self) -> int:
+        return len(self._whole())
+
+    def __repr__(self) -> str:
+        return f"<Headers {', '.join(self)}>"  # values may hold secrets
+
+
 class Request:
-    """A request as `authorize` sees it: method, path, query, headers and the raw body.
+    """A request as `authorize` sees it: method, path, query, headers, client and the raw body.
 
     `path` is decoded, `query` is the text after the ``?`` as it came, `body` the bytes as they
-    came (what a webhook's signature is made of). `fields` are the raw headers, names in lower
-    case, repeated ones joined by a comma; `headers` are the same as text.
+    came (what a webhook's signature is made of; compressed, if it came so). `fields` are the raw
+    headers, names in lower case, repeated ones joined by a comma; `headers` are the same as text.
+    `client` is the address of the other end of the connection, which may be a proxy:
+    ``"192.0.2.7"``, ``"2001:db8::7"``, or ``""`` where there is none (a Unix socket).
     """
 
     __slots__ = (
+        "began",
         "body",
+        "client",
         "expects",
         "fields",
         "keep_alive",
@@ -58,6 +109,8 @@ class Request:
         self.raw_query = raw_query
         self.fields = fields
         self.body = b""
+        self.client = ""
+        self.began = 0.0  # on the loop's clock; set for the access log only
         # What a connection of ours needs to know:
         self.old = False  # HTTP/1.0
         self.keep_alive = True
@@ -70,11 +123,9 @@ class Request:
         return self.raw_query.decode("latin-1")
 
     @property
-    def headers(self) -> dict[str, str]:
-        """The headers as text, names in lower case; made anew at each call."""
-        return {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in self.fields.items()
-        }
+    def headers(self) -> Mapping[str, str]:
+        """The headers as text, names in lower case; all of them."""
+        return Headers(self.fields)
 
     def __repr__(self) -> str:
         # Neither query nor headers: they may hold secrets, and this goes into logs.
@@ -86,15 +137,15 @@ class Request:
         fields = self.fields
         return b"accept" in fields and b"application/json" in fields[b"accept"].lower()
 
-    @property
-    def idempotency_key(self) -> str | None:
-        """The ``Idempotency-Key``; Refused(400) if it is not one a store could keep."""
-        if b"idempotency-key" not in self.fields:
+    def key(self, header: bytes) -> str | None:
+        """The id that the client gave in `header`; Refused(400) if no store could keep it."""
+        if header not in self.fields:
             return None
-        key = self.fields[b"idempotency-key"].decode("latin-1")
+        key = self.fields[header]
         if not _KEY.fullmatch(key):
-            raise Refused(400, "the Idempotency-Key must be 1 to 255 visible ASCII characters")
-        return key
+            name = header.decode().title()
+            raise Refused(400, f"the {name} must be 1 to 255 visible ASCII characters")
+        return key.decode()
 
     @property
     def content_length(self) -> int:

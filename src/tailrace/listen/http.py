@@ -13,10 +13,10 @@ import builtins
 import math
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, get_args, overload
 
 from tailrace.listen._bind import TlsFiles, parse_bind, tls_context
 
@@ -27,6 +27,7 @@ def _needs(package: str | None) -> ModuleNotFoundError:
 
 
 try:
+    from tailrace.listen._answers import Show
     from tailrace.listen._asgi import App
     from tailrace.listen._decode import Decoder
     from tailrace.listen._exchange import Gate, Limits
@@ -43,9 +44,12 @@ __all__ = ["HttpServer", "HttpStatistics", "ListenHttp", "Request", "listen_http
 
 T = TypeVar("T")
 
-Authorize = Callable[[Request], bool | Awaitable[bool]]
+Verdict = bool | Mapping[str, str]
+Authorize = Callable[[Request], Verdict | Awaitable[Verdict]]
+Body = Literal["auto", "json"]
 MiB = 1024 * 1024
 
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PATH = re.compile(r"/[^?#%\s\x00-\x1f]*")
 
 
@@ -76,6 +80,8 @@ class HttpServer:
     - `max_head`: bytes of request line and headers; more hear 431.
     - `receive_timeout`: seconds that a client may take to send one request, or to take in an
       answer; `keep_alive`: seconds that a connection may be idle.
+    - `access_log`: whether each answer is logged, at INFO to the logger ``tailrace.access``. The
+      query is left out, as it may be the data.
 
     ValueError, TypeError or OSError, which name the argument, for what cannot work.
     """
@@ -91,6 +97,7 @@ class HttpServer:
         max_head: int = 16 * 1024,
         receive_timeout: float = 30.0,
         keep_alive: float = 75.0,
+        access_log: bool = False,
     ) -> None:
         limits = Limits(
             connections=None if connections is None else _count("connections", connections),
@@ -98,7 +105,7 @@ class HttpServer:
             receive_timeout=_seconds("receive_timeout", receive_timeout),
             keep_alive=_seconds("keep_alive", keep_alive),
         )
-        gate = Gate(_count("in_flight", in_flight), _count("body_memory", body_memory))
+        gate = Gate(_count("in_flight", in_flight), _count("body_memory", body_memory), access_log)
         asked = None if bind is None else parse_bind(bind)
         self._host = Host(asked, tls_context(tls), limits, gate)
         self._app = App(self._host.routes, gate, limits.receive_timeout)
@@ -151,8 +158,12 @@ class HttpServer:
         param: str = ...,
         timeout: float = ...,
         max_body: int = ...,
+        body: Body = ...,
         authorize: Authorize | None = ...,
         token: str | None = ...,
+        id_header: str = ...,
+        keep_headers: Iterable[str] = ...,
+        answer: Show = ...,
     ) -> ListenHttp[str]: ...
 
     @overload
@@ -164,8 +175,12 @@ class HttpServer:
         param: str = ...,
         timeout: float = ...,
         max_body: int = ...,
+        body: Body = ...,
         authorize: Authorize | None = ...,
         token: str | None = ...,
+        id_header: str = ...,
+        keep_headers: Iterable[str] = ...,
+        answer: Show = ...,
     ) -> ListenHttp[T]: ...
 
     def listen(
@@ -176,21 +191,33 @@ class HttpServer:
         param: str = "data",
         timeout: float = 30.0,
         max_body: int = MiB,
+        body: Body = "auto",
         authorize: Authorize | None = None,
         token: str | None = None,
+        id_header: str = "idempotency-key",
+        keep_headers: Iterable[str] = (),
+        answer: Show = "data",
     ) -> ListenHttp[Any]:
         """An actor that sends a `Message` for each request for `path`.
 
         The data is the query's or form's field `param`, or a JSON body, as a `type`: str, a
         number, a dict, a dataclass, a TypedDict, a msgspec.Struct (in a field, structured data is
-        written as JSON). An NDJSON body makes a message a line.
+        written as JSON). An NDJSON body makes a message a line. Bodies may come as gzip.
 
         - `timeout`: seconds until a request whose message is not settled is answered 504.
-        - `max_body`: bytes of a body; more are answered 413 as soon as they come.
-        - `authorize(request)`: True lets it in, False is answered 403; it may be async.
+        - `max_body`: bytes of a body, also when unpacked; more are answered 413 as soon as they
+          come.
+        - `body`: ``"json"`` takes a body of any Content-Type for JSON; else ``application/json``
+          and types that end in ``+json`` are. NDJSON stays NDJSON.
+        - `authorize(request)`: True lets it in, False is answered 403; so does a mapping of str to
+          str let it in, which becomes headers of the message. It may be async.
         - `token`: what clients must send as ``Authorization: Bearer …``, else 401.
+        - `id_header`: the header that becomes the message's id, so a store keeps a repeat once.
+        - `keep_headers`: of ``authorization``, ``proxy-authorization`` and ``cookie``, those that
+          the message is to have among its headers; all others it has anyway.
+        - `answer`: what is said of a message that is stored or aborted: its ``"data"`` or the
+          result of its ack, its ``"id"``, or nothing (``"empty"``).
 
-        An ``Idempotency-Key`` becomes the message's id, so a store keeps a repeat once.
         ValueError or TypeError, which name the argument, for what cannot work.
         """
         if _path(path) in self._host.routes:
@@ -200,14 +227,21 @@ class HttpServer:
         memory = self._host.gate.memory
         if _count("max_body", max_body) > memory:
             raise ValueError(f"max_body {max_body} is more than the server's body_memory, {memory}")
+        if body not in get_args(Body):
+            raise ValueError(f"body must be one of {get_args(Body)}, not {body!r}")
+        if answer not in get_args(Show):
+            raise ValueError(f"answer must be one of {get_args(Show)}, not {answer!r}")
         intake = Intake(
             path,
-            Decoder(type, _param(param), max_body),
+            Decoder(type, _param(param), max_body, json=body == "json"),
             self._host.gate,
             timeout=_seconds("timeout", timeout),
             max_body=max_body,
             authorize=authorize,
             token=_token(token),
+            id_header=_header("id_header", id_header),
+            keep_headers=_headers("keep_headers", keep_headers),
+            show=answer,
         )
         self._host.routes[path] = intake
         return ListenHttp(self, self._host, intake)
@@ -234,8 +268,13 @@ def listen_http(
     param: str = ...,
     timeout: float = ...,
     max_body: int = ...,
+    body: Body = ...,
     authorize: Authorize | None = ...,
     token: str | None = ...,
+    id_header: str = ...,
+    keep_headers: Iterable[str] = ...,
+    answer: Show = ...,
+    access_log: bool = ...,
 ) -> ListenHttp[str]: ...
 
 
@@ -250,8 +289,13 @@ def listen_http(
     param: str = ...,
     timeout: float = ...,
     max_body: int = ...,
+    body: Body = ...,
     authorize: Authorize | None = ...,
     token: str | None = ...,
+    id_header: str = ...,
+    keep_headers: Iterable[str] = ...,
+    answer: Show = ...,
+    access_log: bool = ...,
 ) -> ListenHttp[T]: ...
 
 
@@ -265,23 +309,32 @@ def listen_http(
     param: str = "data",
     timeout: float = 30.0,
     max_body: int = MiB,
+    body: Body = "auto",
     authorize: Authorize | None = None,
     token: str | None = None,
+    id_header: str = "idempotency-key",
+    keep_headers: Iterable[str] = (),
+    answer: Show = "data",
+    access_log: bool = False,
 ) -> ListenHttp[Any]:
     """An HTTP server for one path, as an actor: ``go(listen_http(":8080", "/incoming"), ch)``.
 
-    `bind`, `tls` and `in_flight` are as for `HttpServer`, the rest as for `HttpServer.listen`;
-    the server is the actor's `server`.
+    `bind`, `tls`, `in_flight` and `access_log` are as for `HttpServer`, the rest as for
+    `HttpServer.listen`; the server is the actor's `server`.
     """
-    server = HttpServer(bind, tls=tls, in_flight=in_flight)
+    server = HttpServer(bind, tls=tls, in_flight=in_flight, access_log=access_log)
     return server.listen(
         path,
         type=type,
         param=param,
         timeout=timeout,
         max_body=max_body,
+        body=body,
         authorize=authorize,
         token=token,
+        id_header=id_header,
+        keep_headers=keep_headers,
+        answer=answer,
     )
 
 
@@ -317,3 +370,17 @@ def _token(token: object) -> str | None:
             raise ValueError("token must not be empty, nor have spaces")
         return token
     raise ValueError("token must be printable ASCII text")
+
+
+def _header(argument: str, name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{argument} must name a header, not {name!r}")
+    if not _HEADER.fullmatch(name):
+        raise ValueError(f"{argument} must be the name of a header, not {name!r}")
+    return name.lower()
+
+
+def _headers(argument: str, names: object) -> frozenset[str]:
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise TypeError(f"{argument} must be several names of headers, not {names!r}")
+    return frozenset(_header(argument, name) for name in cast("Iterable[object]", names))

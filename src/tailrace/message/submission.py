@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TypeVar
 
 from tailrace.channel import Sender
@@ -14,15 +15,23 @@ __all__ = ["submit"]
 T = TypeVar("T")
 
 
-async def submit(ch: Sender[Message[T]], data: T, timeout: float | None = None) -> Outcome:
+async def submit(
+    ch: Sender[Message[T]],
+    data: T,
+    *,
+    id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> Outcome:
     """Send a message with `data` on `ch` and wait until it is settled.
 
+    `id` and `headers` are as for `Message`; a store recognises a repeat by its id.
     `timeout` seconds are for both; TimeoutError says which of the two they ran out in: a message
     that was not sent never will be, one that was sent may still be stored. What the send raises
     (`Closed`) passes through. Cancelled: as after a timeout.
     """
     # Neither the message nor the operation that carries it may stay in a variable: see `settled`.
-    message = Message(data)
+    message = Message(data, id=id) if headers is None else Message(data, id=id, headers=headers)
     settlement = message.settled()
     sending = ch.send(message)
     del message

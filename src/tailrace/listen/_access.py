@@ -1,0 +1,44 @@
+"""The access log: one record for each answer, to the logger `tailrace.access`."""
+
+from __future__ import annotations
+
+import logging
+
+from tailrace.listen._request import Request
+
+__all__ = ["log_access"]
+
+_log = logging.getLogger("tailrace.access")
+
+
+def log_access(request: Request | None, status: int, size: int, seconds: float | None) -> None:
+    """Record an answer of `size` bytes. `request` is None where none could be read; `seconds` from
+    its head to its answer are None where it was refused at once.
+
+    The query is left out, since it carries the data. The values are attributes of the record too.
+    """
+    client = method = path = ""
+    if request is not None:
+        client, method, path = request.client, request.method, _printable(request.path)
+    took = "-" if seconds is None else f"{seconds * 1000:.1f}ms"
+    values = {"client": client, "method": method, "path": path, "status": status, "bytes": size}
+    try:
+        _log.info(
+            '%s "%s %s" %d %d %s',
+            client or "-",
+            method or "-",
+            path or "-",
+            status,
+            size,
+            took,
+            extra={**values, "seconds": seconds},
+        )
+    except Exception:
+        pass  # a handler or filter of the user's raised: it has no right to end a connection
+
+
+def _printable(path: str) -> str:
+    """A path that cannot begin a line of its own in a log, nor end its quotation."""
+    if path.isprintable() and '"' not in path and "\\" not in path:
+        return path
+    return path.encode("unicode_escape").decode().replace('"', '\\"')

@@ -1,0 +1,43 @@
+"""Bodies that were sent as gzip: unpacked in pieces, never to more than their limit."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+from tailrace.listen._request import Refused
+
+__all__ = ["gunzip"]
+
+GZIP: Final = 31  # to zlib: with the head and the check sum of gzip
+PIECE: Final = 64 * 1024  # what follows a member is copied: not the whole body each time
+MAX_MEMBERS: Final = 1000  # an empty member takes 20 bytes and some microseconds
+
+
+def gunzip(packed: bytes, most: int) -> bytes:
+    """What was packed. Refused: 400 if it is no gzip, 413 if it is more than `most` bytes."""
+    whole: list[bytes] = []
+    room = most
+    members = 1
+    member = zlib.decompressobj(GZIP)
+    for start in range(0, len(packed), PIECE):
+        piece = packed[start : start + PIECE]
+        while piece:
+            if member.eof:
+                members += 1
+                if members > MAX_MEMBERS:
+                    raise Refused(400, f"the gzip body has more than {MAX_MEMBERS} members")
+                member = zlib.decompressobj(GZIP)
+            try:
+                part = member.decompress(piece, room + 1)
+            except zlib.error as error:
+                raise Refused(400, f"the gzip body cannot be read: {error}") from error
+            if len(part) > room:
+                raise Refused(413, f"the body is larger than {most} bytes, unpacked")
+            room -= len(part)
+            if part:
+                whole.append(part)
+            piece = member.unused_data if member.eof else member.unconsumed_tail
+    if not member.eof:
+        raise Refused(400, "the gzip body is incomplete")
+    return b"".join(whole)
