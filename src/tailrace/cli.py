@@ -211,7 +211,7 @@ def _demo(options: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(f"the demo needs {error.name}: pip install 'tailrace[http]'") from None
     try:
-        server = demo.HttpServer(options.bind)
+        server = demo.server_on(options.bind)
     except ValueError as error:
         raise UsageError(f"--bind: {error}") from None
     troubles: list[BaseException] = []

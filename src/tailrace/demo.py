@@ -21,7 +21,9 @@ from tailrace.listen import HttpServer
 from tailrace.message import Message
 from tailrace.store import StoreError, store_sqlite
 
-__all__ = ["HttpServer", "StoreError", "run_demo"]
+__all__ = ["StoreError", "run_demo", "server_on"]
+
+EVERYWHERE = ("0.0.0.0", "[::]")
 
 
 async def enrich(inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None:
@@ -49,6 +51,15 @@ class Filter:
                 self.dropped += msg.abort("filtered")
             else:
                 await out.send(msg)
+
+
+def server_on(bind: str) -> HttpServer:
+    """A server that pages of other sites cannot reach by a name of their own (DNS rebinding).
+    ValueError if `bind` is no address."""
+    name = bind.rpartition(":")[0]
+    if name in EVERYWHERE:  # by whatever names this machine has
+        return HttpServer(bind)
+    return HttpServer(bind, hosts=["localhost", "127.0.0.1", "[::1]", *[name] * bool(name)])
 
 
 def run_demo(

@@ -215,3 +215,53 @@ async def test_websockets_are_closed_and_the_unknown_is_an_error() -> None:
     assert sent == [{"type": "websocket.close", "code": 1000}]
     with pytest.raises(ValueError, match="does not serve"):
         await app({"type": "smtp"}, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"headers": [(b"host", b"a"), (b"Host", b"b")]}, 400),
+        ({"headers": [(b"host", b"a b")]}, 400),
+        ({"headers": []}, 400),
+        ({"headers": [], "http_version": "1.0"}, 200),
+        ({"headers": [(b"host", b"a")], "http_version": "2"}, 200),
+        ({"method": "FOO"}, 501),
+        ({"method": "PUT"}, 405),
+        ({"path": "*", "raw_path": b"*"}, 400),
+        ({"raw_path": b"/incoming#a"}, 400),
+        ({"headers": [(b"host", b"a"), (b"expect", b"miracles")]}, 417),
+        ({"headers": [(b"expect", b"miracles")], "http_version": "1.0"}, 200),
+        ({"headers": [(b"host", b"a"), (b"content-length", b"x")]}, 400),
+        ({"headers": [(b"host", b"a"), (b"content-length", b"9" * 5000)]}, 400),
+        ({"headers": [(b"host", b"a"), (b"content-length", b"0"), (b"content-length", b"0")]}, 400),
+        ({"headers": [(b"host", b"a"), (b"transfer-encoding", b"gzip, chunked")]}, 501),
+        ({"headers": [(b"transfer-encoding", b"chunked")], "http_version": "1.0"}, 400),
+        ({"headers": [(b"host", b"a"), (b"connection", b"upgrade"), (b"upgrade", b"h2c")]}, 200),
+    ],
+)
+async def test_what_a_server_lets_through_is_judged_as_on_a_connection_of_its_own(
+    change: dict[str, Any], status: int
+) -> None:
+    server = HttpServer(None)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/incoming",
+        "raw_path": b"/incoming",
+        "query_string": b"data=foo",
+        "headers": [(b"host", b"a")],
+    }
+    async with running(server.listen("/incoming"), store):
+        await server.app(scope | change, receive, send)
+
+    assert sent[0]["status"] == status

@@ -7,6 +7,7 @@ import errno
 import math
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import trustme
 
 from tailrace import Channel, Group, Message, Receiver
 from tailrace.listen import HttpServer, listen_http
+from tailrace.listen._bind import Address, open_sockets
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 ANY = "127.0.0.1:0"
@@ -293,3 +295,72 @@ def test_files_that_are_no_certificate_are_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="tls must be"):
         wrong: Any = "cert.pem"
         HttpServer(ANY, tls=wrong)
+
+
+def names(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, str]) -> None:
+    """Let every name have these addresses."""
+
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        return [
+            (
+                family,
+                socket.SOCK_STREAM,
+                6,
+                "",
+                (at, port) if family == socket.AF_INET else (at, port, 0, 0),
+            )
+            for family, at in addresses
+        ]
+
+    monkeypatch.setattr("tailrace.listen._bind.socket.getaddrinfo", getaddrinfo)
+
+
+needs_ipv6 = pytest.mark.skipif(
+    not Path("/proc/net/if_inet6").exists() and sys.platform == "linux", reason="no IPv6 here"
+)
+BOTH = ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.0.0.1"))
+
+
+@needs_ipv6
+async def test_a_name_of_two_families_is_listened_on_in_both(
+    serve: Any, any_loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        names(patched, *BOTH)
+        listener = listen_http("localhost:0", "/incoming")
+        async with serve(listener) as service:
+            patched.undo()
+            port = int(service.server.address.rpartition(":")[2])
+            for host in ("127.0.0.1", "::1"):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(b"GET /incoming?data=1 HTTP/1.0\r\n\r\n")
+                assert (await reader.read()).startswith(b"HTTP/1.1 200")
+                writer.close()
+            assert service.server.address == f"localhost:{port}"
+
+
+@needs_ipv6
+async def test_a_name_is_not_listened_on_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or clients of the other family would reach another program."""
+    names(monkeypatch, *BOTH)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on localhost:{port}"):
+            open_sockets(Address("localhost", port))
+        with socket.socket(socket.AF_INET6) as free:
+            free.bind(("::1", port))  # nothing is left open
+
+
+async def test_an_address_that_this_machine_does_not_have_is_left_out(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        names(patched, (socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "127.0.0.1"))
+        opened = open_sockets(Address("somewhere", 0))
+        assert [each.getsockname()[0] for each in opened] == ["127.0.0.1"]
+        opened[0].close()
+        names(patched, (socket.AF_INET, "192.0.2.1"))
+        with pytest.raises(OSError, match="cannot listen on somewhere:0"):
+            open_sockets(Address("somewhere", 0))

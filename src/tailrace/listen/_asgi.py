@@ -8,8 +8,9 @@ from typing import Any
 
 from tailrace.listen import _answers
 from tailrace.listen._answers import Answer
-from tailrace.listen._exchange import Exchange, Gate
+from tailrace.listen._exchange import Exchange, Gate, Limits
 from tailrace.listen._intake import Intake
+from tailrace.listen._parser import check_host, expects, framing, is_known
 from tailrace.listen._request import Refused, Request
 
 __all__ = ["App"]
@@ -23,10 +24,11 @@ Send = Callable[[Event], Awaitable[None]]
 class App:
     """An ASGI 3 application. `HttpServer.app` has it."""
 
-    def __init__(self, routes: Mapping[str, Intake], gate: Gate, receive_timeout: float) -> None:
+    def __init__(self, routes: Mapping[str, Intake], gate: Gate, limits: Limits) -> None:
         self._routes = routes
         self._gate = gate
-        self._receive_timeout = receive_timeout
+        self._sites = limits.sites
+        self._receive_timeout = limits.receive_timeout
 
     def __repr__(self) -> str:
         return f"<ASGI app of {', '.join(self._routes) or 'no paths'}>"
@@ -45,7 +47,14 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = _request(scope)
-        answer = await self._exchange(request, receive)
+        try:
+            _check(scope, request)
+            self._sites.check(request.fields, scope.get("scheme", "http").encode())
+        except Refused as refused:
+            self._gate.answers[refused.status] += 1
+            answer: Answer | None = _answers.refusal(refused, request.wants_json)
+        else:
+            answer = await self._exchange(request, receive)
         if answer is None:
             return  # nobody is there to hear it
         headers = [
@@ -115,6 +124,24 @@ def _request(scope: Scope) -> Request:
     if client:
         request.client = str(client[0])
     return request
+
+
+def _check(scope: Scope, request: Request) -> None:
+    """Refused for what a connection of our own would not take, where the server let it through."""
+    version = scope.get("http_version")
+    names = [name.lower() for name, _ in scope["headers"]]
+    for single in (b"host", b"content-length"):
+        if names.count(single) > 1:
+            raise Refused(400, f"the {single.decode()} header is given twice")
+    check_host(request.fields, needed=version == "1.1")
+    framing(request.fields, old=version == "1.0")
+    target: bytes = scope.get("raw_path") or b""
+    if b"#" in target or (request.path == "*" and request.method != "OPTIONS"):
+        raise Refused(400, "the request target is not valid")
+    if not is_known(request.method):
+        raise Refused(501, "the method is not known")
+    if version != "1.0":
+        expects(request.fields)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

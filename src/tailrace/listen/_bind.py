@@ -7,19 +7,24 @@ The host is the loopback unless one is given: to be reachable from elsewhere is 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import socket
 import ssl
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Final, cast
 
-__all__ = ["Address", "TlsFiles", "let_nobody_in", "open_socket", "parse_bind", "tls_context"]
+__all__ = ["Address", "TlsFiles", "let_nobody_in", "open_sockets", "parse_bind", "tls_context"]
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024
+PORT_ATTEMPTS: Final = 5  # to find a port that is free in both families
+# A family that this machine does not have, or has no address of.
+_NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _SO_ATTACH_FILTER = 26  # Linux's; the socket module does not name it
 
 TlsFiles = tuple[str | os.PathLike[str], str | os.PathLike[str]]
@@ -52,24 +57,63 @@ def parse_bind(bind: object) -> Address:
     return Address(match["six"] or match["host"] or LOOPBACK, port)
 
 
-def open_socket(address: Address) -> socket.socket:
-    """A listening socket. OSError, which names the address, if it cannot be had."""
+def open_sockets(address: Address) -> list[socket.socket]:
+    """Listening sockets on one port: one for each address that the host's name has, so for
+    ``localhost`` mostly one of IPv4 and one of IPv6. OSError, which names the address, if the port
+    cannot be had on all of those that this machine has."""
     try:
-        family, kind, proto, _, where = socket.getaddrinfo(
+        found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        opened = socket.socket(family, kind, proto)
+        )
     except OSError as error:
         raise _cannot_listen(address, error) from error
+    places = list(dict.fromkeys((family, proto, where) for family, _, proto, _, where in found))
+    for attempt in range(PORT_ATTEMPTS):
+        try:
+            return _open_all(places)
+        except OSError as error:
+            # A free port of one family may be taken in the other: then another one is free.
+            if address.port or error.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
+                raise _cannot_listen(address, error) from error
+    raise AssertionError("unreachable")
+
+
+def _open_all(places: Sequence[tuple[int, int, tuple[Any, ...]]]) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, proto, where in places:
+            if opened and not where[1]:  # the port that the first one got
+                where = (where[0], opened[0].getsockname()[1], *where[2:])
+            try:
+                opened.append(_open_one(family, proto, where, alone=len(places) == 1))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                missing = error
+        if not opened:
+            assert missing is not None
+            raise missing
+    except BaseException:
+        for each in opened:
+            each.close()
+        raise
+    return opened
+
+
+def _open_one(family: int, proto: int, where: tuple[Any, ...], alone: bool) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_STREAM, proto)
     try:
         if os.name == "posix":  # elsewhere it would share the port with another server
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and not alone:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setblocking(False)
         opened.bind(where)
         opened.listen(BACKLOG)
-    except OSError as error:
+    except BaseException:
         opened.close()
-        raise _cannot_listen(address, error) from error
+        raise
     return opened
 
 

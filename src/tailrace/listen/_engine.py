@@ -13,7 +13,7 @@ from typing import Final
 from tailrace.listen import _answers
 from tailrace.listen._accept import Acceptor, Seldom, connections_allowed, descriptor_limit
 from tailrace.listen._answers import Answer, phrase
-from tailrace.listen._bind import Address, let_nobody_in, open_socket
+from tailrace.listen._bind import Address, let_nobody_in, open_sockets
 from tailrace.listen._exchange import Gate, Limits
 from tailrace.listen._http1 import Connection, render
 from tailrace.listen._intake import Intake
@@ -46,6 +46,8 @@ class Engine:
         self.receive_timeout = limits.receive_timeout
         self.keep_alive = limits.keep_alive
         self.tls = tls
+        self.sites = limits.sites
+        self.scheme = b"http" if tls is None else b"https"
         self.connections: set[Connection] = set()
         self.draining = False
         self.stopped = False
@@ -55,7 +57,7 @@ class Engine:
         self._loop = loop
         self._seldom = Seldom(loop.time)
         self._acceptor: Acceptor | None = None
-        self._socket: socket.socket | None = None
+        self._sockets: list[socket.socket] = []
         self._joining: dict[Connection, asyncio.Task[None]] = {}  # TLS shakes hands
         self._turned_away: deque[tuple[float, socket.socket]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -68,14 +70,15 @@ class Engine:
 
     async def start(self, asked: Address) -> Address:
         """Listen; the address with its port. OSError, which names the address, if it cannot."""
-        self._socket = opened = open_socket(asked)
+        self._sockets = open_sockets(asked)
         try:
-            self._acceptor = Acceptor([opened], self._admit)
+            self._acceptor = Acceptor(self._sockets, self._admit)
         except BaseException:
-            opened.close()
+            for opened in self._sockets:
+                opened.close()
             raise
         self._sweep()
-        return Address(asked.host, opened.getsockname()[1])
+        return Address(asked.host, self._sockets[0].getsockname()[1])
 
     def drain(self) -> None:
         """From now on each answer is the last of its connection."""
@@ -89,8 +92,8 @@ class Engine:
         """
         self.draining = True
         try:
-            if self._socket is not None:
-                let_nobody_in(self._socket)
+            for listening in self._sockets:
+                let_nobody_in(listening)
             if self._acceptor is not None:
                 self._acceptor.accept_waiting()
             for _ in range(3):  # until those are connections

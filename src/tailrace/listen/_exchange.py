@@ -20,7 +20,7 @@ import asyncio
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -31,6 +31,7 @@ from tailrace.listen._decode import packing
 from tailrace.listen._gzip import gunzip
 from tailrace.listen._request import Headers, Refused, Request
 from tailrace.listen._shown import log_error, shown
+from tailrace.listen._sites import Sites
 from tailrace.message import Outcome
 from tailrace.message.message import message_of
 
@@ -52,6 +53,7 @@ class Limits:
     max_head: int
     receive_timeout: float
     keep_alive: float
+    sites: Sites = field(default_factory=Sites)
 
 
 class Gate:

@@ -227,6 +227,9 @@ class Connection(asyncio.Protocol):
         try:
             if request.refused is not None:
                 raise request.refused
+            fields = request.fields
+            if engine.sites.restricted or b"origin" in fields or b"sec-fetch-site" in fields:
+                engine.sites.check(fields, engine.scheme)
             intake = engine.routes.get(request.path)
             if intake is None:
                 raise Refused(404, "nobody listens on this path")

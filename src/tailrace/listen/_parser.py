@@ -15,12 +15,13 @@ Memory: at most `max_head` bytes and what the transport has read at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from tailrace.listen._request import Refused, Request, is_host
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "check_host", "expects", "framing", "is_known"]
 
 KNOWN_NAMES: Final = 1024  # spellings of header names that are remembered, over all connections
 CHUNKS: Final = 1000  # that one call of `body` reads, or the event loop would wait too long
@@ -129,47 +130,28 @@ class Parser:
         request.old = old
         host = fields.get(b"host")
         if host != self._host or not host:
-            if host is None:
-                if not old:
-                    raise Refused(400, "the Host header is missing")
-            elif is_host(host):
-                self._host = host
-            else:
-                raise Refused(400, "the Host header is not valid")
+            check_host(fields, needed=not old)
+            self._host = host or b""
         if b"connection" in fields or old:
             options = [
                 option.strip() for option in fields.get(b"connection", b"").lower().split(b",")
             ]
             request.keep_alive = b"close" not in options and (not old or b"keep-alive" in options)
         if b"content-length" in fields or b"transfer-encoding" in fields:
-            self._frame(fields, old)
+            length = framing(fields, old)
+            if length:
+                self._state = _SIZE if length < 0 else _FIXED
+                self._left = length
         if name is None:
             request.refused = Refused(501, "the method is not known")
         if name is None or method == b"CONNECT":  # what follows may be no request
             request.keep_alive = False
         if b"expect" in fields and not old:
-            if fields[b"expect"].lower() == b"100-continue":
-                request.expects = True
-            else:
-                request.refused = Refused(417, "nothing is expected but 100-continue")
+            try:
+                request.expects = expects(fields)
+            except Refused as refused:
+                request.refused = refused
         return request
-
-    def _frame(self, fields: dict[bytes, bytes], old: bool) -> None:
-        """How long the body is."""
-        coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
-        if coding is not None:
-            if old:
-                raise Refused(400, "HTTP/1.0 has no Transfer-Encoding")
-            if length is not None:
-                raise Refused(400, "there are both Content-Length and Transfer-Encoding")
-            if coding.lower() != b"chunked":
-                raise _coding(coding.lower())
-            self._state = _SIZE
-        elif length is not None:
-            if not length.isdigit() or len(length) > 18:
-                raise Refused(400, "the Content-Length is not a number")
-            self._left = int(length)
-            self._state = _FIXED if self._left else _NONE
 
     def _incomplete(self, data: bytes, at: int) -> None:
         """The head has not come to its end: is it too large, or wrong already?"""
@@ -336,6 +318,48 @@ def _kept(connection: bytes, old: bool) -> bool:
         return True
     options = [option.strip() for option in connection.split(b",")]
     return b"close" not in options and (not old or b"keep-alive" in options)
+
+
+def is_known(method: str) -> bool:
+    """Whether the method is one of RFC 9110's, or PATCH."""
+    return method.encode() in _METHODS
+
+
+def check_host(fields: Mapping[bytes, bytes], needed: bool) -> None:
+    """Refused(400) if the Host is not valid, or is missing where it is needed."""
+    host = fields.get(b"host")
+    if host is None:
+        if needed:
+            raise Refused(400, "the Host header is missing")
+    elif not is_host(host):
+        raise Refused(400, "the Host header is not valid")
+
+
+def expects(fields: Mapping[bytes, bytes]) -> bool:
+    """Whether the client waits for 100; Refused(417) if it expects anything else."""
+    if b"expect" not in fields:
+        return False
+    if fields[b"expect"].lower() != b"100-continue":
+        raise Refused(417, "nothing is expected but 100-continue")
+    return True
+
+
+def framing(fields: Mapping[bytes, bytes], old: bool) -> int:
+    """How long the body is; -1 if it comes in chunks. Refused if that is not certain."""
+    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    if coding is not None:
+        if old:
+            raise Refused(400, "HTTP/1.0 has no Transfer-Encoding")
+        if length is not None:
+            raise Refused(400, "there are both Content-Length and Transfer-Encoding")
+        if coding.lower() != b"chunked":
+            raise _coding(coding.lower())
+        return -1
+    if length is None:
+        return 0
+    if not length.isdigit() or len(length) > 18:
+        raise Refused(400, "the Content-Length is not a number")
+    return int(length)
 
 
 def _coding(coding: bytes) -> Refused:

@@ -2,9 +2,9 @@
 
 Built of parts with one job each: `_request` (what was asked), `_decode` (to data), `_exchange`
 (one request, to its answer), `_answers` (what is said), `_intake` (who is let in, and waits),
-`_listener` (the actor), `_host` (what listeners share), `_bind` (address and TLS), `_engine`,
-`_http1` and `_parser` (connections of our own), `_asgi` (the same behind another
-server). Only the last two lines know what carries a request.
+`_sites` (for whom, and from where), `_listener` (the actor), `_host` (what listeners share),
+`_bind` (address and TLS), `_engine`, `_accept`, `_http1` and `_parser` (connections of our own),
+`_asgi` (the same behind another server). Only the last two lines know what carries a request.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ try:
     from tailrace.listen._intake import Intake
     from tailrace.listen._listener import ListenHttp
     from tailrace.listen._request import Request
+    from tailrace.listen._sites import Sites
 except ModuleNotFoundError as missing:
     if missing.name and missing.name.partition(".")[0] == "tailrace":
         raise
@@ -82,6 +83,11 @@ class HttpServer:
       answer; `keep_alive`: seconds that a connection may be idle.
     - `access_log`: whether each answer is logged, at INFO to the logger ``tailrace.access``. The
       query is left out, as it may be the data.
+    - `origins`: the sites whose pages may send here, besides the server's own:
+      ``["https://app.example.com"]``, or ``"*"``. A browser that sends for another page
+      (a foreign `Origin`, or `Sec-Fetch-Site: cross-site`) hears 403.
+    - `hosts`: the names that the server answers for, ``["localhost", "127.0.0.1"]``; with a port
+      if it must be that one. Requests with another `Host` hear 403. None: any.
 
     ValueError, TypeError or OSError, which name the argument, for what cannot work.
     """
@@ -98,17 +104,20 @@ class HttpServer:
         receive_timeout: float = 30.0,
         keep_alive: float = 75.0,
         access_log: bool = False,
+        origins: Iterable[str] = (),
+        hosts: Iterable[str] | None = None,
     ) -> None:
         limits = Limits(
             connections=None if connections is None else _count("connections", connections),
             max_head=_count("max_head", max_head),
             receive_timeout=_seconds("receive_timeout", receive_timeout),
             keep_alive=_seconds("keep_alive", keep_alive),
+            sites=Sites(hosts, origins),
         )
         gate = Gate(_count("in_flight", in_flight), _count("body_memory", body_memory), access_log)
         asked = None if bind is None else parse_bind(bind)
         self._host = Host(asked, tls_context(tls), limits, gate)
-        self._app = App(self._host.routes, gate, limits.receive_timeout)
+        self._app = App(self._host.routes, gate, limits)
 
     def __repr__(self) -> str:
         host = self._host
@@ -264,6 +273,8 @@ def listen_http(
     *,
     tls: ssl.SSLContext | TlsFiles | None = ...,
     in_flight: int = ...,
+    origins: Iterable[str] = ...,
+    hosts: Iterable[str] | None = ...,
     type: builtins.type[str] = ...,
     param: str = ...,
     timeout: float = ...,
@@ -285,6 +296,8 @@ def listen_http(
     *,
     tls: ssl.SSLContext | TlsFiles | None = ...,
     in_flight: int = ...,
+    origins: Iterable[str] = ...,
+    hosts: Iterable[str] | None = ...,
     type: builtins.type[T],
     param: str = ...,
     timeout: float = ...,
@@ -305,6 +318,8 @@ def listen_http(
     *,
     tls: ssl.SSLContext | TlsFiles | None = None,
     in_flight: int = 1024,
+    origins: Iterable[str] = (),
+    hosts: Iterable[str] | None = None,
     type: Any = str,
     param: str = "data",
     timeout: float = 30.0,
@@ -319,10 +334,17 @@ def listen_http(
 ) -> ListenHttp[Any]:
     """An HTTP server for one path, as an actor: ``go(listen_http(":8080", "/incoming"), ch)``.
 
-    `bind`, `tls`, `in_flight` and `access_log` are as for `HttpServer`, the rest as for
-    `HttpServer.listen`; the server is the actor's `server`.
+    `bind`, `tls`, `in_flight`, `access_log`, `origins` and `hosts` are as for `HttpServer`, the
+    rest as for `HttpServer.listen`; the server is the actor's `server`.
     """
-    server = HttpServer(bind, tls=tls, in_flight=in_flight, access_log=access_log)
+    server = HttpServer(
+        bind,
+        tls=tls,
+        in_flight=in_flight,
+        access_log=access_log,
+        origins=origins,
+        hosts=hosts,
+    )
     return server.listen(
         path,
         type=type,
