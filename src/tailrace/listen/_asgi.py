@@ -27,8 +27,7 @@ class App:
     def __init__(self, routes: Mapping[str, Intake], gate: Gate, limits: Limits) -> None:
         self._routes = routes
         self._gate = gate
-        self._sites = limits.sites
-        self._receive_timeout = limits.receive_timeout
+        self._limits = limits
 
     def __repr__(self) -> str:
         return f"<ASGI app of {', '.join(self._routes) or 'no paths'}>"
@@ -46,13 +45,16 @@ class App:
             raise ValueError(f"{self!r} does not serve {kind!r}")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _request(scope)
+        request: Request | None = None
         try:
+            _limit_head(scope, self._limits.max_head)
+            request = _request(scope)
             _check(scope, request)
-            self._sites.check(request.fields, scope.get("scheme", "http").encode())
+            self._limits.sites.check(request.fields, scope.get("scheme", "http").encode())
         except Refused as refused:
             self._gate.answers[refused.status] += 1
-            answer: Answer | None = _answers.refusal(refused, request.wants_json)
+            json = request is not None and request.wants_json
+            answer: Answer | None = _answers.refusal(refused, json)
         else:
             answer = await self._exchange(request, receive)
         if answer is None:
@@ -64,7 +66,7 @@ class App:
             (b"content-length", b"%d" % len(answer.body)),
             *answer.headers,
         ]
-        body = b"" if request.method == "HEAD" else answer.body
+        body = b"" if scope["method"] == "HEAD" else answer.body
         try:
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
@@ -84,17 +86,20 @@ class App:
             self._gate.refused(request, answer)
             return answer
         try:
-            if not await self._receive(opened, receive):
+            if not await self._receive(opened, intake, receive):
                 return None
             return await answered
         finally:
             if not answered.done() or answered.cancelled():
                 opened.gone()
 
-    async def _receive(self, exchange: Exchange, receive: Receive) -> bool:
+    async def _receive(self, exchange: Exchange, intake: Intake, receive: Receive) -> bool:
         """Feed the body to the exchange; False if the client went away before its end."""
+        seconds = self._limits.receive_timeout
+        timeout = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(self._receive_timeout):
+            async with timeout:
+                intake.receiving.add(timeout)  # a drain makes it shorter
                 while not exchange.answered:
                     event = await receive()
                     if event["type"] == "http.disconnect":
@@ -106,8 +111,23 @@ class App:
                         exchange.end()
                         break
         except TimeoutError:
-            exchange.refuse(Refused(408, f"no body within {self._receive_timeout:g} s"))
+            if intake.draining:
+                exchange.refuse(Refused(503, "the server is stopping"))
+            else:
+                exchange.refuse(Refused(408, f"no body within {seconds:g} s"))
+        finally:
+            intake.receiving.discard(timeout)
         return True
+
+
+def _limit_head(scope: Scope, most: int) -> None:
+    """Refused(431) for request line and headers that are too large: not every server has a limit
+    of its own."""
+    size = len(scope["path"]) + len(scope.get("query_string", b""))
+    for name, value in scope["headers"]:
+        size += len(name) + len(value) + 4
+    if size > most:
+        raise Refused(431, f"request line and headers are larger than {most} bytes")
 
 
 def _request(scope: Scope) -> Request:

@@ -18,7 +18,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-__all__ = ["Address", "TlsFiles", "let_nobody_in", "open_sockets", "parse_bind", "tls_context"]
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None  # type: ignore[assignment]  # modules, or nothing
+
+__all__ = [
+    "Address",
+    "TlsFiles",
+    "let_nobody_in",
+    "open_sockets",
+    "parse_bind",
+    "tls_context",
+    "unacknowledged",
+]
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024
@@ -147,6 +161,18 @@ def let_nobody_in(listening: socket.socket) -> None:
         listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filtering)
     except OSError:
         pass  # a system that forbids filters: as elsewhere
+
+
+def unacknowledged(endpoint: Any) -> int:
+    """How many bytes the system has taken of what was written, and the peer has not. 0 where it
+    does not tell."""
+    if termios is None:
+        return 0
+    try:
+        raw = fcntl.ioctl(endpoint.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except (OSError, ValueError, AttributeError):
+        return 0
+    return int.from_bytes(raw, sys.byteorder)
 
 
 def tls_context(tls: object) -> ssl.SSLContext | None:

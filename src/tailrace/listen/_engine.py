@@ -16,13 +16,13 @@ from tailrace.listen._answers import Answer, phrase
 from tailrace.listen._bind import Address, let_nobody_in, open_sockets
 from tailrace.listen._exchange import Gate, Limits
 from tailrace.listen._http1 import Connection, render
-from tailrace.listen._intake import Intake
+from tailrace.listen._intake import RECEIVE_IN_DRAIN, Intake
 from tailrace.listen._request import Refused
 
 __all__ = ["Engine"]
 
 IDLE: Final = 0.5  # seconds: who was answered that recently may be about to ask again
-FLUSH: Final = 2.0  # seconds for the last answers to be written
+FLUSH: Final = 2.0  # seconds for the last answers to be written, before we look who stalls
 HANDSHAKE: Final = 10.0
 TURNED_AWAY: Final = 16  # connections beyond the limit that are kept until 503 has been read,
 TURNED_AWAY_SECONDS: Final = 1.0  # for as long as that
@@ -58,6 +58,8 @@ class Engine:
         self._seldom = Seldom(loop.time)
         self._acceptor: Acceptor | None = None
         self._sockets: list[socket.socket] = []
+        self._choked: dict[Connection, None] = {}  # whose answers wait, the longest first
+        self._hurry: asyncio.TimerHandle | None = None
         self._joining: dict[Connection, asyncio.Task[None]] = {}  # TLS shakes hands
         self._turned_away: deque[tuple[float, socket.socket]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -84,11 +86,19 @@ class Engine:
         """From now on each answer is the last of its connection."""
         self.draining = True
 
+    def hurry(self) -> None:
+        """A listener drains: what is incomplete for it must come soon."""
+        for connection in self.connections:
+            connection.hurry()
+        if self._hurry is None:
+            self._hurry = self._loop.call_later(RECEIVE_IN_DRAIN, self._expire)
+
     async def stop(self) -> None:
         """Listen no more, and let connections end.
 
         Who was answered just now may have sent the next request already: it is answered (503)
-        rather than cut off. Cancelled: connections are cut off at once.
+        rather than cut off. A client that takes in an answer is waited for, for `receive_timeout`.
+        Cancelled: connections are cut off at once.
         """
         self.draining = True
         try:
@@ -104,14 +114,18 @@ class Engine:
                 for joining in list(self._joining.values()):
                     joining.cancel()
                 for connection in list(self.connections):
-                    connection.close()
-                await self._ended(FLUSH)
+                    connection.conclude()
+                while not await self._ended(FLUSH):
+                    for connection in list(self.connections):
+                        if connection.stalled():
+                            connection.abort()
         finally:
             self.stopped = True
             if self._acceptor is not None:
                 self._acceptor.close()
-            if self._sweeper is not None:
-                self._sweeper.cancel()
+            for timer in (self._sweeper, self._hurry):
+                if timer is not None:
+                    timer.cancel()
             self._forget_turned_away(0)
             for joining in list(self._joining.values()):
                 joining.cancel()
@@ -192,6 +206,21 @@ class Engine:
                 pass
             oldest.close()
 
+    def choked(self, connection: Connection) -> None:
+        """A client does not take in its answer. While what is unsent exceeds `body_memory`, the
+        client that has not for the longest is cut off."""
+        gate, choked = self.gate, self._choked
+        choked[connection] = None
+        while gate.bytes > gate.memory and len(choked) > 1:
+            oldest = next(iter(choked))
+            if oldest is connection:
+                return
+            oldest.abort()
+
+    def unchoked(self, connection: Connection) -> None:
+        """It does again, or is gone."""
+        self._choked.pop(connection, None)
+
     def lost(self, connection: Connection) -> bool:
         """A connection has ended. False if that was known."""
         if connection not in self.connections:
@@ -209,6 +238,13 @@ class Engine:
         self._starts.clear()
         now = self.time()
         self._forget_turned_away(sum(until > now for until, _ in self._turned_away))
+        for connection in self._choked:
+            connection.count_unsent()
+        self._expire()
+
+    def _expire(self) -> None:
+        """End what has taken too long."""
+        now = self.time()
         for connection in [each for each in self.connections if each.deadline <= now]:
             connection.expire()
 

@@ -126,6 +126,11 @@ class Exchange:
         """How large the body may be."""
         return self._intake.max_body
 
+    @property
+    def draining(self) -> bool:
+        """Whether its listener lets nobody in any more."""
+        return self._intake.draining
+
     # --- what the carrier of the request says -----------------------------------------------
 
     def feed(self, chunk: bytes) -> None:

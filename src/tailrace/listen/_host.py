@@ -83,8 +83,10 @@ class Host:
 
     def drained(self) -> None:
         """A listener drains: when all do, connections end with the answers they wait for."""
-        if self._engine is not None and all(intake.draining for intake in self._running):
-            self._engine.drain()
+        if self._engine is not None:
+            if all(intake.draining for intake in self._running):
+                self._engine.drain()
+            self._engine.hurry()
 
     async def left(self, intake: Intake) -> None:
         """A listener has ended: the last one closes the socket and all connections.

@@ -14,6 +14,8 @@ Invariants:
   looks at it every now and then. While the client waits for us there is none.
 - After an answer to a request that is not read to its end, the rest is read and dropped for a
   while before the connection is closed, or the client might see a reset instead of the answer.
+- What a client makes this connection keep counts in `body_memory`: the bytes that wait in the
+  parser while reading is paused, and what the transport could not write of an answer.
 - The transport is never closed from within `resume_writing`: asyncio would report the end twice.
 """
 
@@ -26,7 +28,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 from tailrace.listen import _answers
 from tailrace.listen._answers import Answer
+from tailrace.listen._bind import unacknowledged
 from tailrace.listen._exchange import Exchange
+from tailrace.listen._intake import RECEIVE_IN_DRAIN
 from tailrace.listen._parser import Parser
 from tailrace.listen._request import Refused, Request
 
@@ -41,6 +45,8 @@ LINGER: Final = 5.0  # seconds to let a client take in an answer before the conn
 LINGER_BYTES: Final = 1024 * 1024
 BURST: Final = 64  # requests of one client in one turn of the loop
 CHUNKED_COST: Final = 8  # bytes on the wire for a byte of body, at worst
+MOST_UNSENT: Final = 64 * 1024  # bytes of answers that are not written, before we say no more
+STALLED: Final = 5.0  # seconds in which a client took in nothing of an answer, once we stop
 SMALL_BODY: Final = 64 * 1024  # a refused body up to here is read, to keep the connection
 
 
@@ -56,13 +62,17 @@ class Connection(asyncio.Protocol):
         "_deaf",
         "_ended",
         "_exchange",
+        "_kept",
         "_last",
+        "_left",
+        "_moved",
         "_parser",
         "_paused",
         "_reading",
         "_refusal",
         "_request",
         "_transport",
+        "_unsent",
         "_wire",
         "deadline",
         "engine",
@@ -81,9 +91,11 @@ class Connection(asyncio.Protocol):
         self._complete = False  # its body has come too
         self._exchange: Exchange | None = None  # what became of it, if it was let in
         self._refusal: Answer | None = None  # to be given when its body has come
-        self._wire = (
-            0  # bytes received for the request that is incomplete, or since the last answer
-        )
+        self._wire = 0  # bytes received of the request that is incomplete, or after the last answer
+        self._kept = 0  # bytes counted, that wait in the parser
+        self._unsent = 0  # bytes counted, of answers that the transport could not write
+        self._left = math.inf  # bytes of answers that the client had not taken in at `_moved`
+        self._moved = 0.0
         self._begun = False  # a request is incomplete, and its time runs
         self._reading = False  # `_read` runs
         self._paused = False  # reading from the socket
@@ -111,6 +123,8 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self.deadline = engine.time() + engine.keep_alive
+        if engine.tls is not None:  # asyncio's TLS would take eight times that
+            self._transport.set_write_buffer_limits(MOST_UNSENT)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what it asked for completely is done still."""
@@ -121,7 +135,7 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             exchange.gone()
         self._request = self._refusal = None
-        self._parser.clear()
+        self._forget()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: parse them, or keep them until the request at work is answered."""
@@ -146,11 +160,35 @@ class Connection(asyncio.Protocol):
         """The client does not take in its answer."""
         self._choked = True
         self.deadline = self.engine.time() + self.engine.receive_timeout
+        self.count_unsent()
+        self.engine.choked(self)
 
     def resume_writing(self) -> None:
         """It does."""
         self._choked = False
+        self.deadline = math.inf
+        self.count_unsent()
+        self.engine.unchoked(self)
         self.engine.call_soon(self._go_on)
+
+    def count_unsent(self) -> None:
+        """Count what the transport keeps of answers, against `body_memory`."""
+        unsent = self._transport.get_write_buffer_size() if self._choked else 0
+        self.engine.gate.bytes += unsent - self._unsent
+        self._unsent = unsent
+
+    def _keep(self, waiting: int) -> None:
+        """Count what waits in the parser."""
+        self.engine.gate.bytes += waiting - self._kept
+        self._kept = waiting
+
+    def _forget(self) -> None:
+        """Nothing that came or was said is of use any more."""
+        self._parser.clear()
+        self._keep(0)
+        self._choked = False
+        self.count_unsent()
+        self.engine.unchoked(self)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -199,7 +237,8 @@ class Connection(asyncio.Protocol):
         elif self._request is not None and self._complete:
             self.deadline = math.inf
         elif not self._deaf:
-            self._run_time()
+            if self.deadline == math.inf:  # else it runs already
+                self._run_time()
             self._resume()
             self._read(0)
 
@@ -215,6 +254,8 @@ class Connection(asyncio.Protocol):
         """Set the deadline of a client that we wait for."""
         engine = self.engine
         seconds = engine.receive_timeout if self._begun else engine.keep_alive
+        if engine.draining:
+            seconds = min(seconds, RECEIVE_IN_DRAIN)
         self.deadline = engine.time() + seconds
 
     def _begin(self, request: Request) -> None:
@@ -291,8 +332,15 @@ class Connection(asyncio.Protocol):
         if not self._paused and not self._ended:
             self._paused = True
             self._transport.pause_reading()
+        self._keep(self._parser.waiting)
+        gate, request = self.engine.gate, self._request
+        if gate.bytes > gate.memory and request is not None and self._complete:
+            self._parser.clear()  # requests that nobody has looked at: the client may repeat them
+            self._keep(0)
+            request.keep_alive = False
 
     def _resume(self) -> None:
+        self._keep(0)
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -318,7 +366,7 @@ class Connection(asyncio.Protocol):
         if not over:
             if not self._choked:
                 self.deadline = engine.time() + engine.keep_alive
-                if self._paused:
+                if self._paused or self._kept:
                     self._resume()
                 if self._parser.waiting or self._ended:
                     self._read(0)
@@ -385,19 +433,57 @@ class Connection(asyncio.Protocol):
         if not self.made:
             return
         self._deaf = self._closed = True
-        self.deadline = self.engine.time() + LINGER
+        engine = self.engine
+        unsent = self._transport.get_write_buffer_size()
+        self.deadline = engine.time() + (engine.receive_timeout if unsent else LINGER)
         self._transport.close()
+
+    def hurry(self) -> None:
+        """A drain has begun: what is incomplete must come soon."""
+        exchange, engine = self._exchange, self.engine
+        draining = engine.draining if exchange is None else exchange.draining
+        if self._begun and draining:
+            self.deadline = min(self.deadline, engine.time() + RECEIVE_IN_DRAIN)
+
+    def conclude(self) -> None:
+        """The server stops: close, unless the client takes in an answer."""
+        engine = self.engine
+        if self._choked or self._closed:
+            self.deadline = max(self.deadline, engine.time() + engine.receive_timeout)
+        elif self._deaf:
+            pass  # it ends by its deadline
+        elif self._begun and self._request is None:
+            self._reply_and_close(Refused(503, "the server is stopping"))
+        else:
+            self.close()
+
+    def stalled(self) -> bool:
+        """Whether the client takes in nothing, though there may be something."""
+        left = self._transport.get_write_buffer_size() if self.made else 0
+        if not left:
+            return True
+        left += unacknowledged(self._transport.get_extra_info("socket"))
+        now = self.engine.time()
+        if left < self._left:
+            self._left = left
+            self._moved = now
+        return now - self._moved > STALLED
 
     def abort(self) -> None:
         """Cut the connection off."""
         if not self.made:
             return
         self._deaf = self._closed = True
+        self._forget()
         self._transport.abort()
 
     def expire(self) -> None:
         """`deadline` has passed."""
-        slow = Refused(408, f"no request within {self.engine.receive_timeout:g} s")
+        exchange, engine = self._exchange, self.engine
+        if engine.draining if exchange is None else exchange.draining:
+            slow = Refused(503, "the server is stopping")
+        else:
+            slow = Refused(408, f"no request within {engine.receive_timeout:g} s")
         if self._choked or self._deaf:
             self.abort()
         elif self._exchange is not None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from tailrace.channel import Sender
 from tailrace.listen._answers import NotTakenError, Show
@@ -25,7 +25,9 @@ from tailrace.listen._lines import LinesExchange
 from tailrace.listen._request import SECRET, Refused, Request
 from tailrace.message import Message
 
-__all__ = ["Intake"]
+__all__ = ["RECEIVE_IN_DRAIN", "Intake"]
+
+RECEIVE_IN_DRAIN: Final = 5.0  # seconds for a request to come to its end, once a drain has begun
 
 _METHODS = ("GET", "POST")
 _TICK = 0.01  # seconds: timeouts are looked at no more often than that
@@ -65,6 +67,7 @@ class Intake:
         self._token = None if token is None else token.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
+        self.receiving: set[asyncio.Timeout] = set()  # of ASGI requests that are incomplete
         self.accepting = False  # requests are let in
         self._now: Callable[[], float] = time.monotonic  # of the loop
         self.out_of_order = False  # an outage was heard of, and nothing was stored since
@@ -116,6 +119,10 @@ class Intake:
         """Let nobody in any more; `forward` returns when all who are have been answered."""
         self.draining = True
         self.accepting = False
+        for timeout in self.receiving:
+            when, soon = timeout.when(), self._now() + RECEIVE_IN_DRAIN
+            if not timeout.expired() and when is not None and soon < when:
+                timeout.reschedule(soon)
         self._rouse()
 
     def refuse_line(self, reason: str) -> None:

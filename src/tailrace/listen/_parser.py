@@ -115,6 +115,8 @@ class Parser:
             raise Refused(400, "there is a control character in the head")
         self._at = end + 4
         self._seen = 0
+        if at and end + 4 == len(data):  # one of many: an idle connection keeps none of them
+            self.clear()
         heading, *rest = lines
         return self._request(heading, _fields(rest))
 
@@ -187,6 +189,8 @@ class Parser:
         self._left = left = left - len(piece)
         if not left:
             self._state = _NONE
+        if self._at == len(data):
+            self.clear()
         return piece
 
     def _chunks(self) -> bytes:
@@ -227,6 +231,8 @@ class Parser:
             if state == _NONE:
                 break
         self._at, self._state = at, state
+        if at == len(data):
+            self.clear()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _trailer(self, data: bytes, at: int) -> int:
