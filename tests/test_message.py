@@ -6,6 +6,7 @@ import asyncio
 import copy
 import gc
 import logging
+import math
 import pickle
 import sys
 import threading
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from tailrace.channel import Channel
+from tailrace.channel import Channel, Receiver
 from tailrace.errors import Closed
+from tailrace.group import Group
 from tailrace.message import Message, Outcome, current_message, submit
 from tailrace.message.current import make_current
 from tailrace.message.message import delayed_by_outage, digest_of, message_of
@@ -801,3 +803,34 @@ def test_a_source_that_does_not_ask_for_outages_is_not_told() -> None:
     message.ack()
     delayed_by_outage(message)
     assert heard == [Outcome("stored")]
+
+
+# --- what is logged -------------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_a_message_that_is_failed_by_hand_is_logged_with_its_id_stage_and_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails(inbox: Receiver[Message[int]]) -> None:
+        async for message in inbox:
+            await asyncio.sleep(message.data)
+            message.fail(BAD)
+
+    inbox = Channel[Message[int]](math.inf)
+    await inbox.send_many([Message(n, id=f"id{n}") for n in (1, 2, 3, 9)])
+    inbox.close()
+    async with Group() as go:
+        go(fails, inbox, name="picky")
+    first, last = caplog.records
+    assert first.getMessage() == "picky failed for message id1"
+    assert first.exc_info is not None
+    assert first.exc_info[1] is BAD
+    assert last.getMessage() == "picky failed for message id9 (and 2 others before it)"
+
+
+def test_only_the_first_who_fails_a_message_logs_it(caplog: pytest.LogCaptureFixture) -> None:
+    message = Message("foo", id="here")
+    message.abort("filtered")
+    message.fail("too late")
+    assert caplog.records == []

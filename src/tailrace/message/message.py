@@ -22,10 +22,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
+from tailrace.message.failures import log_failure
 from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, shown, worst
 from tailrace.message.settlement import Fate, Settlement
 
-__all__ = ["Message", "Told", "delayed_by_outage", "digest_of", "message_of"]
+__all__ = ["Message", "Told", "delayed_by_outage", "digest_of", "message_of", "settle_failed"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -112,8 +113,15 @@ class Message(Generic[T]):
         return self._settle(ended("rejected", reason, None, None))
 
     def fail(self, error: BaseException | str) -> bool:
-        """Something went wrong with it: an exception, or a text. True if this call settled it."""
-        return self._settle(failure(error))
+        """Something went wrong with it: an exception, or a text. True if this call settled it.
+
+        It is logged, with the id: at once, then at most every ten seconds for each actor, with a
+        count.
+        """
+        settled = settle_failed(self, error)
+        if settled:
+            log_failure(self.id, error)
+        return settled
 
     def _settle(self, outcome: Outcome) -> bool:
         root = self if self._origin is None else self._origin
@@ -138,7 +146,7 @@ class Message(Generic[T]):
 
     def __discarded__(self, reason: str) -> None:
         """Called by a channel whose overflow policy discards this message: it failed."""
-        self.fail(reason)
+        settle_failed(self, reason)  # not logged: a policy of dropping was asked for
 
     def __del__(self) -> None:
         try:
@@ -286,6 +294,11 @@ def digest_of(message: Message[Any]) -> bytes | None:
     their origin, a join has none.
     """
     return (message if message._origin is None else message._origin)._digest
+
+
+def settle_failed(message: Message[Any], error: BaseException | str) -> bool:
+    """As `Message.fail`, for stages that log in a `FailureLog` of their own."""
+    return message._settle(failure(error))
 
 
 def delayed_by_outage(message: Message[Any]) -> None:

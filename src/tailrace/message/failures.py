@@ -1,0 +1,105 @@
+"""What is logged of messages that fail: the first at once, then a line every ten seconds.
+
+A log line for each of ten thousand rows that fail in an outage hides what they are about; none
+leaves an operator without a clue. So each stage logs its first failure with the message's id and
+the error, and after that one every `PERIOD` seconds with the number of those in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import math
+import threading
+import time
+from typing import Final
+
+__all__ = ["PERIOD", "FailureLog", "log_failure"]
+
+PERIOD: Final = 10.0
+"""Seconds between two lines of one stage."""
+
+_log = logging.getLogger("tailrace")
+
+
+class FailureLog:
+    """The failures of one stage. May be used from any thread."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._lock = threading.Lock()
+        self._unreported = 0
+        self._next = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<FailureLog of {self._stage}: {self._unreported} not logged yet>"
+
+    def add(self, message_id: str, error: BaseException | str) -> None:
+        """A message has failed."""
+        moment = _now()
+        with self._lock:
+            if self._next - PERIOD <= moment < self._next:  # else it is due, or by another clock
+                self._unreported += 1
+                return
+            self._next = moment + PERIOD
+            count, self._unreported = self._unreported, 0
+        more = f" (and {count} others before it)" if count else ""
+        if isinstance(error, BaseException):
+            _say("%s failed for message %s%s", self._stage, message_id, more, error=error)
+        else:
+            _say("%s failed for message %s%s: %s", self._stage, message_id, more, error)
+
+    def rest(self) -> None:
+        """Log how many failures were not: when the stage, or one of its actors, ends."""
+        with self._lock:
+            count, self._unreported = self._unreported, 0
+        if count:
+            _say("%s failed for %d more messages", self._stage, count)
+
+
+_stages: Final[dict[str, FailureLog]] = {}
+_MOST_STAGES: Final = 256
+
+
+def log_failure(message_id: str, error: BaseException | str) -> None:
+    """The running actor, task or thread has failed a message by hand."""
+    name = _running()
+    log = _stages.get(name)
+    if log is None:
+        if len(_stages) >= _MOST_STAGES:  # tasks with a name for each request, perhaps
+            _rest()
+            _stages.clear()
+        log = _stages[name] = FailureLog(name)
+    log.add(message_id, error)
+
+
+@atexit.register
+def _rest() -> None:
+    for log in list(_stages.values()):
+        log.rest()
+
+
+def _running() -> str:
+    """What runs: the name of an actor without its number, of a task, or of a thread."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    name = threading.current_thread().name if task is None else task.get_name()
+    stage, mark, number = name.rpartition("#")
+    if mark and number.isdecimal():
+        return stage
+    return "a task" if name.startswith("Task-") else name
+
+
+def _now() -> float:
+    loop = asyncio._get_running_loop()
+    return time.monotonic() if loop is None else loop.time()
+
+
+def _say(text: str, *args: object, error: BaseException | None = None) -> None:
+    try:
+        _log.error(text, *args, exc_info=error)
+    except Exception:  # a filter or handler of the user's raised: no reason to fail others
+        pass
