@@ -6,8 +6,12 @@ import asyncio
 import functools
 import gc
 import logging
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -312,10 +316,14 @@ async def test_failed_messages_leave_no_reference_cycle_behind() -> None:
         inbox, out = Channel[Message[str]](1), Channel[Message[str]](1)
         task = asyncio.create_task(rig.actor(inbox, out))
         logging.disable()
-        await inbox.send(Message("fail", id="me"))
+        message = Message("fail")
+        left = weakref.ref(message)  # of this one alone: other tests may have left some
+        sending = inbox.send(message)
+        del message
+        await sending
+        del sending
         await testing.wait_all_parked()
-        left = [o for o in gc.get_objects() if isinstance(o, Message)]
-        assert left == []
+        assert left() is None
         inbox.close()
         await task
     finally:
@@ -422,6 +430,110 @@ async def test_a_cancelled_actor_does_not_wait_for_its_thread() -> None:
     assert task.cancelled()
     assert (await answer).status == "failed"
     release.set()
+
+
+HANGS = """
+import sys, threading, time
+from tailrace import Channel, Group, Message, Receiver, each, emit, run
+
+began = threading.Event()
+
+def hangs(data: str) -> str:
+    began.set()
+    time.sleep(600)
+    return data
+
+async def sink(inbox: Receiver[Message[str]]) -> None:
+    async for message in inbox:
+        message.ack()
+
+async def stop(go: Group) -> None:
+    while not began.is_set():
+        import asyncio
+        await asyncio.sleep(0.01)
+    go.cancel()
+
+def main(go: Group) -> None:
+    a, b = Channel[Message[str]](name="a"), Channel[Message[str]](name="b")
+    go(emit([Message("x")]), a)
+    go(each(hangs, threads=True), a, b)
+    go(sink, b)
+    go(stop, go)
+
+run(main, grace=0.1)
+print("run returned", flush=True)
+"""
+
+
+def test_a_function_that_hangs_in_its_thread_does_not_keep_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS], check=False, capture_output=True, text=True, timeout=20
+    )
+    assert done.stdout == "run returned\n", done.stderr
+    assert done.returncode == 0
+    assert "hangs_thread is left behind in a call that has not returned" in done.stderr
+
+
+async def coroutine(data: str) -> str:
+    return data
+
+
+def generator(data: str) -> Iterator[str]:
+    yield data
+
+
+async def async_generator(data: str) -> AsyncIterator[str]:
+    yield data
+
+
+@virtual_time
+@pytest.mark.parametrize("fn", [coroutine, generator, async_generator])
+async def test_a_thread_passes_nothing_on_that_has_yet_to_be_run(fn: Any) -> None:
+    rig = Rig(each(lambda data: fn(data), threads=True))
+    (outcome,) = await rig("foo")
+    assert outcome.status == "failed"
+    assert "of which nothing has run" in outcome.reason
+    assert "return a list instead of yielding" in outcome.reason
+
+
+@pytest.mark.parametrize("fn", [generator, async_generator])
+def test_a_generator_function_is_refused_for_threads(fn: Any) -> None:
+    with pytest.raises(ValueError, match=r"generator function does not run in threads.*list"):
+        each(fn, threads=True)
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An exception that refuses attributes, a traceback and notes among them."""
+
+    why: str
+
+
+async def refuses(data: str) -> str:
+    raise FrozenError("no")
+
+
+def refuses_plainly(data: str) -> str:
+    raise FrozenError("no")
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    "actor",
+    [
+        each(refuses),
+        each(refuses, timeout=5),
+        each(refuses_plainly),
+        each(refuses_plainly, threads=True),
+        each(refuses_plainly, threads=True, timeout=5),
+    ],
+    ids=repr,
+)
+async def test_an_exception_that_refuses_attributes_fails_its_message_as_it_is(
+    actor: Any,
+) -> None:
+    (outcome,) = await Rig(actor)("foo")
+    assert outcome.error == FrozenError("no")
 
 
 # --- arguments ------------------------------------------------------------------------------

@@ -17,16 +17,18 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, get_args, overload
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, overload
 
+from tailrace._worker import Worker
 from tailrace.channel import Receiver, Sender
 from tailrace.errors import Abort, Reject
 from tailrace.gather.deadline import within
 from tailrace.message import Message
 from tailrace.message.current import current, make_current
+from tailrace.message.failures import FailureLog
+from tailrace.message.message import settle_failed
 from tailrace.message.outcome import failure
 
 __all__ = ["Each", "EachStatistics", "each"]
@@ -36,9 +38,7 @@ B = TypeVar("B")
 
 OnError: TypeAlias = Literal["fail", "abort", "raise"]
 
-_log = logging.getLogger(__name__)
-
-_LOG_PERIOD: Final = 10.0  # seconds between two reports of failures, by one `each`
+_log = logging.getLogger("tailrace")
 
 
 @overload
@@ -119,6 +119,11 @@ class Each(Generic[A, B]):
             raise ValueError(f"each({self.name}): timeout={timeout!r} is not a positive time")
         if threads and asynchronous:
             raise ValueError(f"each({self.name}): an async function does not run in threads")
+        if threads and (inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)):
+            raise ValueError(
+                f"each({self.name}): a generator function does not run in threads, as nothing of "
+                f"it has run when it returns; return a list instead of yielding"
+            )
         if timeout is not None and not asynchronous and not threads:
             raise ValueError(
                 f"each({self.name}): a plain function on the event loop cannot be interrupted "
@@ -129,7 +134,7 @@ class Each(Generic[A, B]):
         self._on_error: OnError = on_error
         self._threads = threads
         self._call = _on_loop(fn, self._timeout, asynchronous)
-        self._report = _Report(repr(self))
+        self._failures = FailureLog(repr(self))
         self._passed = self._aborted = self._rejected = self._failed = self._skipped = 0
 
     async def __call__(self, inbox: Receiver[Message[A]], out: Sender[Message[B]]) -> None:
@@ -154,7 +159,7 @@ class Each(Generic[A, B]):
             if thread is not None:
                 thread.close()
             current.set(outer_message)
-            self._report.rest()
+            self._failures.rest()
 
     def statistics(self) -> EachStatistics:
         """Counts, as of now."""
@@ -210,16 +215,19 @@ class Each(Generic[A, B]):
         if self._on_error == "abort":
             self._aborted += message.abort(failure(error).reason)
         else:
-            self._failed += message.fail(error)
+            self._failed += settle_failed(message, error)
         if self._on_error == "raise":
             raise error
-        self._report.failure(message.id, error)
+        self._failures.add(message.id, error)
 
     def _not_passed(self, message: Message[Any], error: BaseException) -> None:
         """The actor is about to end with `message` in hand: let no sender wait for it in vain."""
         cancelled = isinstance(error, asyncio.CancelledError)
         reason = f"{self!r} was cancelled while it had the message in hand"
-        self._failed += message.fail(reason if cancelled else error)
+        if settle_failed(message, reason if cancelled else error):
+            self._failed += 1
+            if cancelled:  # else the error ends the actor, and is told by its group
+                self._failures.add(message.id, reason)
 
 
 # --- calling the function -------------------------------------------------------------------
@@ -260,7 +268,7 @@ class _Thread:
     def __init__(self, fn: Callable[[Any], Any], timeout: float | None, name: str) -> None:
         self._fn = fn
         self._timeout = timeout
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._worker = Worker(f"{name}_thread")
         self._job: asyncio.Future[Any] | None = None
 
     async def call(self, data: Any) -> Any:
@@ -269,7 +277,7 @@ class _Thread:
         with within(self._timeout):
             context = copy_context()
             self._job = loop.run_in_executor(
-                self._executor, lambda: context.run(_without_stop_iteration, self._fn, data)
+                self._worker, lambda: context.run(_finished, self._fn, data)
             )
             return await _at_most(self._timeout, asyncio.shield(self._job))
 
@@ -280,42 +288,29 @@ class _Thread:
 
     def close(self) -> None:
         """Let the thread end when it can. A blocked one cannot be waited for."""
-        self._executor.shutdown(wait=False)
+        self._worker.shutdown(wait=False)
+        if self._job is not None and not self._job.done():
+            _log.warning(
+                "each: %s is left behind in a call that has not returned", self._worker.name
+            )
 
 
-def _without_stop_iteration(fn: Callable[[Any], Any], data: Any) -> Any:
+def _finished(fn: Callable[[Any], Any], data: Any) -> Any:
+    """What `fn` returns, if it is a result, and not something that has yet to be run."""
     try:
-        return fn(data)
+        value = fn(data)
     except StopIteration as error:  # no future can carry it; whoever waits for one would hang
         raise RuntimeError(f"{_name(fn)} raised StopIteration") from error
-
-
-# --- telling of failures --------------------------------------------------------------------
-
-
-class _Report:
-    """Logs the first failure at once, and after that one line per period, with a count."""
-
-    def __init__(self, who: str) -> None:
-        self._who = who
-        self._unreported = 0
-        self._next = -math.inf
-
-    def failure(self, message_id: str, error: BaseException) -> None:
-        now = asyncio.get_running_loop().time()
-        if now < self._next:
-            self._unreported += 1
-            return
-        self._next = now + _LOG_PERIOD
-        more = f" (and {self._unreported} others before it)" if self._unreported else ""
-        self._unreported = 0
-        _log.error("%s failed for message %s%s", self._who, message_id, more, exc_info=error)
-
-    def rest(self) -> None:
-        """Say how many failures were not logged, when an actor ends."""
-        if self._unreported:
-            _log.error("%s failed for %d more messages", self._who, self._unreported)
-            self._unreported = 0
+    if inspect.iscoroutine(value) or inspect.isgenerator(value):
+        value.close()
+    elif not inspect.isawaitable(value) and not inspect.isasyncgen(value):
+        return value
+    kind = type(value).__name__
+    raise TypeError(
+        f"{_name(fn)} returned a {kind}, of which nothing has run: each(threads=True) takes a "
+        f"function that returns its result; leave out threads=True for an async function, and "
+        f"return a list instead of yielding"
+    )
 
 
 def _is_being_cancelled() -> bool:

@@ -8,8 +8,6 @@ later than the one around it. A deadline only says so; whoever sets it enforces 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 __all__ = ["Deadline", "current", "remaining", "within"]
@@ -54,17 +52,24 @@ def remaining() -> float | None:
     return None if deadline is None else max(0.0, deadline.left())
 
 
-@contextmanager
-def within(seconds: float | None) -> Generator[None, None, None]:
+class within:  # noqa: N801  # it is used as the function that it could be
     """Let `remaining` say at most `seconds` inside the block. To enforce it is the caller's job."""
-    if seconds is None:
-        yield
-        return
-    before = current.get()
-    deadline = Deadline(seconds)
-    current.set(deadline)
-    try:
-        yield
-    finally:
-        deadline.active = False
-        current.set(before)
+
+    # No generator: contextlib writes to the exception that passes, and some refuse that.
+    __slots__ = ("_before", "_deadline", "_seconds")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._deadline: Deadline | None = None
+        self._before: Deadline | None = None
+
+    def __enter__(self) -> None:
+        if self._seconds is not None:
+            self._before = current.get()
+            self._deadline = Deadline(self._seconds)
+            current.set(self._deadline)
+
+    def __exit__(self, *_: object) -> None:
+        if self._deadline is not None:
+            self._deadline.active = False
+            current.set(self._before)

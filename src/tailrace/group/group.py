@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVarTuple
 
 from tailrace._notes import add_note
+from tailrace._worker import leave_behind
 from tailrace.channel import Channel
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, ActorState
@@ -189,13 +190,13 @@ class Group:
 
     def abandon_threads(self) -> None:
         """Stop waiting for actors in threads that cannot be made to end, and say so."""
-        for stage in list(self._live):
-            for actor in stage.abandon_threads():
-                _log.warning(
-                    "%s is still running in its thread, which cannot be cancelled; not waiting "
-                    "for it any longer",
-                    actor.name,
-                )
+        left = [actor.name for stage in list(self._live) for actor in stage.abandon_threads()]
+        for name in (*left, *leave_behind(self.loop)):
+            _log.warning(
+                "%s is still running in its thread, which cannot be cancelled; not waiting "
+                "for it any longer",
+                name,
+            )
 
     def _interrupt_parent(self) -> None:
         if not self._parent_cancelled and self._parent is not None:
