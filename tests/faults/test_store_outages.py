@@ -158,7 +158,7 @@ async def test_a_disk_that_stays_full_fails_the_messages_and_says_so(path: Path)
         (large,) = await put(channel, "x" * 200_000)
         assert await large.settled() == Outcome(
             "failed",
-            "OperationalError: database or disk is full",
+            "Outage: OperationalError: database or disk is full",
             large.outcome.error if large.outcome else None,
         )
         assert await outcomes(await put(channel, "small too")) == ["stored"]
@@ -237,18 +237,6 @@ async def test_a_file_replaced_by_rubbish_fails_the_messages_and_stays_as_it_is(
         assert "not a database" in outcome.reason
         assert actor.statistics().retries == 2  # and not row by row
     assert content(path).startswith(b"rubbish")
-
-
-async def test_a_dropped_table_fails_messages_until_it_is_back(path: Path) -> None:
-    actor = store_sqlite(path, type=str, retry=Retry(3, backoff=0))
-    async with running(actor) as channel:
-        assert await outcomes(await put(channel, "a")) == ["stored"]
-        with database(path) as other:
-            other.execute("DROP TABLE events")
-            assert await outcomes(await put(channel, "b", "c")) == ["failed"] * 2
-            other.execute("CREATE TABLE events (id TEXT PRIMARY KEY, data TEXT)")
-        assert await outcomes(await put(channel, "d")) == ["stored"]
-    assert rows(path) == ["d"]
 
 
 async def test_a_cancelled_store_acks_the_commit_that_waited_for_a_lock(path: Path) -> None:

@@ -6,13 +6,18 @@ import asyncio
 import functools
 import logging
 import math
+import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tailrace import Channel, Group, Message, Outcome, Receiver, Sender, emit
+from tailrace import Channel, Group, Message, Outcome, Receiver, Reject, Sender, emit, run
+from tailrace.errors import Outage
+from tailrace.message.message import message_of
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store
 
@@ -233,13 +238,23 @@ async def test_messages_that_are_settled_already_are_skipped_and_counted() -> No
 # Keys.
 
 
-async def test_rows_with_one_key_are_written_once_and_all_acked() -> None:
+async def test_equal_rows_with_one_key_are_written_once_and_all_acked() -> None:
     database = Database()
     actor = store(database.write, key=str.lower)
-    outcomes = await stored(actor, ["a", "b", "A", "c", "B"])
+    outcomes = await stored(actor, ["a", "b", "a", "c", "b"])
     assert database.transactions == [["a", "b", "c"]]
     assert [outcome.status for outcome in outcomes] == ["stored"] * 5
     assert actor.statistics() == StoreStatistics(rows=3, transactions=1, largest=5, repeats=2)
+
+
+async def test_a_row_with_the_key_of_another_but_other_data_is_rejected() -> None:
+    database = Database()
+    actor = store(database.write, key=str.lower)
+    outcomes = await stored(actor, ["a", "b", "A", "c"])
+    assert database.transactions == [["a", "b", "c"]]
+    assert [outcome.status for outcome in outcomes] == ["stored", "stored", "rejected", "stored"]
+    assert "same key" in outcomes[2].reason
+    assert actor.statistics() == StoreStatistics(rows=3, transactions=1, largest=3, rejected=1)
 
 
 async def test_a_row_whose_key_cannot_be_told_fails_alone() -> None:
@@ -309,7 +324,9 @@ async def test_an_outage_that_lasts_fails_all_rows_and_not_one_by_one() -> None:
     database = Database(fails=raises(ConnectionError("gone")))
     actor = store(database.write, retry=Retry(4, backoff=1))
     outcomes = await stored(actor, range(100))
-    assert {outcome.reason for outcome in outcomes} == {"ConnectionError: gone"}
+    assert {outcome.reason for outcome in outcomes} == {"Outage: ConnectionError: gone"}
+    assert {type(outcome.error) for outcome in outcomes} == {Outage}
+    assert {str(outcome.error.__cause__) for outcome in outcomes if outcome.error} == {"gone"}
     assert database.tries == 4
     assert 0 < asyncio.get_running_loop().time() <= 1 + 2 + 4
     assert actor.statistics() == StoreStatistics(failures=100, retries=3)
@@ -630,3 +647,196 @@ async def test_a_receiver_that_fails_ends_the_store_after_what_was_received() ->
         await store(database.write)(inbox)
     assert database.rows == [1, 2]
     assert all([(await ending).ok for ending in endings])
+
+
+# Values that are no messages.
+
+
+async def test_plain_values_end_the_store_with_an_error_that_says_what_to_send() -> None:
+    channel = Channel[Any](math.inf, name="to_store")
+    message = Message("in the same batch")
+    await channel.send_many([message, 5, "text"])
+    with pytest.raises(TypeError, match=r"takes messages, but was sent a int: send Message\(value"):
+        await store(Database().write)(channel)
+    assert message.outcome is not None
+    assert message.outcome.status == "failed"
+
+
+async def test_a_channel_of_plain_values_is_refused_before_anything_is_received() -> None:
+    channel = Channel[int](math.inf, name="numbers")
+    await channel.send(5)
+    wrong: Any = channel
+    with pytest.raises(StoreError, match=r"numbers.* is of int: make it a Channel\[Message\[int"):
+        await store(Database().write)(wrong)
+    assert len(channel) == 1
+
+
+# What is rejected, and what is logged.
+
+
+async def test_a_row_that_write_rejects_is_rejected_alone() -> None:
+    def fails(rows: Sequence[Any]) -> None:
+        if "bad" in rows:
+            raise Reject("we do not take this one")
+
+    database = Database(fails)
+    actor = store(database.write)
+    outcomes = await stored(actor, ["a", "bad", "b"])
+    assert outcomes[1] == Outcome("rejected", "we do not take this one")
+    assert database.rows == ["a", "b"]
+    assert (actor.statistics().rejected, actor.statistics().failures) == (1, 0)
+
+
+async def test_rejecting_is_no_outage_whatever_the_retry_says() -> None:
+    database = Database(raises(Reject("no")))
+    outcomes = await stored(store(database.write, retry=Retry(None, on=Exception)), "a")
+    assert outcomes == [Outcome("rejected", "no")]
+    assert database.tries == 1
+
+
+async def test_a_row_that_fails_is_logged_with_its_id_and_error_and_many_with_a_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    database = Database(raises(ValueError('column "amont" does not exist')))
+    channel = Channel[Message[str]](math.inf)
+    sent = [Message(str(n), id=f"id{n}") for n in range(5)]
+    await channel.send_many(sent)
+    channel.close()
+    await store(database.write)(channel)
+    first, rest = caplog.records
+    assert "failed for message id0" in first.getMessage()
+    assert "store with " in first.getMessage()
+    assert first.exc_info is not None
+    assert str(first.exc_info[1]) == 'column "amont" does not exist'
+    assert rest.getMessage().endswith("failed for 4 more messages")
+
+
+async def test_a_log_that_raises_fails_no_more_than_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def filter_that_raises(record: logging.LogRecord) -> bool:
+        raise RuntimeError("no current request")
+
+    monkeypatch.setattr(logging.getLogger("tailrace"), "filters", [filter_that_raises])
+    database = Database(lambda rows: 1 / 0 if "bad" in rows else None)
+    outcomes = await stored(store(database.write), ["bad", "good"])
+    assert [outcome.status for outcome in outcomes] == ["failed", "stored"]
+
+
+async def test_that_it_gave_up_is_said_of_nothing_that_was_then_stored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "tailrace")
+    errors = iter([ConnectionError("down"), ValueError("the system is starting up")])
+
+    def fails(rows: Sequence[Any]) -> None:
+        if error := next(errors, None):
+            raise error
+
+    outcomes = await stored(store(Database(fails).write), range(4))
+    assert all(outcome.ok for outcome in outcomes)
+    assert "gave up" not in caplog.text
+    assert "the outage is over, after 2 tries" in caplog.text
+
+
+async def test_a_predicate_that_raises_ends_no_more_than_the_retrying() -> None:
+    def on(error: BaseException) -> bool:
+        raise AttributeError("pgcode")
+
+    database = Database(lambda rows: 1 / 0 if "bad" in rows else None)
+    outcomes = await stored(store(database.write, retry=Retry(on=on)), ["a", "bad", "b"])
+    assert [outcome.status for outcome in outcomes] == ["stored", "failed", "stored"]
+
+
+async def test_an_outage_is_told_to_the_sources_of_the_messages_that_it_delays() -> None:
+    told: list[str] = []
+
+    class Source:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self, outcome: Outcome, data: object) -> None:
+            told.append(f"{self.name} {outcome.status}")
+
+        def outage(self) -> None:
+            told.append(f"{self.name} delayed")
+
+    outages = iter([ConnectionError("gone")])
+
+    def fails(rows: Sequence[Any]) -> None:
+        if error := next(outages, None):
+            raise error
+
+    channel = Channel[Message[str]](math.inf)
+    for name in "ab":
+        await channel.send(message_of(name, None, Source(name)))
+    channel.close()
+    await store(Database(fails).write, retry=NOW)(channel)
+    assert told == ["a delayed", "b delayed", "a stored", "b stored"]
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An exception that refuses attributes, a traceback and notes among them."""
+
+    why: str
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_an_exception_that_refuses_attributes_fails_its_row_as_it_is(
+    asynchronous: bool,
+) -> None:
+    def write(rows: Sequence[Any]) -> None:
+        if "bad" in rows:
+            raise FrozenError("no")
+
+    database = Database(write)
+    outcomes = await stored(store(database.write if asynchronous else write), ["a", "bad", "b"])
+    assert [outcome.status for outcome in outcomes] == ["stored", "failed", "stored"]
+    assert outcomes[1].error == FrozenError("no")
+
+
+@pytest.mark.parametrize("ending", [SystemExit, KeyboardInterrupt])
+def test_what_ends_a_program_ends_it_from_a_write_too(ending: type[BaseException]) -> None:
+    def write(rows: Sequence[Any]) -> None:
+        raise ending
+
+    def main(go: Group) -> None:
+        channel = Channel[Message[int]]()
+        go(emit([Message(1)]), channel)
+        go(store(write), channel)
+
+    with pytest.raises(ending):
+        run(main)
+
+
+# Threads that hang.
+
+
+def test_a_write_that_hangs_does_not_outlast_the_grace(caplog: pytest.LogCaptureFixture) -> None:
+    began, release = threading.Event(), threading.Event()
+    message = Message(1)
+
+    def hangs(rows: Sequence[Any]) -> None:
+        began.set()
+        release.wait(30)
+
+    async def main(go: Group) -> None:
+        channel = Channel[Message[int]]()
+        go(store(hangs), channel)
+        await channel.send(message)
+        await asyncio.to_thread(began.wait, 10)
+        go.drain()
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+        await asyncio.sleep(60)
+
+    began_at = time.monotonic()
+    try:
+        with pytest.raises((SystemExit, asyncio.CancelledError)):
+            run(main, grace=0.1)
+    finally:
+        release.set()
+    assert time.monotonic() - began_at < 5
+    assert message.outcome is not None
+    assert "may be stored" in message.outcome.reason
+    assert "is still running in its thread" in caplog.text

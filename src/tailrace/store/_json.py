@@ -1,7 +1,8 @@
-"""Nested values as JSON text, the same whether or not msgspec is installed.
+"""Nested values as JSON text in one form, so that equal values are equal texts.
 
-A msgspec Struct is turned into plain values by msgspec, which knows of its tags and renamed
-fields; for anything else the standard library does.
+Keys and sets are sorted, times that have a zone are in UTC, a Decimal has no trailing zeros, a
+timedelta is whole microseconds: see `_forms`. The same whether or not msgspec is installed; a
+msgspec Struct is turned into plain values by msgspec, which knows of its tags and renamed fields.
 """
 
 from __future__ import annotations
@@ -13,38 +14,88 @@ import decimal
 import enum
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, Final, cast
+
+from tailrace.store._forms import decimal_text, microseconds, moment_text
+
+KEPT: Final = (
+    bytes,
+    bytearray,
+    datetime.datetime,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    decimal.Decimal,
+    uuid.UUID,
+)
+"""What msgspec is to leave to `_plain`, which has a form of its own for it."""
 
 
 def to_json(value: object) -> str:
     """`value` as compact JSON. TypeError or ValueError for what has no JSON, NaN included."""
-    return _encode(value)
+    try:
+        return _encode(value)
+    except TypeError:
+        # Keys of several types cannot be sorted, and json takes only some types as keys.
+        return _encode(_with_text_keys(value))
 
 
 def _plain(value: object) -> object:
     """The JSON encoder's question: what to write for a value that it does not know."""
     if hasattr(value, "__struct_fields__"):
-        to_builtins: Callable[[object], object] = import_module("msgspec").to_builtins
-        return to_builtins(value)
+        to_builtins: Callable[..., object] = import_module("msgspec").to_builtins
+        return to_builtins(value, builtin_types=KEPT, order="deterministic")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, (datetime.date, datetime.time)):  # a datetime is a date
+    if isinstance(value, datetime.datetime):
+        return moment_text(value)
+    if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    if isinstance(value, (uuid.UUID, decimal.Decimal)):
+    if isinstance(value, decimal.Decimal):
+        return decimal_text(value)
+    if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
+        return microseconds(value)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (bytes, bytearray)):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, (set, frozenset)):
-        return list(cast("set[Any]", value))
+        return sorted(cast("set[Any]", value), key=to_json)
+    if isinstance(value, Mapping):
+        return dict(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_encode = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+def _with_text_keys(value: object) -> object:
+    """A copy of `value` in which every key of a dict is a text."""
+    if isinstance(value, Mapping):
+        items: Mapping[Any, Any] = value
+        copy = {_key_text(key): _with_text_keys(item) for key, item in items.items()}
+        if len(copy) < len(items):
+            raise ValueError("two keys of a mapping are the same text in JSON")
+        return copy
+    if isinstance(value, (list, tuple)):
+        return [_with_text_keys(item) for item in cast("list[Any]", value)]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return _with_text_keys(_plain(value))
+
+
+def _key_text(key: object) -> str:
+    if isinstance(key, str):
+        return key
+    text = key if key is None or isinstance(key, (int, float)) else _plain(key)
+    if isinstance(text, str):
+        return text
+    if text is None or isinstance(text, (int, float)):
+        return _encode(text)
+    raise TypeError(f"{type(key).__name__} cannot be a key in JSON")
+
+
+_encode: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True, default=_plain
 ).encode

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 from tailrace.channel import Receiver
 from tailrace.message import Message
+from tailrace.message.failures import FailureLog
 from tailrace.retry import Retry
 from tailrace.store._commit import GroupCommit, StoreStatistics, Tally, shown
 from tailrace.store._errors import StoreError
@@ -43,6 +44,7 @@ class Store(Generic[T]):
         self._max_batch = max_batch
         self._retry = retry
         self._tally = Tally()
+        self._failures = FailureLog(f"{name} {what}")
         self._lock = threading.Lock()  # actors may be on several loops
         self._actors = 0
         self._target: Target[T] | None = None
@@ -61,7 +63,8 @@ class Store(Generic[T]):
         Raises `StoreError` when the database cannot be used, before it receives anything if that
         can be known then; `Closed` if the inbox was closed with a cause. Whatever it received is
         settled by then. Cancelled: a transaction that is being committed is waited for, for at
-        most ten seconds, and acked; messages that are not in it fail.
+        most ten seconds (under `run` no longer than its grace), and acked; messages that are not
+        in it fail.
         """
         target = self._enter()
         try:
@@ -73,8 +76,10 @@ class Store(Generic[T]):
                 max_batch=self._max_batch,
                 retry=self._retry,
                 tally=self._tally,
+                failures=self._failures,
             ).run()
         finally:
+            self._failures.rest()
             await self._leave(target)
 
     def _enter(self) -> Target[T]:
@@ -123,14 +128,15 @@ def store(
 
     An error to which `retry` applies is an *outage*: the same rows are tried again, with
     exponential backoff, while the channel makes senders wait; when the attempts are used up they
-    fail. By default that is `OSError` (with `ConnectionError` and `TimeoutError`), ten times over
-    about ten seconds; say what your driver raises, as in ``Retry(on=psycopg.OperationalError)``.
-    Any other error is *poison*: the batch is halved until the row that it is about fails alone.
+    fail with `Outage`. By default that is `OSError` (with `ConnectionError` and `TimeoutError`),
+    ten times over about ten seconds; say what your driver raises, as in
+    ``Retry(on=psycopg.OperationalError)``. Any other error is *poison*: the batch is halved until
+    the row that it is about fails alone. ``raise Reject(reason)`` in `write` rejects that row.
 
     A write may come twice: when an outage hid that it was done, or when a sender repeats itself.
     So let the table have a key, and ignore what is there (``ON CONFLICT DO NOTHING``). With
-    `key`, the rows of one transaction whose ``key(data)`` is the same are written once (the
-    first of them) and all acked.
+    `key`, equal rows of one transaction whose ``key(data)`` is the same are written once and all
+    acked; one with the key of an earlier row, but with other data, is rejected.
 
     TypeError or ValueError for arguments that make no sense.
     """
@@ -173,9 +179,15 @@ def check_retry(retry: object) -> Retry:
 
 
 def _row_type(inbox: object) -> Any:
-    """T of a channel of Message[T]; None if it was not written."""
+    """T of a channel of Message[T]; None if it was not written. StoreError for another."""
     element = getattr(inbox, "element", None)
     if get_origin(element) is not Message:
+        if element is not Any and isinstance(element, type) and not issubclass(Message, element):
+            kind = element.__name__
+            raise StoreError(
+                f"a store takes messages, but {inbox!r} is of {kind}: make it a "
+                f"Channel[Message[{kind}]]"
+            )
         return None
     (row,) = get_args(element)
     return None if row is Any or isinstance(row, TypeVar) else row

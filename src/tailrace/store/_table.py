@@ -1,26 +1,54 @@
-"""The SQL of one table: what creates it, what fills it, and whether one that exists will do.
+"""The SQL of one table, and the values of its rows.
 
 One INSERT takes a whole batch: a single call of SQLite is a single hand-over of the GIL, where
 `executemany` takes two for each row and waits behind a busy event loop for each. So that few
 statements need be prepared, they exist for 1, 2, 4, 8, … rows; the rest is filled up with rows
 without a key, which the statement leaves out.
 
-A table that exists fits when every row could be stored in it unchanged: it has all the columns,
-of types that keep their values as they are; its key is unique; and the rest can be left out.
+The same statement inserts nothing if the schema is not the one that was looked at: so no row gets
+into a table that somebody has altered, and no second statement has to ask.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar
 
+from tailrace.errors import Reject
 from tailrace.message import Message
-from tailrace.store._columns import Column, Layout, SqlType, Value
+from tailrace.message.message import digest_of
+from tailrace.store._columns import Column, Layout
+from tailrace.store._values import Value, text, type_name, whole
 
 T = TypeVar("T")
 
 Key: TypeAlias = "str | Callable[[T], str | int | bytes] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row to be inserted: its place in the batch, its values, and the client's digest."""
+
+    position: int
+    key: Value
+    values: tuple[Value, ...]
+    digest: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a batch: their values, one row after another. `refused` says of each message
+    of which no row could be made why not, by its place in the batch.
+    """
+
+    flat: list[Value]
+    positions: Sequence[int]
+    digests: dict[int, bytes]  # by place in the batch
+    refused: dict[int, Exception] = field(default_factory=dict[int, Exception])
+
+    def __len__(self) -> int:
+        return len(self.positions)
 
 
 class Table(Generic[T]):
@@ -43,8 +71,12 @@ class Table(Generic[T]):
         else:
             id_ = Column(id_column, "TEXT", nullable=False, convert=str, python_type="the key")
             self.columns = (id_, *layout.columns)
+        self.key_is_text = True
+        """Whether the key's column makes a text of an int, which is then done here already."""
         self._inserts: dict[int, str] = {}
+        self._selects: dict[int, str] = {}
         self._check()
+        self.key_index = [column.name for column in self.columns].index(self.key_column)
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r} for {self.row_type}>"
@@ -52,9 +84,10 @@ class Table(Generic[T]):
     def _check(self) -> None:
         names = [column.name.lower() for column in self.columns]
         if self.key_is_field:
-            if self.key_column not in [column.name for column in self.columns]:
+            keys = [column for column in self.columns if column.name == self.key_column]
+            if not keys:
                 raise TypeError(f"key={self.key_column!r}: {self.row_type} has no such field")
-            if self.columns[self._key_index].nullable:
+            if keys[0].nullable:
                 raise TypeError(f"key={self.key_column!r}: a key is never None, this field may be")
         elif self.key_column.lower() in names[1:]:
             field = self.columns[names.index(self.key_column.lower(), 1)].name
@@ -68,23 +101,63 @@ class Table(Generic[T]):
                 raise TypeError(f"{self.row_type} has two fields {name!r}: to SQL case is nothing")
 
     @property
-    def _key_index(self) -> int:
-        return [column.name for column in self.columns].index(self.key_column)
+    def key_is_id(self) -> bool:
+        """Whether the key is the message's id."""
+        return not self.key_is_field and self._key is None
 
     # Rows.
 
-    def parameters(self, messages: Sequence[Message[T]]) -> list[Value]:
-        """The values of all rows, one after another. TypeError or ValueError for a bad one."""
+    def rows(self, messages: Sequence[Message[T]]) -> Rows:
+        """The rows of a batch. A message of which none can be made is refused alone."""
+        digests: dict[int, bytes] = {}
+        for position, message in enumerate(messages):
+            digest = digest_of(message)
+            if digest is not None:
+                digests[position] = digest
+        try:
+            return Rows(self._flat(messages), range(len(messages)), digests)
+        except Exception:  # of which one?
+            pass
+        flat: list[Value] = []
+        positions: list[int] = []
+        refused: dict[int, Exception] = {}
+        for position, message in enumerate(messages):
+            try:
+                flat += self._flat([message])
+            except Exception as error:
+                refused[position] = error
+            else:
+                positions.append(position)
+        return Rows(flat, positions, digests, refused)
+
+    def _flat(self, messages: Sequence[Message[T]]) -> list[Value]:
+        """The values of all rows. What is raised is about one of them: `Reject` if the row could
+        never be in a table, anything else is as it came from the user's code or the checks.
+        """
         flat: list[Value] = []
         values, key = self._values, self._key
         for message in messages:
             data = message.data
-            if key is not None:
-                flat.append(_checked_key(key(data)))
-            elif not self.key_is_field:
-                flat.append(message.id)
-            flat += values(data)
+            found = None if key is None else key(data)
+            try:
+                if key is not None:
+                    flat.append(_checked_key(found, self.key_is_text))
+                elif not self.key_is_field:
+                    flat.append(text("the id", message.id))
+                flat += values(data)
+            except (ValueError, OverflowError) as error:
+                raise Reject(str(error)) from error
         return flat
+
+    def each(self, rows: Rows) -> list[Row]:
+        """The rows one by one."""
+        width = len(self.columns)
+        cut: list[Row] = []
+        for number, position in enumerate(rows.positions):
+            values = tuple(rows.flat[number * width : (number + 1) * width])
+            digest = rows.digests.get(position)
+            cut.append(Row(position, values[self.key_index], values, digest))
+        return cut
 
     # SQL.
 
@@ -96,117 +169,53 @@ class Table(Generic[T]):
             + ("" if column.nullable else " NOT NULL")
             for column in self.columns
         )
-        return f"CREATE TABLE IF NOT EXISTS {quoted(self.name)} ({columns})"
+        return f"CREATE TABLE IF NOT EXISTS main.{quoted(self.name)} ({columns})"
 
-    def insert(self, rows: int) -> str:
-        """The statement that inserts up to `rows` rows, but for those that are there already."""
-        statement = self._inserts.get(rows)
+    def insert(self, rows: int, *, overrule: bool = False) -> str:
+        """The statement that inserts up to `rows` rows, but for those whose keys are there.
+
+        Its last parameter is the schema version: if the database has another, nothing is
+        inserted. `overrule`: whatever the table's constraints have after ON CONFLICT, a row that
+        breaks one is an error. (Not always, as it overrules what is in triggers too.)
+        """
+        number = -rows if overrule else rows
+        statement = self._inserts.get(number)
         if statement is None:
-            statement = self._inserts[rows] = self._insert(rows)
+            statement = self._inserts[number] = self._insert(rows, "OR ABORT " if overrule else "")
         return statement
 
-    def _insert(self, rows: int) -> str:
+    def _insert(self, rows: int, conflicts: str) -> str:
         names = ", ".join(quoted(column.name) for column in self.columns)
         row = f"({', '.join('?' * len(self.columns))})"
         return (
-            f"INSERT INTO {quoted(self.name)} ({names}) "
+            f"INSERT {conflicts}INTO main.{quoted(self.name)} ({names}) "
             f"SELECT * FROM (VALUES {', '.join([row] * rows)}) "
-            f"WHERE column{self._key_index + 1} IS NOT NULL "
+            f"WHERE column{self.key_index + 1} IS NOT NULL "
+            f"AND (SELECT schema_version FROM pragma_schema_version) = ? "
             f"ON CONFLICT ({quoted(self.key_column)}) DO NOTHING"
         )
 
-    def misfits(self, connection: sqlite3.Connection) -> Iterator[str]:
-        """Why the table that exists will not do, a phrase for each reason."""
-        kind = connection.execute(
-            "SELECT type FROM sqlite_master WHERE name = ? COLLATE NOCASE AND type != 'index'",
-            (self.name,),
-        ).fetchone()
-        if kind is not None and kind[0] != "table":
-            yield f"it is a {kind[0]}"
-            return
-        described = self._described(connection)
-        found = {column.name.lower(): column for column in described}
-        for column in self.columns:
-            there = found.pop(column.name.lower(), None)
-            checked = column.name != self.key_column or self.key_is_field or self._key is None
-            yield from _misfit(column, there, checked)
-        for there in found.values():
-            if there.notnull and there.default is None and not there.hidden and not there.pk:
-                yield (
-                    f"column {there.name!r} is NOT NULL without a default, "
-                    f"and {self.row_type} has no such field"
-                )
-        if not self._key_is_unique(connection, described):
-            yield f"column {self.key_column!r} is the key, but has no UNIQUE or PRIMARY KEY"
-
-    def _described(self, connection: sqlite3.Connection) -> list[_Found]:
-        rows = connection.execute(f"PRAGMA table_xinfo({quoted(self.name)})")
-        return [_Found(*row) for row in rows]
-
-    def _key_is_unique(self, connection: sqlite3.Connection, described: list[_Found]) -> bool:
-        key = self.key_column.lower()
-        if [column.name.lower() for column in described if column.pk] == [key]:
-            return True
-        indexes = connection.execute(f"PRAGMA index_list({quoted(self.name)})").fetchall()
-        for _, index, unique, _, partial in indexes:
-            members = connection.execute(f"PRAGMA index_info({quoted(index)})").fetchall()
-            if unique and not partial and [str(name).lower() for _, _, name in members] == [key]:
-                return True
-        return False
+    def select(self, rows: int) -> str:
+        """The statement that gives the rows of up to `rows` keys."""
+        statement = self._selects.get(rows)
+        if statement is None:
+            names = ", ".join(quoted(column.name) for column in self.columns)
+            statement = self._selects[rows] = (
+                f"SELECT {names} FROM main.{quoted(self.name)} "
+                f"WHERE {quoted(self.key_column)} IN ({', '.join('?' * rows)})"
+            )
+        return statement
 
 
-class _Found(NamedTuple):
-    """A column of an existing table, as SQLite describes it."""
-
-    cid: int
-    name: str
-    declared: str
-    notnull: int
-    default: Any
-    pk: int
-    hidden: int
-
-
-def _misfit(column: Column, there: _Found | None, check_type: bool) -> Iterator[str]:
-    if there is None:
-        null = "" if column.nullable else " NOT NULL"
-        yield f"it has no column {column.name!r} ({column.sql_type}{null})"
-        return
-    if there.hidden:
-        yield f"column {there.name!r} is generated or hidden"
-    if check_type and not _keeps(_affinity(there.declared), column.sql_type):
-        yield (
-            f"column {there.name!r} is {there.declared}, but {column.python_type} needs "
-            f"{column.sql_type}"
-        )
-    if there.notnull and column.nullable:
-        yield f"column {there.name!r} is NOT NULL, but the field may be None"
-
-
-def _affinity(declared: str) -> str:
-    """What SQLite makes of a declared type (its documentation, "Datatypes", 3.1)."""
-    declared = declared.upper()
-    if "INT" in declared:
-        return "INTEGER"
-    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
-        return "TEXT"
-    if not declared or "BLOB" in declared or declared == "ANY":
-        return "BLOB"
-    if any(word in declared for word in ("REAL", "FLOA", "DOUB")):
-        return "REAL"
-    return "NUMERIC"
-
-
-def _keeps(affinity: str, sql_type: SqlType) -> bool:
-    """Whether a column of this affinity gives a value back as it was stored."""
-    numeric = sql_type in ("INTEGER", "REAL")
-    return affinity in (sql_type, "BLOB") or (numeric and affinity == "NUMERIC")
-
-
-def _checked_key(key: object) -> str | int | bytes:
-    if isinstance(key, (str, int, bytes)):
-        return key
-    raise TypeError(f"key(data) must be a str, int or bytes, not {type(key).__name__}")
+def _checked_key(key: object, as_text: bool) -> str | int | bytes:
+    if isinstance(key, str):
+        return text("key(data)", key)
+    if isinstance(key, int):
+        number = whole("key(data)", key)
+        return str(number) if as_text else number
+    if isinstance(key, bytes):
+        return bytes(memoryview(key))
+    raise TypeError(f"key(data) must be a str, int or bytes, not {type_name(type(key))}")
 
 
 def quoted(name: str) -> str:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
+from tailrace._worker import Worker
+from tailrace.errors import Reject
 from tailrace.message import Message
+from tailrace.message.message import digest_of
 from tailrace.store._errors import StoreError
-from tailrace.store._worker import Worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,18 +29,28 @@ CLOSING_SECONDS: Final = 5.0
 """How long the end of a store waits for its connection to be closed; then it goes on closing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a batch: `refused` says, by place in the batch, which messages are not
+    stored and why (`Reject`: the sender's fault); all others are, `repeats` of them before.
+    """
+
+    repeats: int = 0
+    refused: Mapping[int, Exception] = field(default_factory=dict[int, Exception])
+
+
 class Target(Protocol[T]):
-    """Takes one batch after another, each as one transaction: all of it, or nothing.
+    """Takes one batch after another, each as one transaction.
 
     `open` comes first, once per actor, and `close` last; the calls of one actor never overlap,
-    those of several may. `write` returns how many of the rows were there already; what it raises
-    means that none was stored. `StoreError` ends the store, any other error is the batch's own.
+    those of several may. What `write` raises means that no row of the batch was stored.
+    `StoreError` ends the store, any other error is the batch's own.
     """
 
     async def open(self, element: Any) -> None:
         """Get ready for rows of type `element`; None if nobody knows it yet."""
 
-    def write(self, messages: Messages[T], /) -> Awaitable[int]:
+    def write(self, messages: Messages[T], /) -> Awaitable[Written]:
         """Store the rows of these messages, for good. Begins at once."""
         ...
 
@@ -51,7 +64,7 @@ class BlockingTarget(Protocol[T]):
     def open(self, element: Any) -> None:
         """As `Target.open`."""
 
-    def write(self, messages: Messages[T], /) -> int:
+    def write(self, messages: Messages[T], /) -> Written:
         """As `Target.write`."""
         ...
 
@@ -76,12 +89,15 @@ class InThread(Generic[T]):
         """As `Target.open`."""
         await self._begin(self._target.open, element)
 
-    def write(self, messages: Messages[T], /) -> Awaitable[int]:
+    def write(self, messages: Messages[T], /) -> Awaitable[Written]:
         """As `Target.write`."""
         return self._begin(self._target.write, messages)
 
     async def close(self) -> None:
         """As `Target.close`, but the thread is waited for only so long."""
+        if self._worker.left:
+            self._worker.shutdown(wait=False)
+            return
         loop = asyncio.get_running_loop()
         closing = loop.run_in_executor(self._worker, self._target.close)
         self._worker.shutdown(wait=False)
@@ -95,19 +111,37 @@ class InThread(Generic[T]):
 
 
 class _Fold(Generic[T]):
-    """The rows of a transaction, each key once if there are keys."""
+    """The rows of a transaction, each key once if there are keys.
+
+    Two rows of one key are one row if a client sent the same twice, or if they are equal; else
+    the later one is refused, as it will not be stored.
+    """
 
     def __init__(self, key: Callable[[T], Hashable] | None) -> None:
         self._key = key
 
-    def __call__(self, messages: Messages[T]) -> list[T]:
+    def __call__(self, messages: Messages[T]) -> tuple[list[T], Written]:
         key = self._key
         if key is None:
-            return [message.data for message in messages]
-        rows: dict[Hashable, T] = {}
-        for message in messages:
-            rows.setdefault(key(message.data), message.data)
-        return list(rows.values())
+            return [message.data for message in messages], Written()
+        first: dict[Hashable, Message[T]] = {}
+        refused: dict[int, Exception] = {}
+        for position, message in enumerate(messages):
+            try:  # what is called here may all be user code
+                other = first.setdefault(key(message.data), message)
+                if other is not message and not _same(other, message):
+                    raise Reject(
+                        "a row of the same key came before, with other data; it was not replaced"
+                    )
+            except Exception as error:
+                refused[position] = error
+        rows = [message.data for message in first.values()]
+        return rows, Written(len(messages) - len(rows) - len(refused), refused)
+
+
+def _same(one: Message[Any], other: Message[Any]) -> bool:
+    sent = digest_of(one)
+    return (sent is not None and sent == digest_of(other)) or bool(one.data == other.data)
 
 
 class AsyncFunction(Generic[T]):
@@ -127,11 +161,12 @@ class AsyncFunction(Generic[T]):
     async def open(self, element: Any) -> None:
         """Nothing to do."""
 
-    async def write(self, messages: Messages[T], /) -> int:
+    async def write(self, messages: Messages[T], /) -> Written:
         """As `Target.write`."""
-        rows = self._fold(messages)
-        await self._write(rows)
-        return len(messages) - len(rows)
+        rows, written = self._fold(messages)
+        if rows:
+            await self._write(rows)
+        return written
 
     async def close(self) -> None:
         """Nothing to do."""
@@ -152,9 +187,11 @@ class PlainFunction(Generic[T]):
     def open(self, element: Any) -> None:
         """Nothing to do."""
 
-    def write(self, messages: Messages[T], /) -> int:
+    def write(self, messages: Messages[T], /) -> Written:
         """As `Target.write`. StoreError if the function turns out to be asynchronous."""
-        rows = self._fold(messages)
+        rows, written = self._fold(messages)
+        if not rows:
+            return written
         result = cast("object", self._write(rows))
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
@@ -163,7 +200,7 @@ class PlainFunction(Generic[T]):
                 f"{name_of(self._write)} is a plain function, so it is called in a thread, but it "
                 f"returned an awaitable: define it with `async def` to have it awaited on the loop"
             )
-        return len(messages) - len(rows)
+        return written
 
     def close(self) -> None:
         """Nothing to do."""

@@ -1,245 +1,31 @@
 """store_sqlite: the store that needs nothing but Python.
 
-All of SQLite happens in one thread, which owns the connection. The database is in WAL mode, so
-readers never wait; ``synchronous=FULL`` makes every transaction reach the disk before it is acked.
-
-Which errors are an *outage* and which are *poison* is decided by SQLite's own result codes. What
-says something about the database (locked, full, read-only, cannot be read or written, corrupt) is
-an outage: the same rows may well be stored in a while. Whatever else goes wrong (a constraint, a
-value of the wrong type, a number of more than 64 bits, a text that is no Unicode) is about a row,
-and so poison.
+All of SQLite happens in one thread, which owns the connection (`SqliteTarget`). The database is in
+WAL mode, so readers never wait; ``synchronous=FULL`` makes every transaction reach the disk before
+it is acked.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import sqlite3
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar, cast, get_args, overload
+from typing import Any, Final, TypeVar, cast, get_args, overload
 
 from tailrace.retry import Retry
-from tailrace.store._columns import Value, layout_of
-from tailrace.store._errors import StoreError
+from tailrace.store._columns import layout_of
+from tailrace.store._sqlite import Durability, SqliteTarget, is_outage
 from tailrace.store._store import Store, check_retry
 from tailrace.store._table import Key, Table
-from tailrace.store._target import InThread, Messages, Target
+from tailrace.store._target import InThread, Target
 
 __all__ = ["Durability", "store_sqlite"]
 
 T = TypeVar("T")
 
-Durability = Literal["full", "normal"]
-
-_log = logging.getLogger("tailrace")
-
 BUSY_SECONDS: Final = 1.0
 """How long SQLite itself waits for another writer before that counts as an outage."""
-
-ROWS_PER_STATEMENT: Final = 1024
-
-_LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
-_OUTAGES: Final = _LOCKED | {
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_INTERRUPT,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_SCHEMA,
-}
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether `error` is about the database, and not about a row."""
-    return isinstance(error, OSError) or _code(error) in _OUTAGES
-
-
-def _code(error: BaseException) -> int | None:
-    """SQLite's primary result code, where `error` has one."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(error, sqlite3.Error) and isinstance(code, int) else None
-
-
-class SqliteTarget(Generic[T]):
-    """One table of one database, as the writer's thread sees it. No other thread may call it."""
-
-    def __init__(
-        self,
-        path: str,
-        make_table: Callable[[Any], Table[T]],
-        table: Table[T] | None,
-        *,
-        durability: Durability,
-        busy_timeout: float,
-    ) -> None:
-        self._path = path
-        self._make_table = make_table
-        self._table = table
-        self._durability = durability
-        self._busy_timeout = busy_timeout
-        self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None  # which file the connection is to
-        self._rows_per_statement = ROWS_PER_STATEMENT
-        self._fits = False
-
-    def __repr__(self) -> str:
-        state = "closed" if self._connection is None else "open"
-        return f"<SqliteTarget {self._path!r}, {state}>"
-
-    # What InThread calls.
-
-    def open(self, element: Any) -> None:
-        """Connect, and if the type is known make the table, or see that it fits.
-
-        StoreError if that is impossible; sqlite3.OperationalError if it is locked just now.
-        """
-        if self._table is None and element is not None:
-            try:
-                self._table = self._make_table(element)
-            except TypeError as error:
-                raise StoreError(str(error)) from error
-        if self._connection is not None:
-            return
-        try:
-            self._connect()
-        except sqlite3.Error as error:
-            if _code(error) in _LOCKED:
-                raise
-            raise StoreError(self._cannot_open(error)) from error
-
-    def write(self, messages: Messages[T], /) -> int:
-        """Store all rows in one transaction; returns how many there were already."""
-        table = self._table
-        if table is None:  # nobody said what the rows are: the first one shows it
-            table = self._table = self._make_table(type(messages[0].data))
-            self._fits = False
-        flat = table.parameters(messages)
-        return len(messages) - self._insert(self._connected(), table, flat)
-
-    def close(self) -> None:
-        """Close the connection; SQLite moves what is in the WAL into the database, if alone."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    # Connecting.
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=32
-        )
-        try:
-            self._configure(connection)
-            if self._table is not None:
-                self._prepare_table(connection, self._table)
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-        self._file = _identity(self._path)
-        return connection
-
-    def _configure(self, connection: sqlite3.Connection) -> None:
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise StoreError(
-                f"database {self._path!r} cannot be in WAL mode, it stays in {mode!r}; "
-                f"is it on a network file system?"
-            )
-        connection.execute(f"PRAGMA synchronous = {self._durability.upper()}")
-        if self._durability == "full":  # macOS: past the cache of the drive
-            connection.execute("PRAGMA fullfsync = ON")
-            connection.execute("PRAGMA checkpoint_fullfsync = ON")
-        # A write that changes nothing: to hear now, and not with the first row, if it is read-only.
-        with _transaction(connection):
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            connection.execute(f"PRAGMA user_version = {version}")
-
-    def _prepare_table(self, connection: sqlite3.Connection, table: Table[T]) -> None:
-        with _transaction(connection):
-            connection.execute(table.create())
-            misfits = list(table.misfits(connection))
-        if misfits:
-            raise StoreError(
-                f"table {table.name!r} of database {self._path!r} does not fit {table.row_type}: "
-                + "; ".join(misfits)
-            )
-        variables = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
-        most = max(1, variables // len(table.columns))
-        self._rows_per_statement = min(ROWS_PER_STATEMENT, 1 << most.bit_length() - 1)
-        self._fits = True
-
-    def _cannot_open(self, error: sqlite3.Error) -> str:
-        path = Path(self._path)
-        why = str(error)
-        if path.is_dir():
-            why = "it is a folder"
-        elif not path.parent.is_dir():
-            why = f"there is no folder {str(path.parent)!r}"
-        return f"cannot use database {self._path!r}: {why}"
-
-    def _connected(self) -> sqlite3.Connection:
-        """The connection, made anew if the file is not the one that it was made to."""
-        connection = self._connection
-        if connection is not None and _identity(self._path) != self._file:
-            # SQLite would go on writing to a file without a name, and every ack would be a lie.
-            _log.warning("database %r was removed or replaced; opening it anew", self._path)
-            self.close()
-            connection = None
-        if connection is None:
-            connection = self._connect()
-        elif not self._fits and self._table is not None:
-            self._prepare_table(connection, self._table)
-        return connection
-
-    # Inserting.
-
-    def _insert(self, connection: sqlite3.Connection, table: Table[T], flat: list[Value]) -> int:
-        """Returns how many rows were new."""
-        most = self._rows_per_statement * len(table.columns)
-        if len(flat) <= most:
-            return _insert_one(connection, table, flat)
-        with _transaction(connection):
-            return sum(
-                _insert_one(connection, table, flat[start : start + most])
-                for start in range(0, len(flat), most)
-            )
-
-
-def _insert_one(connection: sqlite3.Connection, table: Table[Any], flat: list[Value]) -> int:
-    width = len(table.columns)
-    rows = len(flat) // width
-    room = 1 << (rows - 1).bit_length()  # the next power of two
-    flat += [None] * ((room - rows) * width)
-    return connection.execute(table.insert(room), flat).rowcount
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Generator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = Path(path).stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 @overload
@@ -286,11 +72,15 @@ def store_sqlite(
     the channel's element type, or else that of the first message: one column `data` for a str,
     number, bytes, date, …; one for each field of a dataclass, TypedDict, NamedTuple or msgspec
     Struct; JSON text for what is nested. A table that exists must fit, or `StoreError` says which
-    column does not.
+    column does not, also when it is altered later.
 
-    A message whose id is in the table already is acked and not stored again. The column
-    `id_column` is for that; with a function as `key` it holds ``key(data)`` instead of the
-    message's id, and with the name of a field as `key` that field is the primary key.
+    A message whose id is in the table already is acked and not stored again if it is the same: if
+    its client sent the same under its ``Idempotency-Key``, else if all columns are equal. If it is
+    not, it is rejected. The column `id_column` is for the id; with a function as `key` it holds
+    ``key(data)`` instead, and with the name of a field as `key` that field is the primary key.
+
+    A value that SQLite cannot hold, and a row that the table does not take or keep as it is,
+    rejects its message. A database that is moved, replaced or altered meanwhile is noticed.
 
     `durability` "full" acks what is on the disk. "normal" acks what the operating system has:
     several times as fast with few senders, and safe when the program is killed, but a power

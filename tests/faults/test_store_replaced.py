@@ -1,0 +1,277 @@
+"""Somebody handles the database while the store runs: moves it, restores a backup, alters tables.
+
+What was acked is in the file or the table that it was acked into, wherever that is now; what is
+acked afterwards is in the one that has the name; and neither is damaged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from tailrace import Channel, Message
+from tailrace.retry import Retry
+from tailrace.store import Store, StoreError, store_sqlite
+from tailrace.store.sqlite import SqliteTarget
+
+T = TypeVar("T")
+
+SOON = Retry(None, backoff=0.002, cap=0.002)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@contextmanager
+def database(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as connection:
+        yield connection
+
+
+def rows(path: Path, table: str = "events") -> list[Any]:
+    with database(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [row for (row,) in connection.execute(f"SELECT data FROM {table} ORDER BY rowid")]
+
+
+def backup(path: Path, count: int = 200) -> list[str]:
+    """Another database with a table of its own, of a size that a foreign WAL would ruin."""
+    data = [f"backup {n} " + "x" * 300 for n in range(count)]
+    with database(path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE events (id TEXT PRIMARY KEY NOT NULL, data TEXT NOT NULL)")
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO events VALUES (?, ?)", enumerate(data))
+        connection.execute("COMMIT")
+    return data
+
+
+@asynccontextmanager
+async def running(actor: Store[Any]) -> AsyncIterator[Channel[Message[Any]]]:
+    """The store's inbox, for the length of the block; then the store drains."""
+    channel = Channel[Message[Any]](math.inf, name="to_store")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(actor(channel))
+        try:
+            yield channel
+        except BaseException:
+            task.cancel()
+            raise
+        channel.close()
+
+
+async def put(channel: Channel[Message[Any]], *data: Any) -> list[str]:
+    sent = [Message(each) for each in data]
+    await channel.send_many(sent)
+    return [(await message.settled(10)).status for message in sent]
+
+
+MANY = [f"row {n} " + "z" * 500 for n in range(400)]
+
+
+def moved(path: Path) -> Path:
+    return path.rename(path.with_name("archive.db"))
+
+
+async def test_a_moved_database_has_all_that_was_acked_before(path: Path) -> None:
+    async with running(store_sqlite(path, retry=SOON)) as channel:
+        assert set(await put(channel, *MANY)) == {"stored"}
+        moved(path)
+        assert await put(channel, "after") == ["stored"]
+        assert rows(path.with_name("archive.db")) == MANY
+    assert rows(path) == ["after"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["archive.db", "events.db"]
+
+
+async def test_a_database_that_is_moved_before_the_end_has_all_too(path: Path) -> None:
+    async with running(store_sqlite(path, retry=SOON)) as channel:
+        assert set(await put(channel, *MANY)) == {"stored"}
+        moved(path)
+    assert rows(path.with_name("archive.db")) == MANY
+    assert [file.name for file in path.parent.iterdir()] == ["archive.db"]
+
+
+@pytest.mark.parametrize("count", [1, 200, 3000])
+async def test_a_restored_backup_is_intact_and_gets_the_new_rows(path: Path, count: int) -> None:
+    restored = backup(path.with_name("backup.db"), count)
+    async with running(store_sqlite(path, retry=SOON)) as channel:
+        assert set(await put(channel, *MANY)) == {"stored"}
+        path.with_name("backup.db").replace(path)
+        assert await put(channel, "after", "more") == ["stored"] * 2
+    assert rows(path) == [*restored, "after", "more"]
+
+
+async def test_a_link_that_is_pointed_elsewhere_is_followed(path: Path) -> None:
+    one, two = path.with_name("one.db"), path.with_name("two.db")
+    restored = backup(two)
+    path.symlink_to(one)
+    async with running(store_sqlite(path, retry=SOON)) as channel:
+        assert set(await put(channel, *MANY)) == {"stored"}
+        path.unlink()
+        path.symlink_to(two)
+        assert await put(channel, "after") == ["stored"]
+    assert rows(one) == MANY
+    assert rows(two) == [*restored, "after"]
+
+
+@pytest.mark.parametrize("suffixes", [["-wal"], ["-shm"], ["-wal", "-shm"]])
+async def test_when_files_beside_it_are_removed_the_database_has_all_the_same(
+    path: Path, suffixes: list[str]
+) -> None:
+    async with running(store_sqlite(path, retry=SOON)) as channel:
+        assert set(await put(channel, *MANY)) == {"stored"}
+        for suffix in suffixes:
+            path.with_name(path.name + suffix).unlink()
+        assert await put(channel, "after") == ["stored"]
+        # As if the process were killed now: what is in files without names is gone.
+        copy = path.with_name("copy.db")
+        for suffix in ("", "-wal"):
+            source = path.with_name(path.name + suffix)
+            if source.exists():
+                copy.with_name(copy.name + suffix).write_bytes(source.read_bytes())
+        assert rows(copy) == [*MANY, "after"]
+    assert rows(path) == [*MANY, "after"]
+
+
+async def test_a_file_that_is_replaced_during_a_transaction_is_not_where_the_acks_are(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored = backup(path.with_name("backup.db"))
+    replace: list[Callable[[], object]] = []
+
+    class Replacing(SqliteTarget[T]):
+        def _store(self, *args: Any) -> Any:
+            written = super()._store(*args)
+            if replace:
+                replace.pop()()
+            return written
+
+    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", Replacing)
+    async with running(store_sqlite(path, retry=SOON)) as channel:
+        assert await put(channel, "before") == ["stored"]
+        replace.append(lambda: path.with_name("backup.db").replace(path))
+        assert await put(channel, "during") == ["stored"]
+    assert rows(path) == [*restored, "during"]
+
+
+async def test_rows_that_cannot_be_saved_for_a_reader_are_waited_for(path: Path) -> None:
+    actor = store_sqlite(path, retry=SOON, busy_timeout=0)
+    async with running(actor) as channel:
+        assert set(await put(channel, *MANY[:200])) == {"stored"}
+        with database(path) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM events").fetchone()
+            assert set(await put(channel, *MANY[200:])) == {"stored"}
+            moved(path)
+            message = Message("after")
+            await channel.send(message)
+            until = actor.statistics().retries + 3
+            while actor.statistics().retries < until:
+                await asyncio.sleep(0.001)
+            assert message.outcome is None
+            reader.execute("ROLLBACK")
+        assert (await message.settled(10)).ok
+    assert rows(path.with_name("archive.db")) == MANY
+    assert rows(path) == ["after"]
+
+
+async def test_rows_that_cannot_be_saved_before_the_end_are_kept_beside(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = path.with_name("archive.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        async with running(store_sqlite(path, retry=SOON, busy_timeout=0)) as channel:
+            assert set(await put(channel, "early")) == {"stored"}
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM events").fetchone()
+            assert set(await put(channel, *MANY)) == {"stored"}
+            moved(path)
+        reader.execute("ROLLBACK")
+        (kept,) = path.parent.glob("*-saved-*")
+        assert str(kept) in caplog.text
+        assert not path.with_name(path.name + "-wal").exists()
+    kept.rename(f"{archive}-wal")
+    assert rows(archive) == ["early", *MANY]
+
+
+# The schema.
+
+
+@pytest.mark.parametrize("change", ["DROP TABLE events", "ALTER TABLE events RENAME TO older"])
+async def test_a_table_that_is_gone_is_made_anew(path: Path, change: str) -> None:
+    async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
+        assert await put(channel, "a") == ["stored"]
+        with database(path) as other:
+            other.execute(change)
+        assert await put(channel, "b", "c") == ["stored"] * 2
+        assert await put(channel, "d") == ["stored"]
+    assert rows(path) == ["b", "c", "d"]
+    if "older" in change:
+        assert rows(path, "older") == ["a"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE events ADD COLUMN x INTEGER",
+        "ALTER TABLE events ADD COLUMN x INTEGER NOT NULL DEFAULT 1",
+        "CREATE TABLE others (x)",
+        "CREATE INDEX by_data ON events (data)",
+        "DROP TABLE events; CREATE TABLE events (x, data VARCHAR(9), id CHAR(32) UNIQUE NOT NULL)",
+    ],
+)
+async def test_a_change_that_keeps_the_rows_is_no_trouble(path: Path, change: str) -> None:
+    async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
+        await put(channel, "007")
+        with database(path) as other:
+            other.executescript(change)
+        assert await put(channel, "008", "009") == ["stored"] * 2
+    assert rows(path)[-2:] == ["008", "009"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("ALTER TABLE events DROP COLUMN data", "no column 'data'"),
+        ("ALTER TABLE events RENAME COLUMN data TO d", "no column 'data'"),
+        ("DROP TABLE events; CREATE TABLE events (id TEXT, data TEXT)", "no UNIQUE"),
+        ("DROP TABLE events; CREATE TABLE events (id TEXT UNIQUE, data INT)", "data' is INT"),
+        ("DROP TABLE events; CREATE VIEW events AS SELECT 1 AS id, 2 AS data", "it is a view"),
+        (
+            "CREATE TRIGGER t AFTER INSERT ON events BEGIN INSERT INTO nowhere VALUES (1); END",
+            "nothing can be inserted",
+        ),
+    ],
+)
+async def test_a_change_that_does_not_keep_the_rows_ends_the_store_before_it_acks(
+    path: Path, change: str, says: str
+) -> None:
+    channel = Channel[Message[str]](math.inf)
+    task = asyncio.create_task(store_sqlite(path, type=str, retry=SOON)(channel))
+    assert await put(channel, "007") == ["stored"]
+    with database(path) as other:
+        other.executescript(change)
+    assert await put(channel, "008", "009") == ["failed"] * 2
+    with pytest.raises(StoreError, match=says):
+        await task
+
+
+async def test_a_trigger_that_comes_later_does_not_swallow_what_is_acked(path: Path) -> None:
+    async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
+        assert await put(channel, "a") == ["stored"]
+        with database(path) as other:
+            other.execute(
+                "CREATE TRIGGER t BEFORE INSERT ON events WHEN new.data LIKE 'bad%' "
+                "BEGIN SELECT raise(IGNORE); END"
+            )
+        assert await put(channel, "b", "bad", "c") == ["stored", "rejected", "stored"]
+    assert rows(path) == ["a", "b", "c"]
