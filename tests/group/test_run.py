@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tailrace import Channel, Group, collect, emit, run
+from tailrace import Channel, Group, Receiver, Sender, collect, emit, run
 
 PROGRAM = """
 import asyncio, logging, sys, threading
@@ -316,3 +319,28 @@ def test_run_a_thread_that_wakes_after_the_loop_has_gone_says_nothing() -> None:
     """)
     assert (code, errors) == (124, [])
     assert printed[-1] == "CancelledError"
+
+
+def test_run_leaves_no_loop_to_the_collector() -> None:
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def produce(out: Sender[int]) -> None:
+        await out.send(1)
+
+    async def consume(inbox: Receiver[int]) -> None:
+        async for _ in inbox:
+            loops.append(weakref.ref(asyncio.get_running_loop()))
+
+    def main(go: Group) -> None:
+        channel = Channel[int](1)
+        go(produce, channel)
+        go(consume, channel)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main)
+        (loop,) = loops
+        assert loop() is None
+    finally:
+        gc.enable()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 # By task: the cancellation that was put off to the next turn, and how many before it were heard.
 _put_off: WeakKeyDictionary[asyncio.Task[Any], tuple[asyncio.Handle, int]] = WeakKeyDictionary()
@@ -35,7 +35,12 @@ def rearmed(interrupt: BaseException, requests: int) -> bool:
         handle.cancel()
         settled = min(settled, heard)
 
+    weak = ref(task)  # `_put_off` has this function, and must not keep the task of a closed loop
+
     def reissue() -> None:
+        task = weak()
+        if task is None:
+            return
         _put_off.pop(task, None)
         if not task.done() and task.cancelling() > settled:
             # One that was asked for since then is to arrive as what it is: anyio knows its own by

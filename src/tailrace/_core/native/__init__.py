@@ -123,6 +123,7 @@ bind(
         "wake_after": sleeping.wake_after,
         "schedulers": tasks.schedulers,
         "parts_of": tasks.parts_of,
+        "Task": asyncio.Task,
         "random_bits": lambda: random.SystemRandom().getrandbits(64),
         "monotonic": time.monotonic,
         "note_tasks": tasks.note_tasks,

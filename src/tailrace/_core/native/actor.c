@@ -29,7 +29,7 @@ static int tell_end(Actor *self) {
     int failed = 0;
     self->on_end = NULL;
     if (on_end != NULL)
-        failed = have_called(self->scheduler, self->scheduler->call_soon, on_end, (PyObject *)self);
+        failed = have_called(self->scheduler, self->scheduler->state->str_call_soon, on_end, (PyObject *)self);
     Py_XDECREF(on_end);
     return failed;
 }
@@ -110,7 +110,7 @@ static int step_soon(Actor *self) {
     PyObject *step = PyCFunction_New(&step_method, (PyObject *)self);
     if (step == NULL)
         return -1;
-    int failed = have_called(self->scheduler, self->scheduler->call_soon, step, NULL);
+    int failed = have_called(self->scheduler, self->scheduler->state->str_call_soon, step, NULL);
     Py_DECREF(step);
     return failed;
 }
@@ -321,7 +321,13 @@ static int actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, P
     self->log_destroy_pending = true;
     PyAsyncMethods *methods = Py_TYPE(coroutine)->tp_as_async;
     self->send_value = methods != NULL ? methods->am_send : NULL;
-    return state->Future->tp_init((PyObject *)self, state->empty_tuple, scheduler->future_arguments);
+    if (scheduler->loop == NULL || /* was freed while this let go of what it was */
+        PyDict_SetItem(state->future_arguments, state->str_loop, scheduler->loop) < 0)
+        return -1;
+    int failed = state->Future->tp_init((PyObject *)self, state->empty_tuple, state->future_arguments);
+    if (PyDict_SetItem(state->future_arguments, state->str_loop, Py_None) < 0)
+        return -1;
+    return failed;
 }
 
 /* spawn(coroutines, name, first, ended): an actor for each, as keys of a dict. */

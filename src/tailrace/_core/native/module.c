@@ -44,6 +44,7 @@ static bool take_constants(State *state) {
         return false;
     NAMES(INTERN)
     state->empty_tuple = PyTuple_New(0);
+    state->future_arguments = PyDict_New();
     state->msg_names = PyTuple_Pack(1, state->str_msg);
     state->context_names = PyTuple_Pack(1, state->str_context);
     state->no_result = PyCFunction_New(&no_result, NULL);
@@ -80,6 +81,7 @@ static int module_exec(PyObject *module) {
     bool good = take_constants(state) && take_future(state) &&
                 add_type(module, &state->Sleeper, &sleeper_spec, NULL) &&
                 add_type(module, &state->Scheduler, &scheduler_spec, NULL) &&
+                add_type(module, &state->Turn, &turn_spec, NULL) &&
                 add_type(module, &state->Channel, &channel_spec, NULL) &&
                 add_type(module, &state->Operation, &operation_spec, state->Sleeper) &&
                 add_type(module, &state->Select, &select_spec, state->Sleeper) &&

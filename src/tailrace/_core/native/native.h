@@ -57,6 +57,7 @@
 
 typedef struct State State;
 typedef struct Scheduler Scheduler;
+typedef struct Turn Turn;
 typedef struct Sleeper Sleeper;
 typedef struct Operation Operation;
 typedef struct Select Select;
@@ -139,14 +140,16 @@ struct Channel {
     PyObject *cause, *ends, *origin, *capacity, *name, *weakrefs;
 };
 
+/* Nothing here keeps the loop alive: a closed loop is freed with its last user, as with asyncio's own
+ * tasks. `State.schedulers` keeps the scheduler as long as the loop lives. */
 struct Scheduler {
     PyObject_HEAD
     State *state;
-    /* Of its loop, as `tasks.parts_of` gives them. */
-    PyObject *loop, *call_soon, *call_soon_threadsafe, *is_closed, *time, *future_arguments, *context;
-    PyObject *run, *get_loop; /* bound methods of its own; the second is what its sleepers have */
-    PyObject *on_quiet;       /* called, once, when nobody is ready any more; mostly NULL */
-    PyObject *weakrefs;
+    PyObject *loop;         /* borrowed; NULL once the loop was freed: see `take_loop` */
+    PyObject *alive;        /* weak reference to the loop, whose callback clears `loop` */
+    PyObject *clock;        /* which `loop.time` reads; NULL: it is asked itself */
+    PyObject *context;      /* in which the loop calls back: an empty one */
+    PyObject *on_quiet;     /* called, once, when nobody is ready any more; mostly NULL */
     Ring ready;             /* actors and other parties to be resumed, each a reference */
     PyThreadState *thread;  /* which is in a step of this scheduler's */
     PyObject *current;      /* borrowed: the actor that is the loop's current task */
@@ -160,6 +163,15 @@ struct Scheduler {
     bool turning;           /* `run` is running */
     bool again;             /* and on its way once more: see `scheduler_keep_order` */
     bool timeless;          /* a virtual clock: only the count bounds a turn */
+};
+
+/* What the loop calls for one turn. Until then it owns the ready, so that a loop that is closed before
+ * lets go of them when it drops the call. */
+struct Turn {
+    PyObject_HEAD
+    Scheduler *scheduler;
+    PyObject *blocker; /* in debug mode: the task whose step took too long, as `__self__` */
+    bool begun;
 };
 
 /* The size of asyncio's own Future, whose fields come first in an actor; checked at import. */
@@ -195,25 +207,28 @@ struct Actor {
 #define PARTS(X)                                                                                    \
     X(Closed) X(WouldBlock) X(CancelledError) X(rearmed) X(warn_unused) X(warn_lost)                \
     X(refuse_again) X(refuse_case) X(refuse_waiting) X(wait_for) X(select_options)                  \
-    X(select_nowait_options) X(wake_after) X(schedulers) X(parts_of) X(random_bits) X(monotonic)    \
+    X(select_nowait_options) X(wake_after) X(schedulers) X(parts_of) X(Task) X(random_bits) X(monotonic)    \
     X(note_tasks) X(current_tasks) X(swap_current_task) X(discard_awaited_by) X(get_running_loop)   \
     X(future_cancel) X(future_set_result) X(future_set_exception)
 
 /* Names of attributes, kept as strings. */
 #define NAMES(X)                                                                                    \
     X(result) X(cancel) X(throw) X(release) X(_ready) X(_watch) X(_withdraw) X(_finish)             \
-    X(overflow) X(__discarded__) X(get) X(msg) X(context)
+    X(overflow) X(__discarded__) X(msg) X(context) X(loop) X(call_soon) X(call_soon_threadsafe)         \
+    X(is_closed) X(get_debug) X(time)
 
 #define DECLARE(name) PyObject *name;
 #define DECLARE_NAME(name) PyObject *str_##name;
 
 struct State {
     /* References, all that there are, down to `stop_iteration`. */
-    PyTypeObject *Channel, *Sleeper, *Operation, *SendMany, *RecvMany, *Select, *Scheduler, *Actor;
+    PyTypeObject *Channel, *Sleeper, *Operation, *SendMany, *RecvMany, *Select, *Scheduler, *Turn,
+        *Actor;
     PyTypeObject *Future; /* asyncio's */
     PARTS(DECLARE)
     NAMES(DECLARE_NAME)
     PyObject *empty_tuple, *msg_names, *context_names;
+    PyObject *future_arguments; /* dict: what a Future is made with; its loop is put in each time */
     PyObject *no_result;      /* what a sleeper that happened has as its `result` */
     PyObject *stop_iteration; /* reused, see `hand_out` */
     Py_ssize_t budget;
@@ -344,7 +359,9 @@ static inline bool budget_is_spent(State *state) {
 
 static PyObject *running_loop(State *state);
 static bool is_reachable(Scheduler *scheduler);
+static PyObject *take_loop(Scheduler *scheduler);
 static Scheduler *scheduler_here(State *state);
+static PyObject *turn_make(Scheduler *scheduler);
 static double scheduler_now(Scheduler *scheduler);
 static ALWAYS_INLINE void scheduler_push(Scheduler *scheduler, PyObject *item);
 static void scheduler_push_yielded(Scheduler *scheduler, PyObject *item);

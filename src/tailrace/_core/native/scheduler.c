@@ -27,53 +27,85 @@ static PyObject *running_loop(State *state) {
     return Py_IsNone(loop) ? NULL : loop;
 }
 
+/* The scheduler's loop: a reference, or NULL, without an error, once it was freed. */
+static PyObject *take_loop(Scheduler *self) {
+    PyObject *loop = NULL;
+    if (self->alive == NULL)
+        return NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyWeakref_GetRef(self->alive, &loop) < 0)
+        PyErr_Clear();
+#else
+    loop = PyWeakref_GetObject(self->alive);
+    loop = Py_IsNone(loop) ? NULL : Py_NewRef(loop);
+#endif
+    return loop;
+}
+
 /* Whether the loop can still resume anybody: not once it was closed. */
 static bool is_reachable(Scheduler *scheduler) {
-    int closed = truth(PyObject_CallNoArgs(scheduler->is_closed));
+    PyObject *loop = take_loop(scheduler);
+    if (loop == NULL)
+        return false;
+    int closed = truth(PyObject_CallMethodNoArgs(loop, scheduler->state->str_is_closed));
     if (closed < 0) /* a signal handler's exception, say: it does not mean that it is closed */
-        PyErr_WriteUnraisable(scheduler->is_closed);
+        PyErr_WriteUnraisable(loop);
+    Py_DECREF(loop);
     return closed <= 0;
 }
+
+/* The loop was freed, and so is its scheduler, unless somebody is still parked for that loop. */
+static PyObject *scheduler_forget(Scheduler *self, PyObject *weak) {
+    State *state = self->state;
+    PyObject *key = self->loop != NULL ? PyLong_FromVoidPtr(self->loop) : NULL;
+    self->loop = NULL;
+    if (state->latest == self)
+        state->latest = NULL;
+    Py_CLEAR(self->alive); /* which refers to this callback */
+    if (key == NULL || state->schedulers == NULL || PyDict_DelItem(state->schedulers, key) < 0)
+        PyErr_Clear(); /* the module is being unloaded */
+    Py_XDECREF(key);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef forget_method = {"forget", ONE(scheduler_forget), NULL};
 
 static Scheduler *scheduler_make(State *state, PyObject *loop) {
     Scheduler *self = (Scheduler *)state->Scheduler->tp_alloc(state->Scheduler, 0);
     if (self == NULL)
         return NULL;
     self->state = state;
-    PyObject *parts = PyObject_CallOneArg(state->parts_of, loop);
-    if (parts == NULL) {
-        Py_DECREF(self);
-        return NULL;
-    }
-    int timeless = 0;
-    bool good = PyArg_ParseTuple(parts, "OOOOOOOp", &self->loop, &self->call_soon,
-                                 &self->call_soon_threadsafe, &self->is_closed, &self->time,
-                                 &self->future_arguments, &self->context, &timeless);
-    for (PyObject **part = &self->loop; part <= &self->context; part++)
-        Py_XINCREF(*part);
-    Py_DECREF(parts);
-    self->timeless = timeless;
     self->stride = 1;
     self->now = -1.0;
-    self->run = good ? PyObject_GetAttrString((PyObject *)self, "run") : NULL;
-    self->get_loop = self->run != NULL ? PyObject_GetAttrString((PyObject *)self, "get_loop") : NULL;
-    if (self->get_loop == NULL)
+    int timeless = 0;
+    PyObject *parts = PyObject_CallOneArg(state->parts_of, loop);
+    PyObject *forget = PyCFunction_New(&forget_method, (PyObject *)self);
+    if (parts != NULL && forget != NULL &&
+        PyArg_ParseTuple(parts, "OOp", &self->clock, &self->context, &timeless)) {
+        Py_INCREF(self->context);
+        self->clock = Py_IsNone(self->clock) ? NULL : Py_NewRef(self->clock);
+        self->timeless = timeless;
+        self->alive = PyWeakref_NewRef(loop, forget);
+        self->loop = loop;
+    }
+    Py_XDECREF(parts);
+    Py_XDECREF(forget);
+    if (self->alive == NULL)
         Py_CLEAR(self);
     return self;
 }
 
-/* The scheduler that belongs to `loop`: a reference. It lives as long as an actor or a parked task
- * needs it, or its turn is on its way, so that a closed loop is forgotten with all it had: those
- * that live are known, by the address of their loop, to a WeakValueDictionary. */
+/* The scheduler that belongs to `loop`: a reference. They are known by the address of their loop,
+ * for as long as that lives. */
 static Scheduler *scheduler_of(State *state, PyObject *loop) {
     if (state->latest != NULL && state->latest->loop == loop)
         return (Scheduler *)Py_NewRef(state->latest);
-    PyObject *key = PyLong_FromVoidPtr(loop), *known = NULL;
-    if (key != NULL)
-        known = PyObject_CallMethodOneArg(state->schedulers, state->str_get, key);
-    if (known != NULL && Py_IsNone(known)) {
-        Py_SETREF(known, (PyObject *)scheduler_make(state, loop));
-        if (known != NULL && PyObject_SetItem(state->schedulers, key, known) < 0)
+    PyObject *key = PyLong_FromVoidPtr(loop);
+    PyObject *known = key != NULL ? PyDict_GetItemWithError(state->schedulers, key) : NULL;
+    Py_XINCREF(known);
+    if (known == NULL && !PyErr_Occurred()) {
+        known = (PyObject *)scheduler_make(state, loop);
+        if (known != NULL && PyDict_SetItem(state->schedulers, key, known) < 0)
             Py_CLEAR(known);
     }
     Py_XDECREF(key);
@@ -94,8 +126,8 @@ static Scheduler *scheduler_here(State *state) {
 
 /* --- time -------------------------------------------------------------------------------------- */
 
-static double read_clock(PyObject *clock) {
-    PyObject *now = PyObject_CallNoArgs(clock);
+/* The seconds that were answered, whose reference is taken. */
+static double seconds_of(PyObject *now) {
     double seconds = now != NULL ? PyFloat_AsDouble(now) : 0.0;
     Py_XDECREF(now);
     PyErr_Clear();
@@ -106,8 +138,11 @@ static double read_clock(PyObject *clock) {
 static double scheduler_now(Scheduler *self) {
     if (self->now >= 0.0)
         return self->now;
-    double now = read_clock(self->time);
-    if (active_here(self->state) == self)
+    State *state = self->state;
+    double now = seconds_of(self->clock != NULL  ? PyObject_CallNoArgs(self->clock)
+                            : self->loop != NULL ? PyObject_CallMethodNoArgs(self->loop, state->str_time)
+                                                 : NULL);
+    if (active_here(state) == self)
         self->now = now;
     return now;
 }
@@ -121,24 +156,36 @@ static inline void scheduler_enter(Scheduler *self) {
 
 /* --- resuming ---------------------------------------------------------------------------------- */
 
-/* Have the loop call `callback` in its next turn, with `argument` unless that is NULL: by `call`, one
- * of its two methods for that. */
-static int have_called(Scheduler *self, PyObject *call, PyObject *callback, PyObject *argument) {
-    PyObject *given[] = {callback, argument != NULL ? argument : self->context, self->context};
-    size_t count = argument != NULL ? 2 : 1;
-    return answered(PyObject_Vectorcall(call, given, count, self->state->context_names)) ? 0 : -1;
+/* Have the loop call `callback` in its next turn, with `argument` unless that is NULL: by `method`,
+ * the name of one of the loop's two for that. */
+static int have_called(Scheduler *self, PyObject *method, PyObject *callback, PyObject *argument) {
+    PyObject *loop = take_loop(self);
+    PyObject *given[] = {loop, callback, argument != NULL ? argument : self->context, self->context};
+    if (loop == NULL) { /* freed, hence closed */
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+        return -1;
+    }
+    size_t count = argument != NULL ? 3 : 2;
+    PyObject *names = self->state->context_names;
+    int failed = answered(PyObject_VectorcallMethod(method, given, count, names)) ? 0 : -1;
+    Py_DECREF(loop);
+    return failed;
 }
 
-/* Have `run` called: soon if we are on the loop's own thread, else by waking it. */
+/* Have a turn called: soon if we are on the loop's own thread, else by waking it. */
 static void schedule(Scheduler *self) {
-    bool here = running_loop(self->state) == self->loop;
-    self->scheduled = true;
-    if (have_called(self, here ? self->call_soon : self->call_soon_threadsafe, self->run, NULL) == 0)
-        return;
-    self->scheduled = false; /* closed since the claim: its tasks give back when they are torn down */
-    if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
-        PyErr_WriteUnraisable(self->loop);
-    PyErr_Clear();
+    State *state = self->state;
+    bool here = self->loop != NULL && running_loop(state) == self->loop;
+    PyObject *turn = turn_make(self);
+    self->scheduled = turn != NULL;
+    if (turn == NULL ||
+        have_called(self, here ? state->str_call_soon : state->str_call_soon_threadsafe, turn, NULL) < 0) {
+        self->scheduled = false; /* closed since the claim: its tasks give back when torn down */
+        if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
+            PyErr_WriteUnraisable((PyObject *)self);
+        PyErr_Clear();
+    }
+    Py_XDECREF(turn); /* which the loop has now; if not, it lets go of the ready */
 }
 
 /* Have `item`, an actor or a sleeper (whose reference is taken), resumed by its loop. */
@@ -219,6 +266,17 @@ static int resume_task(Scheduler *self, Sleeper *sleeper) {
     return done ? 0 : -1;
 }
 
+/* The task that the turn is about to resume: a reference, or NULL. */
+static COLD PyObject *task_of(Scheduler *self, PyObject *item) {
+    if (is_actor(self->state, item))
+        return Py_NewRef(item);
+    PyObject *callback = ((Sleeper *)item)->driver;
+    PyObject *task = callback != NULL ? PyObject_GetAttrString(callback, "__self__") : NULL;
+    if (task == NULL)
+        PyErr_Clear();
+    return task;
+}
+
 static int resume_item(Scheduler *self, PyObject *item) {
     if (LIKELY(is_actor(self->state, item)))
         return actor_resume((Actor *)item);
@@ -227,7 +285,7 @@ static int resume_item(Scheduler *self, PyObject *item) {
 
 /* After a stride: false once the turn's time is over. */
 static bool has_time(Scheduler *self, double *last, double ends) {
-    double now = read_clock(self->state->monotonic);
+    double now = seconds_of(PyObject_CallNoArgs(self->state->monotonic));
     double took = now - *last;
     *last = now;
     self->now = -1.0;
@@ -244,34 +302,48 @@ static bool has_time(Scheduler *self, double *last, double ends) {
 static COLD int tell_quiet(Scheduler *self) {
     PyObject *told = self->on_quiet;
     self->on_quiet = NULL;
-    int failed = have_called(self, self->call_soon, told, NULL);
+    int failed = have_called(self, self->state->str_call_soon, told, NULL);
     Py_DECREF(told);
     return failed;
 }
 
-/* One turn: resume the ready and those whom they wake, within bounds, in order. */
-static PyObject *scheduler_run(Scheduler *self, PyObject *unused) {
-    int failed = 0;
-    double last = self->timeless ? 0.0 : read_clock(self->state->monotonic);
+/* Whether its loop is in debug mode: -1 with an error set. */
+static int is_debugged(Scheduler *self) {
+    PyObject *loop = take_loop(self);
+    int debugged = loop != NULL ? truth(PyObject_CallMethodNoArgs(loop, self->state->str_get_debug)) : 0;
+    Py_XDECREF(loop);
+    return debugged;
+}
+
+/* One turn: resume the ready and those whom they wake, within bounds, in order. In debug mode it
+ * ends with the first step that takes too long, and so knows whose that was. */
+static int scheduler_run(Scheduler *self, Turn *turn) {
+    int debug = is_debugged(self);
+    int failed = debug < 0 ? -1 : 0;
+    bool over = false;
+    double last = self->timeless ? 0.0 : seconds_of(PyObject_CallNoArgs(self->state->monotonic));
     double ends = last + TURN_SECONDS;
     Py_ssize_t owed = self->owed; /* as it is now: what this turn adds is for the next one */
     self->scheduled = self->turning = true;
     self->again = false;
     self->steps = 0;
-    self->look = self->stride;
+    self->look = debug ? 1 : self->stride;
     scheduler_enter(self);
     while (self->ready.count > 0 && failed == 0 &&
            (self->steps < TURN_STEPS || self->resumed < owed)) {
         PyObject *item = ring_pop(&self->ready);
+        if (UNLIKELY(debug) && !over)
+            Py_XSETREF(turn->blocker, task_of(self, item));
         self->resumed++;
         self->state->active = self; /* another thread may have had its turn */
         failed = resume_item(self, item);
         Py_DECREF(item);
         self->steps++;
         if (UNLIKELY(--self->look <= 0) && !self->timeless && failed == 0) {
-            if (!has_time(self, &last, ends) && self->resumed >= owed)
+            over = !has_time(self, &last, ends);
+            if (over && self->resumed >= owed)
                 break;
-            self->look = self->stride;
+            self->look = debug ? 1 : self->stride;
         }
     }
     scheduler_leave(self);
@@ -284,21 +356,92 @@ static PyObject *scheduler_run(Scheduler *self, PyObject *unused) {
     }
     if (UNLIKELY(self->on_quiet != NULL) && !self->scheduled && failed == 0)
         failed = tell_quiet(self);
-    if (failed < 0)
-        return NULL;
-    Py_RETURN_NONE;
+    return failed;
 }
+
+/* --- turns ------------------------------------------------------------------------------------- */
+
+static PyObject *turn_make(Scheduler *scheduler) {
+    Turn *self = (Turn *)scheduler->state->Turn->tp_alloc(scheduler->state->Turn, 0);
+    if (self != NULL)
+        self->scheduler = (Scheduler *)Py_NewRef(scheduler);
+    return (PyObject *)self;
+}
+
+static PyObject *turn_call(Turn *self, PyObject *args, PyObject *names) {
+    if (self->begun || self->scheduler == NULL)
+        Py_RETURN_NONE;
+    self->begun = true;
+    return scheduler_run(self->scheduler, self) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+static int turn_traverse(Turn *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->scheduler);
+    Py_VISIT(self->blocker);
+    if (self->begun || self->scheduler == NULL)
+        return 0;
+    Py_VISIT(self->scheduler->on_quiet);
+    return ring_traverse(&self->scheduler->ready, visit, arg);
+}
+
+/* The loop dropped it, as it was closed: nobody resumes the ready. */
+static int turn_clear(Turn *self) {
+    Scheduler *scheduler = self->scheduler;
+    self->scheduler = NULL;
+    Py_CLEAR(self->blocker);
+    if (scheduler != NULL && !self->begun && !scheduler->turning) {
+        Ring dropped = scheduler->ready;
+        scheduler->ready = (Ring){NULL};
+        scheduler->scheduled = scheduler->again = false;
+        Py_CLEAR(scheduler->on_quiet);
+        ring_clear(&dropped);
+    }
+    Py_XDECREF(scheduler);
+    return 0;
+}
+
+static void turn_dealloc(Turn *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    turn_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef turn_members[] = {
+    {"__self__", T_OBJECT, offsetof(Turn, blocker), READONLY,
+     "In debug mode the task that asyncio is to name when the turn took too long."},
+    {NULL},
+};
+
+static PyType_Slot turn_slots[] = {
+    {Py_tp_doc, "One turn of a scheduler: what its event loop calls."},
+    {Py_tp_call, turn_call},
+    {Py_tp_dealloc, turn_dealloc},
+    {Py_tp_traverse, turn_traverse},
+    {Py_tp_clear, turn_clear},
+    {Py_tp_members, turn_members},
+    {0, NULL},
+};
+
+static PyType_Spec turn_spec = {
+    .name = "tailrace._core.native.Turn",
+    .basicsize = sizeof(Turn),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = turn_slots,
+};
 
 /* --- the type ---------------------------------------------------------------------------------- */
 
 static int scheduler_traverse(Scheduler *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    VISIT_ALL(self->loop, self->on_quiet);
-    return ring_traverse(&self->ready, visit, arg);
+    VISIT_ALL(self->alive, self->context);
+    return 0; /* the rest is its turn's, so that the collector finds a loop that was dropped unclosed */
 }
 
 static int scheduler_clear(Scheduler *self) {
-    CLEAR_ALL(self->loop, self->on_quiet);
+    CLEAR_ALL(self->alive, self->on_quiet);
     ring_clear(&self->ready);
     return 0;
 }
@@ -311,25 +454,12 @@ static void scheduler_dealloc(Scheduler *self) {
         state->active = NULL;
     if (state->latest == self)
         state->latest = NULL;
-    if (self->weakrefs != NULL)
-        PyObject_ClearWeakRefs((PyObject *)self);
     scheduler_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-static PyObject *scheduler_get_loop(Scheduler *self, PyObject *unused) {
-    return Py_NewRef(self->loop);
-}
-
-static PyMethodDef scheduler_methods[] = {
-    {"get_loop", PLAIN(scheduler_get_loop), "The loop that it serves."},
-    {"run", PLAIN(scheduler_run), "One turn: resume the ready."},
-    {NULL},
-};
-
 static PyMemberDef scheduler_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Scheduler, weakrefs), READONLY, NULL},
     {"_scheduled", T_BOOL, offsetof(Scheduler, scheduled), READONLY, NULL},
     {"_on_quiet", T_OBJECT, offsetof(Scheduler, on_quiet), 0, NULL},
     {NULL},
@@ -340,7 +470,6 @@ static PyType_Slot scheduler_slots[] = {
     {Py_tp_dealloc, scheduler_dealloc},
     {Py_tp_traverse, scheduler_traverse},
     {Py_tp_clear, scheduler_clear},
-    {Py_tp_methods, scheduler_methods},
     {Py_tp_members, scheduler_members},
     {0, NULL},
 };

@@ -295,10 +295,21 @@ static bool sleeper_find_scheduler(Sleeper *self) {
     return self->scheduler != NULL;
 }
 
+static PyObject *itself(PyObject *self, PyObject *unused) {
+    return Py_NewRef(self);
+}
+
+static PyMethodDef itself_method = {"get_loop", PLAIN(itself), "The loop that resumes it."};
+
 /* An attribute and no method, as is `result`: a task asks for both each time it sleeps, and a bound
  * method costs as much as the rest of asking. */
 static PyObject *sleeper_get_loop(Sleeper *self, void *closure) {
-    return sleeper_find_scheduler(self) ? Py_NewRef(self->scheduler->get_loop) : NULL;
+    PyObject *loop = sleeper_find_scheduler(self) ? take_loop(self->scheduler) : NULL;
+    if (loop == NULL && !PyErr_Occurred())
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+    PyObject *get_loop = loop != NULL ? PyCFunction_New(&itself_method, loop) : NULL;
+    Py_XDECREF(loop);
+    return get_loop;
 }
 
 static PyObject *raise_cancellation(Sleeper *self, PyObject *unused) {

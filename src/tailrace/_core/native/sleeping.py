@@ -63,7 +63,7 @@ class SleeperFace:
             if self._interrupted(error):
                 raise error
         finally:
-            del error  # its traceback holds this frame
+            del error, kind, value, traceback  # the traceback of each holds this frame
         return next(self)
 
     def close(self) -> None:

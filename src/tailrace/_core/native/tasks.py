@@ -12,7 +12,7 @@ from contextvars import Context
 from itertools import count, repeat
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import WeakValueDictionary, ref
+from weakref import ref
 
 from tailrace._core.native._engine import Actor, Sleeper
 
@@ -174,20 +174,22 @@ def _bad_yield(actor: Any, yielded: Any) -> str:
     return f"Task got bad yield: {yielded!r}"
 
 
-# By the address of their loop: the schedulers that live.
-schedulers: WeakValueDictionary[int, Any] = WeakValueDictionary()
+# By the address of their loop, which removes its own when it is freed.
+schedulers: dict[int, Any] = {}
 
 
 def parts_of(loop: Any) -> tuple[Any, ...]:
-    """What a scheduler keeps of its loop, and whether that is one of virtual time."""
+    """What a scheduler keeps of its loop: the clock that `loop.time` reads, None if the loop must
+    be asked itself; the context of its callbacks; and whether the loop is one of virtual time.
+    """
     try:
-        clock = loop.time
-        if getattr(loop.__class__, "time", None) is asyncio.BaseEventLoop.time:
-            clock = time.monotonic  # which is what that calls
-        parts = loop.call_soon, loop.call_soon_threadsafe, loop.is_closed, clock
+        ordinary = getattr(loop.__class__, "time", None) is asyncio.BaseEventLoop.time
+        for needed in ("call_soon", "call_soon_threadsafe", "is_closed", "get_debug", "time"):
+            getattr(loop, needed)
     except AttributeError as error:
         raise TypeError(f"{loop!r} is not an event loop") from error
-    return loop, *parts, {"loop": loop}, Context(), bool(getattr(loop, "detects_deadlock", False))
+    clock = time.monotonic if ordinary else None
+    return clock, Context(), bool(getattr(loop, "detects_deadlock", False))
 
 
 def parked_on(task: asyncio.Task[Any]) -> Any:

@@ -176,7 +176,7 @@ class Channel(ChannelFace[T]):
         likely = self._buffer or self._senders
         if not likely or budget.left <= 0:
             return await FreshNext(self)
-        if here.thread != get_ident() and here.loop is not running_loop():
+        if here.thread != get_ident() and here.loop() is not running_loop():
             return await FreshNext(self)
         if held():
             raise reentered()

@@ -157,8 +157,9 @@ class Operation(OperationFace, Generic[T_co]):
             peer.wake(here)
         if happened and not self.reversible and rearmed(interrupt, waiter.requests()):
             return False
-        if happened:
+        if hasattr(self, "waiter"):
             del self.waiter
+        if happened:
             self.ticket = 0  # that it happened, for a `send_many` that counts it all the same
         self.value = None
         return True
@@ -182,7 +183,7 @@ class Fresh(Operation[T_co]):
             here = latest.state
             if here.thread != get_ident():  # not resumed by `LoopState.run`
                 loop = running_loop()
-                if here.loop is not loop:
+                if here.loop() is not loop:
                     here = state_of(loop)
             if held():
                 raise reentered()
@@ -214,6 +215,7 @@ class Fresh(Operation[T_co]):
                 yield waiter
             except BaseException as interrupt:
                 if self.interrupted(waiter, interrupt):
+                    del waiter  # the traceback has this frame, and must not lead to the task
                     raise
             if waiter.winner is self:
                 del self.waiter  # each refers to the other: not to be left to the collector

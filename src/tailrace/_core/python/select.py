@@ -24,6 +24,7 @@ from tailrace._core.python.waiter import (
     here_now,
     reentered,
     release,
+    running_loop,
     thread,
 )
 from tailrace.errors import Closed, WouldBlock
@@ -95,7 +96,9 @@ class Select(SelectFace):
                     peer.wake(here)
                 return index, outcome(self.cases[index], closed)
             assert waiter is not None
-            winner = yield from self.sleep(waiter)
+            sleep = self.sleep(waiter)
+            del waiter  # a traceback that has this frame must not lead to the task
+            winner = yield from sleep
             if winner is TIMED_OUT:
                 return None, None
             if isinstance(winner, Operation):
@@ -124,6 +127,7 @@ class Select(SelectFace):
             yield waiter
         except BaseException as interrupt:
             if self.interrupted(waiter, interrupt):
+                del waiter  # as above
                 raise
         else:
             try:
@@ -171,6 +175,7 @@ class Select(SelectFace):
             return False
         if isinstance(winner, Operation):
             del winner.waiter
+        self.waiter = None
         return True
 
 
@@ -298,7 +303,8 @@ class Done(Operation[T]):
         # The watch begins at the loop's next turn: starting a task may run foreign code, which
         # must not happen under the lock.
         self.queued = True
-        self.starting = here_now().call_soon(self.watch)
+        loop: Any = running_loop()
+        self.starting = loop.call_soon(self.watch)
 
     def watch(self) -> None:
         if not self.queued:

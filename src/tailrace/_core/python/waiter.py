@@ -23,7 +23,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from tailrace._core.common import (
     BUDGET,
@@ -79,6 +80,9 @@ TIMED_OUT: Final = Mark("TIMED_OUT")
 CANCELLED: Final = Mark("CANCELLED")
 
 
+_no_result: Final = [].clear  # the cheapest call that returns None
+
+
 class Waiter:
     """A party of an event loop, as what its task awaits: just enough of a future for any Task.
 
@@ -91,6 +95,7 @@ class Waiter:
         "callback",
         "context",
         "messages",
+        "result",
         "since",
         "state",
         "winner",
@@ -101,11 +106,15 @@ class Waiter:
     context: Context
     # Of each time that its task was cancelled while it slept here; set by the first.
     messages: list[object]
+    # A task calls it when it resumes. No method: its frame would be in the traceback of a
+    # cancellation, and lead by the frames that called it to the task.
+    result: Callable[[], object]
 
     def __init__(self, state: LoopState) -> None:
         self.winner: object = None
         self.state = state
         self.since = state.time()
+        self.result = _no_result
         self._asyncio_future_blocking = True
 
     def claim(self, winner: object) -> bool:
@@ -149,7 +158,9 @@ class Waiter:
     # What a Task asks of a future.
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        return cast("asyncio.AbstractEventLoop", self.state.loop)
+        loop = self.state.loop()
+        assert loop is not None  # a task that waits here keeps it
+        return loop
 
     def add_done_callback(
         self, callback: Callable[[Waiter], object], *, context: Context | None = None
@@ -157,17 +168,17 @@ class Waiter:
         self.callback = callback
         self.context = copy_context() if context is None else context
 
-    def result(self) -> None:
-        if self.winner is CANCELLED:
-            message = self.messages[0]
-            raise asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
-
     def cancel(self, msg: object = None) -> bool:
         if hasattr(self, "messages"):
             self.messages.append(msg)
         else:
             self.messages = [msg]
-        return self.claim_and_wake(CANCELLED)
+        claimed = self.claim_and_wake(CANCELLED)
+        if claimed:
+            cancelled = asyncio.Future[None](loop=self.get_loop())
+            cancelled.cancel(self.messages[0])
+            self.result = cancelled.result
+        return claimed
 
     def done(self) -> bool:
         return self.winner is not None
@@ -187,6 +198,7 @@ class Yielded(Waiter):
     def __init__(self, state: LoopState) -> None:
         self.winner = LOOK_AGAIN
         self.state = state
+        self.result = _no_result
         self._asyncio_future_blocking = True
 
     def add_done_callback(
@@ -242,6 +254,8 @@ class WaitQueue(deque["Operation[Any]"]):
         if not operation.queued:
             return
         operation.queued = False
+        # The channel has the tombstone, which must not lead to the task and its loop.
+        del operation.waiter
         self.dead += 1
         if self.dead > 16 and self.dead * 2 > len(self):
             living = [parked for parked in self if parked.queued]
@@ -253,6 +267,10 @@ class WaitQueue(deque["Operation[Any]"]):
         """Pop and claim the first operation whose waiter can still be had."""
         while self:
             operation = self[0]
+            if not operation.queued:
+                del self[0]
+                self.dead -= 1
+                continue
             waiter = operation.waiter
             # Asked while it still stands in line: what `is_closed` raises must not cost its place.
             can = waiter.winner is None and (waiter.state is here or waiter.state.reachable())
@@ -261,10 +279,7 @@ class WaitQueue(deque["Operation[Any]"]):
                 waiter.winner = operation
                 operation.queued = False
                 return operation
-            if operation.queued:
-                operation.queued = False
-            else:
-                self.dead -= 1
+            operation.queued = False
         return None
 
     def claim_all(self) -> list[Waiter | ThreadWaiter]:
@@ -290,16 +305,26 @@ def _no_loop_to_wait_on() -> float:
     raise RuntimeError("no running event loop to wait on; from a thread use channel.sync")
 
 
+def _none() -> None:
+    return None
+
+
+def _time_of(loop: Callable[[], asyncio.AbstractEventLoop | None], /) -> float:
+    alive = loop()
+    assert alive is not None
+    return alive.time()
+
+
 class LoopState:
     """What each event loop has of its own: who is to be resumed, and who in other threads asks.
 
     One `call_soon` serves a burst of wake-ups, and one `call_soon_threadsafe` a burst from
     elsewhere. `no_loop` stands for a thread without a loop.
+
+    It does not keep the loop alive: a closed one is freed with its last user.
     """
 
     __slots__ = (
-        "call_soon",
-        "call_soon_threadsafe",
         "inbox",
         "loop",
         "on_quiet",
@@ -311,17 +336,20 @@ class LoopState:
         "time",
     )
 
+    # The loop; None once it was freed, and for `no_loop`.
+    loop: Callable[[], asyncio.AbstractEventLoop | None]
+
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        self.loop = loop
         self.thread = 0  # that of `run`, while it runs
+        self.time: Callable[[], float]
         if loop is None:
+            self.loop = _none
             self.time = _no_loop_to_wait_on
         else:
-            self.call_soon = loop.call_soon
-            self.call_soon_threadsafe = loop.call_soon_threadsafe
+            self.loop = weakref.ref(loop, partial(_forget, id(loop)))
             ordinary = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
             # The base loop's time() is this clock behind a Python call for each park.
-            self.time = time.monotonic if ordinary else loop.time
+            self.time = time.monotonic if ordinary else partial(_time_of, self.loop)
         self.ready: deque[Waiter] = deque()
         self.scheduled = False
         self.on_quiet: list[Callable[[], object]] = []  # to be called once nobody is ready
@@ -331,23 +359,36 @@ class LoopState:
 
     def reachable(self) -> bool:
         """Whether its waiters can still be resumed: not those of a loop that was closed."""
-        return self.loop is None or not self.loop.is_closed()
+        loop = self.loop()
+        return not loop.is_closed() if loop is not None else self is no_loop
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: object) -> None:
+        """As the loop's. RuntimeError if it was closed."""
+        loop = self.loop()
+        if loop is None:
+            raise RuntimeError("Event loop is closed")
+        loop.call_soon_threadsafe(callback, *args)
 
     def schedule(self) -> None:
         """Have `run` called at the loop's next turn."""
         self.scheduled = True
-        self.call_soon(self.run)
+        loop: Any = self.loop()  # which calls this
+        loop.call_soon(_Turn(self))
 
-    def run(self) -> None:
+    def run(self, turn: _Turn) -> None:
         """One turn: resume the ready and those whom they wake, within bounds, in order.
 
         The bounds keep timers and sockets served. On a virtual clock, which stands still
-        meanwhile, only the count bounds, so that a run repeats.
+        meanwhile, only the count bounds, so that a run repeats. In debug mode a turn ends with the
+        first step that takes too long, and so knows whose that was.
         """
         ready = self.ready
+        loop: Any = self.loop()  # which calls this
+        often = 1 if loop.get_debug() else CLOCK_STEPS
         ends = self.time() + TURN_SECONDS
         self.steps = 0
-        look = CLOCK_STEPS
+        waiter = None
+        look = often
         # Who asks in this thread until we are done is on this loop, and need not call
         # `running_loop`, which on 3.11 makes a system call each time (getpid).
         self.thread = get_ident()
@@ -360,16 +401,18 @@ class LoopState:
                 if steps >= look:
                     if steps >= TURN_STEPS or self.time() > ends:
                         break
-                    look = steps + CLOCK_STEPS
+                    look = steps + often
         finally:  # whatever a task let through (SystemExit), the others still have their turn
             self.thread = 0
+            if often == 1 and waiter is not None:
+                turn.blocker = getattr(waiter.callback, "__self__", None)
             if ready:
-                self.call_soon(self.run)
+                self.schedule()
             else:
                 self.scheduled = False
                 if self.on_quiet:
                     for told in self.on_quiet:
-                        self.call_soon(told)
+                        loop.call_soon(told)
                     self.on_quiet.clear()
 
     def post(self, waiter: Waiter) -> None:
@@ -378,7 +421,7 @@ class LoopState:
         if not self.posted:
             self.posted = True
             try:
-                self.call_soon_threadsafe(self.deliver)
+                self.call_soon_threadsafe(_Delivery(self))
             except RuntimeError:  # closed since the claim: its tasks give back when torn down
                 self.inbox.clear()
                 self.posted = False
@@ -388,6 +431,52 @@ class LoopState:
         self.posted = False  # first: whoever appends from now on posts again
         while self.inbox:
             self.inbox.popleft().wake(self)
+
+
+class _Turn:
+    """What the loop calls for one turn of its state. A loop that is closed before drops it, and so
+    lets go of those that were to be resumed."""
+
+    __slots__ = ("begun", "blocker", "state")
+
+    def __init__(self, state: LoopState) -> None:
+        self.state = state
+        self.begun = False
+        self.blocker: object = None
+
+    def __call__(self) -> None:
+        self.begun = True
+        self.state.run(self)
+
+    @property
+    def __self__(self) -> object:
+        """In debug mode the task that asyncio is to name when the turn took too long."""
+        return self.blocker
+
+    def __del__(self) -> None:
+        if not self.begun:
+            self.state.scheduled = False
+            self.state.on_quiet.clear()
+            self.state.ready.clear()
+
+
+class _Delivery:
+    """The same for the wake-ups from elsewhere."""
+
+    __slots__ = ("begun", "state")
+
+    def __init__(self, state: LoopState) -> None:
+        self.state = state
+        self.begun = False
+
+    def __call__(self) -> None:
+        self.begun = True
+        self.state.deliver()
+
+    def __del__(self) -> None:
+        if not self.begun:
+            self.state.posted = False
+            self.state.inbox.clear()
 
 
 class _Budget:
@@ -423,7 +512,7 @@ class _Latest:
 
 no_loop = LoopState(None)
 latest = _Latest()
-_states: dict[asyncio.AbstractEventLoop, LoopState] = {}
+_states: dict[int, LoopState] = {}  # by the address of their loop, which lives
 
 
 def state_of(loop: asyncio.AbstractEventLoop | None) -> LoopState:
@@ -432,10 +521,9 @@ def state_of(loop: asyncio.AbstractEventLoop | None) -> LoopState:
         return no_loop
     try:
         acquire()
-        state = _states.get(loop)
+        state = _states.get(id(loop))
         if state is None:
-            _forget_closed_loops()
-            state = _states[loop] = LoopState(loop)
+            state = _states[id(loop)] = LoopState(loop)
     except BaseException:
         if held():
             release()
@@ -445,9 +533,10 @@ def state_of(loop: asyncio.AbstractEventLoop | None) -> LoopState:
     return state
 
 
-def _forget_closed_loops() -> None:
-    for loop in [loop for loop in _states if loop.is_closed()]:
-        del _states[loop]
+def _forget(address: int, _: object) -> None:
+    """A loop was freed."""
+    if latest.state is _states.pop(address, None):
+        latest.state = no_loop
 
 
 def here_now() -> LoopState:
