@@ -204,7 +204,8 @@ async def test_group_3_channel_annotations_and_containers_hold_nothing() -> None
 
     a, b = Channel[int](), Channel[int]()
     async with Group() as go:
-        go(both, a, [b])
+        with pytest.warns(RuntimeWarning, match=r"'others' was given channels inside a list"):
+            go(both, a, [b])
     assert not a.closed
     assert not b.closed
 

@@ -74,6 +74,12 @@ def let_go(holds: Iterable[Hold], cause: BaseException | None) -> list[Hold]:
     return [hold for hold in last if hold[0]._close(cause)]
 
 
+def was_let_go(channel: Channel[Any], end: End) -> bool:
+    """Whether that end was held, and its last holder has let go of it."""
+    holders = channel._ends
+    return holders is not None and holders[end] == _LET_GO
+
+
 def _refusal(channel: Channel[Any], end: End) -> str:
     side = "sending" if end == "send" else "receiving"
     return (

@@ -15,16 +15,17 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVarTuple
+from typing import Any, Literal, Never, NoReturn, TypeVarTuple
 
 from tailrace._notes import add_note
 from tailrace._worker import leave_behind
 from tailrace.channel import Channel
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, ActorState
+from tailrace.group.checks import check_callable, stage_name
 from tailrace.group.graph import Graph
 from tailrace.group.idle import Idleness, joining
-from tailrace.group.stage import MANY, Stage, nothing_to_collect, stage_name
+from tailrace.group.stage import MANY, Stage, nothing_to_collect
 from tailrace.group.topology import Topology
 from tailrace.group.watch import Watch
 from tailrace.group.wiring import wire
@@ -99,6 +100,7 @@ class Group:
         name: str | None = None,
         source: bool | None = None,
         background: bool = False,
+        **unknown: Never,
     ) -> None:
         """Start a stage: that many `actors` running ``fn(*args)`` concurrently.
 
@@ -112,9 +114,13 @@ class Group:
         ``actors < 1`` or an end that its owners have closed; RuntimeError outside the block.
         """
         self._check_open()
-        if not callable(fn):
+        check_callable(fn)
+        if unknown:
+            name = stage_name(fn)
+            given = ", ".join(f"{keyword}=..." for keyword in unknown)
             raise TypeError(
-                f"go takes a function and its arguments, as in go(filter, inbox, out), not {fn!r}"
+                f"go has no keyword {', '.join(map(repr, unknown))}; one of {name}'s own is given "
+                f"by go(functools.partial({name}, {given}), ...)"
             )
         if not isinstance(actors, int) or isinstance(actors, bool) or actors < 1:
             raise ValueError(f"actors must be a whole number of at least 1, not {actors!r}")

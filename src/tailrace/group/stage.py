@@ -12,13 +12,13 @@ import gc
 import inspect
 import itertools
 import logging
-import types
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from tailrace._core.faces import Hold, let_go, take_hold
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, LoopActor, ThreadedActor, start_on_loop
+from tailrace.group.checks import check_open, is_async, target_of
 from tailrace.group.wiring import Wiring
 
 _log = logging.getLogger("tailrace")
@@ -64,7 +64,7 @@ class Stage:
         self._fn = fn
         self._args = args
         self._source = source
-        self._on_loop = _is_async(fn)
+        self._on_loop = is_async(fn)
 
     def __repr__(self) -> str:
         return f"<stage {self.name}: {self.live} of {self.started} actors live>"
@@ -109,6 +109,7 @@ class Stage:
                 works.extend(itertools.starmap(self._fn, itertools.repeat(self._args, actors)))
             else:
                 works += [functools.partial(self._fn, *self._args)] * actors
+            check_open(self.name, self.wiring.holds)
             take_hold(self.wiring.holds)
         except BaseException:
             for work in works:
@@ -155,7 +156,7 @@ class Stage:
         if self.stopping or not self.live:
             return  # not started yet, where an eager task drains its group: it is stopped then
         self.stopping = True
-        drain = getattr(_target(self._fn), "drain", None)
+        drain = getattr(target_of(self._fn), "drain", None)
         if drain is not None:
             drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
             self._drainer = None if drainer.done() else drainer  # as it may be, if eager
@@ -265,37 +266,6 @@ def _cancellation_of(task: asyncio.Task[None]) -> asyncio.CancelledError:
     except asyncio.CancelledError as cancellation:
         return cancellation
     raise AssertionError(f"{task!r} was not cancelled")
-
-
-def stage_name(fn: Callable[..., Any]) -> str:
-    """What a stage is called by default: its function, or its object's own name."""
-    target = _target(fn)
-    for attribute in ("__name__", "name"):
-        name = getattr(target, attribute, None)
-        if isinstance(name, str) and name:
-            return "lambda" if name == "<lambda>" else name
-    return type(target).__name__
-
-
-def _target(fn: Callable[..., Any]) -> Any:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn
-
-
-def _is_async(fn: Callable[..., Any]) -> bool:
-    """TypeError for a generator function, of which calling it would run nothing."""
-    if type(fn) is types.FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
-        return True
-    target = _target(fn)
-    if not inspect.isroutine(target) and not inspect.iscoroutinefunction(target):
-        target = type(target).__call__
-    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
-        raise TypeError(
-            f"{stage_name(fn)} is a generator function (it has a `yield`), which go cannot run: "
-            f"send its values to a channel, or use go(emit({stage_name(fn)}(...)), out)"
-        )
-    return inspect.iscoroutinefunction(target)
 
 
 def _nothing() -> None:

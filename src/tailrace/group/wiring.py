@@ -12,7 +12,6 @@ import inspect
 import sys
 import types
 import typing
-import warnings
 from collections.abc import Callable, Iterator
 from typing import (
     Annotated,
@@ -21,7 +20,6 @@ from typing import (
     NamedTuple,
     ParamSpecArgs,
     ParamSpecKwargs,
-    TypeAlias,
     TypeVar,
     Union,
     get_args,
@@ -32,18 +30,16 @@ from weakref import WeakKeyDictionary
 from tailrace import _core
 from tailrace._core.common import End
 from tailrace._core.faces import Hold
-from tailrace.channel import Channel, Receiver, Sender, SyncReceiver, SyncSender
-
-_HEADS: dict[object, End] = {
-    Sender: "send",
-    SyncSender: "send",
-    _core.SendingEnd: "send",
-    _core.BlockingSender: "send",
-    Receiver: "receive",
-    SyncReceiver: "receive",
-    _core.ReceivingEnd: "receive",
-    _core.BlockingReceiver: "receive",
-}
+from tailrace.channel import Channel
+from tailrace.group.checks import (
+    HEADS,
+    OTHER,
+    check,
+    is_async,
+    only_ends,
+    warn_bare,
+    warn_contained,
+)
 
 
 class Wiring(NamedTuple):
@@ -59,87 +55,104 @@ class Wiring(NamedTuple):
         return [channel for channel, held, _ in self.holds if held == end]
 
 
-_Known: TypeAlias = tuple[tuple[str, tuple[End, ...] | None], ...]
-"""For each parameter: the ends that its annotation takes, None where no channel was passed."""
+class _Parameter:
+    """A parameter of a function that was wired before, and what has been passed to it."""
+
+    __slots__ = ("accepted", "name", "only_ends")
+
+    def __init__(self, name: str, only_ends: bool) -> None:
+        self.name = name
+        self.only_ends = only_ends
+        self.accepted: dict[type, tuple[End, ...]] = {}  # by type of channel or end: what is held
+
 
 # Of plain functions that were wired before: a program may start a thousand stages of one function,
 # and reading a signature takes its time.
-_known: WeakKeyDictionary[Callable[..., Any], _Known] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Callable[..., Any], list[_Parameter]] = WeakKeyDictionary()
 
 
 def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
     """Read the wiring of ``fn(*args)``; `name` is the stage's, for messages.
 
-    TypeError when the arguments do not fit, or when a channel is passed to a parameter whose
-    annotation cannot be resolved.
+    TypeError when the arguments do not fit, when one cannot be right where it is passed (see
+    `check`), or when a channel is passed to a parameter whose annotation cannot be resolved.
     """
     known = _known.get(fn) if type(fn) is types.FunctionType else None
     if known is not None and len(known) == len(args):
-        wiring = _wire_again(known, args)
+        wiring = _wire_again(name, fn, known, args)
         if wiring is not None:
             return wiring
     return _wire_anew(name, fn, args)
 
 
-def _wire_again(known: _Known, args: tuple[Any, ...]) -> Wiring | None:
-    """The wiring of a function that was read before; None where a channel comes unexpected."""
+def _wire_again(
+    name: str, fn: Callable[..., Any], known: list[_Parameter], args: tuple[Any, ...]
+) -> Wiring | None:
+    """The wiring of a function that was read before; None where something new is passed."""
     holds: list[Hold] = []
     unheld: list[Channel[Any]] = []
-    for (parameter, ends), value in zip(known, args, strict=True):
+    for parameter, value in zip(known, args, strict=True):
+        ends = parameter.accepted.get(type(value))
         resolved = _core.resolve(value)
-        if resolved is None:
-            continue
-        channel, end = resolved
-        if end is not None:
-            holds.append((channel, end, parameter))
-        elif ends is None:
-            return None
-        elif not ends:
-            unheld.append(channel)
-        else:
+        if ends is None:
+            if parameter.only_ends or resolved is not None:
+                return None
+            warn_contained(name, fn, parameter.name, value)
+        elif resolved is not None:
             for each in ends:
-                holds.append((channel, each, parameter))
+                holds.append((resolved[0], each, parameter.name))
+            if not ends:
+                unheld.append(resolved[0])
     return Wiring(tuple(holds), False, tuple(unheld))
 
 
-def _remember(fn: Any, bound: inspect.BoundArguments, found: dict[str, tuple[End, ...]]) -> None:
+def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
+    given, on_loop = fn, is_async(fn)
+    fn, args, keywords = _unbind(fn, args)
+    function, bound = _bind(name, fn, args, keywords)
+    holds: list[Hold] = []
+    unheld: list[Channel[Any]] = []
+    known: dict[str, _Parameter] = {}
+    unclear = False
+    for parameter, value in _values(bound):
+        resolved = _core.resolve(value)
+        unclear_end = resolved is not None and resolved[1] is None
+        heads = _heads_of(name, parameter, function, needed=unclear_end)
+        if heads is not None:
+            check(name, parameter, heads, value, on_loop=on_loop)
+        seen = known.setdefault(
+            parameter.name, _Parameter(parameter.name, heads is not None and only_ends(heads))
+        )
+        if resolved is None:
+            warn_contained(name, function, parameter.name, value)
+            continue
+        channel, end = resolved
+        if end is not None:
+            ends: tuple[End, ...] = (end,)
+        elif heads is not None:
+            ends = tuple(sorted({HEADS[head] for head in heads if head in HEADS}))
+        else:
+            ends, unclear = (), True
+            warn_bare(name, function, parameter.name)
+        seen.accepted[type(value)] = ends
+        holds += [(channel, each, parameter.name) for each in ends]
+        if not ends:
+            unheld.append(channel)
+    if not unclear:
+        _remember(given, bound, known)
+    return Wiring(tuple(dict.fromkeys(holds)), unclear, tuple(unheld))
+
+
+def _remember(fn: Any, bound: inspect.BoundArguments, known: dict[str, _Parameter]) -> None:
     """Keep what was read of a plain function whose arguments were all given by position."""
     parameters = bound.signature.parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     plain = all(each.kind in kinds for each in parameters)
-    if plain and type(fn) is types.FunctionType and not hasattr(fn, "__wrapped__"):
-        _known[fn] = tuple((each.name, found.get(each.name)) for each in parameters)
-
-
-def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
-    given = fn
-    fn, args, keywords = _unbind(fn, args)
-    function, bound = _bind(name, fn, args, keywords)
-    holds: list[Hold] = []
-    found: dict[str, tuple[End, ...]] = {}
-    unheld: list[Channel[Any]] = []
-    unclear = False
-    for parameter, value in _values(bound):
-        resolved = _core.resolve(value)
-        if resolved is None:
-            continue
-        channel, end = resolved
-        if end is not None:
-            holds.append((channel, end, parameter.name))
-            continue
-        ends = _resolved_ends(name, parameter, function)
-        if ends is None:
-            unclear = True
-            _warn_bare(name, function, parameter.name)
-        else:
-            found[parameter.name] = tuple(sorted(ends))
-            for each in found[parameter.name]:
-                holds.append((channel, each, parameter.name))
-        if not ends:
-            unheld.append(channel)
-    if not unclear:
-        _remember(given, bound, found)
-    return Wiring(tuple(dict.fromkeys(holds)), unclear, tuple(unheld))
+    if not plain or type(fn) is not types.FunctionType or hasattr(fn, "__wrapped__"):
+        return
+    for before in _known.get(fn, ()):
+        known[before.name].accepted = {**before.accepted, **known[before.name].accepted}
+    _known[fn] = list(known.values())
 
 
 def _unbind(
@@ -222,15 +235,22 @@ def _values(bound: inspect.BoundArguments) -> Iterator[tuple[inspect.Parameter, 
             yield parameter, value
 
 
-def _resolved_ends(name: str, parameter: inspect.Parameter, function: Any) -> set[End] | None:
-    """The ends that a parameter takes; None if its annotation says nothing at all."""
+def _heads_of(
+    name: str, parameter: inspect.Parameter, function: Any, *, needed: bool
+) -> frozenset[object] | None:
+    """The heads of a parameter's annotation; None if it says nothing at all.
+
+    TypeError if they cannot be told and are `needed` to know which end was passed.
+    """
     if parameter.annotation is parameter.empty:
         return None
     try:
-        return _ends(parameter.annotation, _namespace(function))
+        return frozenset(_heads(parameter.annotation, _namespace(function)))
     except _SaysNothing:
         return None
     except Exception as error:
+        if not needed:
+            return None
         raise TypeError(
             f"{name}: cannot tell which end of the channel parameter {parameter.name!r} takes: "
             f"{error} in its annotation {parameter.annotation!r}. Define or import that name at "
@@ -258,73 +278,56 @@ def _namespace(function: Any) -> dict[str, Any]:
     return names
 
 
-def _ends(annotation: Any, namespace: dict[str, Any]) -> set[End]:
-    """The ends that an annotation, an object or a string, stands for."""
+def _heads(annotation: Any, namespace: dict[str, Any]) -> set[object]:
+    """The heads that an annotation, an object or a string, stands for: of `HEADS`, else OTHER."""
     if isinstance(annotation, ForwardRef):
         annotation = annotation.__forward_arg__
     if isinstance(annotation, str):
-        return _ends_of_node(ast.parse(annotation.strip(), mode="eval").body, namespace)
+        return _heads_of_node(ast.parse(annotation.strip(), mode="eval").body, namespace)
     if annotation is Any or isinstance(annotation, (ParamSpecArgs, ParamSpecKwargs)):
         raise _SaysNothing
+    if annotation is None or annotation is type(None):
+        return {None}
     if hasattr(annotation, "__value__"):  # a `type` statement's alias
-        return _ends(annotation.__value__, namespace)
+        return _heads(annotation.__value__, namespace)
     if isinstance(annotation, TypeVar):
-        return _union(annotation.__constraints__ or (annotation.__bound__,), namespace)
+        return _union(annotation.__constraints__ or (annotation.__bound__ or object,), namespace)
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _ends(get_args(annotation)[0], namespace)
+        return _heads(get_args(annotation)[0], namespace)
     if origin in (Union, types.UnionType):
         return _union(get_args(annotation), namespace)
     head = annotation if origin is None else origin
     if hasattr(head, "__value__"):  # a `type` statement's generic alias
-        return _ends(head, namespace)
+        return _heads(head, namespace)
     if not isinstance(head, type):
-        return set()
-    return {_HEADS[base] for base in head.__mro__ if base in _HEADS}
+        return {OTHER}
+    return {base for base in head.__mro__ if base in HEADS} or {OTHER}
 
 
-def _union(members: Any, namespace: dict[str, Any]) -> set[End]:
-    return {end for member in members for end in _ends(member, namespace)}
+def _union(members: Any, namespace: dict[str, Any]) -> set[object]:
+    return {head for member in members for head in _heads(member, namespace)}
 
 
-def _ends_of_node(node: ast.expr, namespace: dict[str, Any]) -> set[End]:
+def _heads_of_node(node: ast.expr, namespace: dict[str, Any]) -> set[object]:
     """The same for the source of an annotation, of which only heads are evaluated."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):  # A | B
-        return _ends_of_node(node.left, namespace) | _ends_of_node(node.right, namespace)
+        return _heads_of_node(node.left, namespace) | _heads_of_node(node.right, namespace)
     if isinstance(node, ast.Constant):  # None, or a string within the string
-        return _ends(node.value, namespace) if isinstance(node.value, str) else set()
+        named = node.value is None or isinstance(node.value, str)
+        return _heads(node.value, namespace) if named else {OTHER}
     if not isinstance(node, ast.Subscript):
-        return _ends(_evaluate(node, namespace), namespace)
+        return _heads(_evaluate(node, namespace), namespace)
     head = _evaluate(node.value, namespace)
     inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if head is Annotated:
-        return _ends_of_node(inner[0], namespace)
-    if head in (Union, typing.Optional):
-        return {end for member in inner for end in _ends_of_node(member, namespace)}
-    return _ends(head, namespace)
+        return _heads_of_node(inner[0], namespace)
+    if head is typing.Optional:
+        return {None, *_heads_of_node(inner[0], namespace)}
+    if head is Union:
+        return {each for member in inner for each in _heads_of_node(member, namespace)}
+    return _heads(head, namespace)
 
 
 def _evaluate(node: ast.expr, namespace: dict[str, Any]) -> Any:
     return eval(compile(ast.Expression(node), "<annotation>", "eval"), namespace)
-
-
-_warned: set[tuple[str, str, str]] = set()
-
-
-def _warn_bare(name: str, function: Any, parameter: str) -> None:
-    """Once for each parameter of each function, however many stages it makes."""
-    key = (
-        getattr(function, "__module__", None) or "",
-        getattr(function, "__qualname__", name),
-        parameter,
-    )
-    if key in _warned:
-        return
-    _warned.add(key)
-    warnings.warn(
-        f"{name}: parameter {parameter!r} has no annotation, so nobody can tell which end of the "
-        f"channel this actor holds, and the channel will not close itself; annotate it "
-        f"Sender[...] or Receiver[...]",
-        RuntimeWarning,
-        stacklevel=5,
-    )

@@ -20,13 +20,13 @@ import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias, TypeVar, TypeVarTuple, get_args
+from typing import Any, Never, TypeAlias, TypeVar, TypeVarTuple, get_args
 
 from tailrace import _core
 from tailrace.channel import Channel, Receiver, Sender
 from tailrace.errors import Closed, WouldBlock
 from tailrace.group import Group
-from tailrace.group.stage import stage_name
+from tailrace.group.checks import stage_name
 from tailrace.group.wiring import wire
 from tailrace.message import Message, Outcome
 from tailrace.message.outcome import Status
@@ -285,13 +285,14 @@ class _Rig(Group):
         name: str | None = None,
         source: bool | None = None,
         background: bool = False,
+        **unknown: Never,
     ) -> None:
         """As `Group`'s, but for the stages to be replaced."""
         known_as = stage_name(fn) if name is None else name
         stand_in = self.replace.get(known_as)
         if stand_in is None:
             super().__call__(
-                fn, *args, actors=actors, name=name, source=source, background=background
+                fn, *args, actors=actors, name=name, source=source, background=background, **unknown
             )
             return
         self._replaced[known_as] += 1
@@ -302,7 +303,13 @@ class _Rig(Group):
         if isinstance(stand_in, (Source, Sink)):
             _check_role(name, stand_in, ends)
         super().__call__(
-            stand_in, *ends, actors=actors, name=name, source=source, background=background
+            stand_in,
+            *ends,
+            actors=actors,
+            name=name,
+            source=source,
+            background=background,
+            **unknown,
         )
 
 

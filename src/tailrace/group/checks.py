@@ -1,0 +1,242 @@
+"""What cannot be right where a stage is started, said at once and with what would be right."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Set
+from itertools import islice
+from typing import Any, Final
+
+from tailrace import _core
+from tailrace._core.common import End, label
+from tailrace._core.faces import Hold, was_let_go
+from tailrace.channel import Receiver, Sender, SyncReceiver, SyncSender
+
+HEADS: Final[dict[object, End]] = {
+    Sender: "send",
+    SyncSender: "send",
+    _core.SendingEnd: "send",
+    _core.BlockingSender: "send",
+    Receiver: "receive",
+    SyncReceiver: "receive",
+    _core.ReceivingEnd: "receive",
+    _core.BlockingReceiver: "receive",
+}
+"""The types that an end is annotated with."""
+
+OTHER: Final = "other"
+"""In their place: any other type."""
+
+_BLOCKING: Final = frozenset(
+    {SyncSender, SyncReceiver, _core.BlockingSender, _core.BlockingReceiver}
+)
+_CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
+_LOOKED_AT: Final = 32
+"""How many members of a container are looked at: it may be large, and is mostly of one kind."""
+
+
+def only_ends(heads: Set[object]) -> bool:
+    """Whether nothing but an end of a channel fits."""
+    return bool(heads - {None}) and heads - {None} <= HEADS.keys()
+
+
+def check(
+    name: str, parameter: inspect.Parameter, heads: Set[object], value: Any, *, on_loop: bool
+) -> None:
+    """TypeError if `value` cannot be right for a parameter of which only ends are wanted.
+
+    `on_loop` says whether the stage `name` runs on the event loop; else it runs in threads.
+    """
+    if not only_ends(heads) or (value is None and (None in heads or parameter.default is None)):
+        return
+    wanted = heads - {None}
+    ends = {HEADS[head] for head in wanted}
+    blocking = wanted <= _BLOCKING
+    asynchronous = not wanted & _BLOCKING
+    where = f"{name}: parameter {parameter.name!r}"
+    if asynchronous and not on_loop:
+        raise TypeError(
+            f"{where} takes an end that is awaited, but {name} is a plain function, which runs in "
+            f"a thread: define it with `async def`, or annotate the parameter "
+            f"{_named(ends, 'Sync')} and pass channel.sync"
+        )
+    if blocking and on_loop:
+        raise TypeError(
+            f"{where} takes an end that blocks, but {name} runs on the event loop: annotate the "
+            f"parameter {_named(ends)} and pass the channel itself, or define {name} with `def`"
+        )
+    resolved = _core.resolve(value)
+    if resolved is None:
+        # Any object with the right methods is an end: a test's list, say.
+        iterates = "__aiter__" if asynchronous else "__iter__"
+        methods = ("send",) if "send" in ends else ("recv", iterates)
+        if isinstance(value, type) or not any(hasattr(value, each) for each in methods):
+            raise TypeError(f"{where} takes {_in_words(ends)} of a channel, not {value!r:.200}")
+        return
+    channel, end = resolved
+    if end is not None and end not in ends:
+        raise TypeError(
+            f"{where} takes {_in_words(ends)} of a channel, but was given {_in_words({end})} of "
+            f"`{label(channel)}`: pass the channel, or channel.{_attribute(ends)}"
+        )
+    if asynchronous and isinstance(value, (_core.BlockingSender, _core.BlockingReceiver)):
+        raise TypeError(
+            f"{where} takes an end that is awaited, but was given the view for threads of "
+            f"`{label(channel)}`: pass it without .sync"
+        )
+    if blocking and not isinstance(value, (_core.BlockingSender, _core.BlockingReceiver)):
+        raise TypeError(
+            f"{where} takes an end that blocks, but `{label(channel)}` is awaited: pass "
+            f"channel.sync"
+        )
+
+
+def _in_words(ends: Set[End]) -> str:
+    words = [f"the {'sending' if end == 'send' else 'receiving'} end" for end in sorted(ends)]
+    return " and ".join(reversed(words))
+
+
+def _named(ends: Set[End], prefix: str = "") -> str:
+    return " and ".join(
+        f"{prefix}{'Sender' if end == 'send' else 'Receiver'}[...]" for end in sorted(ends)
+    )
+
+
+def _attribute(ends: Set[End]) -> str:
+    return "sender" if "send" in ends else "receiver"
+
+
+# What is only unlikely to be right: a warning, once for each parameter of each function, however
+# many stages it makes.
+
+_warned: set[tuple[str, str, str]] = set()
+
+
+def warn_bare(name: str, function: Any, parameter: str) -> None:
+    """A channel was passed to a parameter that does not say which end it takes."""
+    _warn(
+        name,
+        function,
+        parameter,
+        f"{name}: parameter {parameter!r} has no annotation, so nobody can tell which end of the "
+        f"channel this actor holds, and the channel will not close itself; annotate it "
+        f"Sender[...] or Receiver[...]",
+    )
+
+
+def warn_contained(name: str, function: Any, parameter: str, value: object) -> None:
+    """Warn if `value` is a container with channels in it."""
+    if isinstance(value, _CONTAINERS) and any(map(_is_end, _members(value))):
+        _warn(
+            name,
+            function,
+            parameter,
+            f"{name}: parameter {parameter!r} was given channels inside a {type(value).__name__}, "
+            f"where nobody holds them, and they will not close themselves; pass them one by one, "
+            f"as in `*outs: Sender[...]`, or hold them in `with channel.sending():`",
+        )
+
+
+def _members(container: Any) -> Iterable[object]:
+    try:
+        yield from islice(container, _LOOKED_AT)
+        if isinstance(container, Mapping):
+            yield from islice(container.values(), _LOOKED_AT)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType]
+    except RuntimeError:  # a thread changes it meanwhile
+        return
+
+
+def _is_end(member: object) -> bool:
+    if isinstance(member, (list, tuple)):  # pairs, say
+        return any(_core.resolve(each) is not None for each in islice(member, _LOOKED_AT))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return _core.resolve(member) is not None
+
+
+def _warn(name: str, function: Any, parameter: str, text: str) -> None:
+    key = (
+        getattr(function, "__module__", None) or "",
+        getattr(function, "__qualname__", name),
+        parameter,
+    )
+    if key not in _warned:
+        _warned.add(key)
+        warnings.warn(text, RuntimeWarning, stacklevel=6)
+
+
+def check_open(name: str, holds: Iterable[Hold]) -> None:
+    """ValueError for a channel to be sent to that was closed by hand.
+
+    Where its receivers have closed it, a sender ends well: stop flows up. Where its senders have,
+    `take_hold` refuses.
+    """
+    for channel, end, parameter in holds:
+        if end != "send" or not channel.closed:
+            continue
+        if not was_let_go(channel, "receive") and not was_let_go(channel, "send"):
+            raise ValueError(
+                f"{name}: parameter {parameter!r} was given `{label(channel)}`, which is closed: "
+                f"nothing can be sent to it. Start the stage before it is closed, and have it "
+                f"closed by its owners: `with channel.sending():`"
+            )
+
+
+# What may be a stage.
+
+
+def stage_name(fn: Callable[..., Any]) -> str:
+    """What a stage is called by default: its function, or its object's own name."""
+    target = target_of(fn)
+    for attribute in ("__name__", "name"):
+        name = getattr(target, attribute, None)
+        if isinstance(name, str) and name:
+            return "lambda" if name == "<lambda>" else name
+    return type(target).__name__
+
+
+def target_of(fn: Callable[..., Any]) -> Any:
+    """What a partial calls in the end."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn
+
+
+def check_callable(fn: object) -> None:
+    """TypeError for what no stage can be made of."""
+    if callable(fn):
+        return
+    if inspect.iscoroutine(fn):
+        fn.close()  # or it would warn that it was never awaited
+        raise TypeError(
+            f"go takes the function and its arguments, go({fn.__name__}, ...), not what calling "
+            f"it returns, go({fn.__name__}(...))"
+        )
+    raise TypeError(
+        f"go takes a function and its arguments, as in go(filter, inbox, out), not {fn!r}"
+    )
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether a stage of `fn` runs on the loop, else in a thread.
+
+    TypeError for a generator function or a class, of which calling it would run nothing.
+    """
+    if type(fn) is types.FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
+    target = target_of(fn)
+    if isinstance(target, type):
+        raise TypeError(
+            f"{stage_name(fn)} is a class, and making an object runs nothing: go takes the object, "
+            f"as in go({stage_name(fn)}(...), inbox, out)"
+        )
+    if not inspect.isroutine(target) and not inspect.iscoroutinefunction(target):
+        target = type(target).__call__
+    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+        raise TypeError(
+            f"{stage_name(fn)} is a generator function (it has a `yield`), which go cannot run: "
+            f"send its values to a channel, or use go(emit({stage_name(fn)}(...)), out)"
+        )
+    return inspect.iscoroutinefunction(target)
