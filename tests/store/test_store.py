@@ -20,6 +20,7 @@ from tailrace.errors import Outage
 from tailrace.message.message import message_of
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store
+from tailrace.store._target import InThread, Written
 
 pytestmark = pytest.mark.virtual_time
 
@@ -598,6 +599,32 @@ async def test_coroutine_functions_are_known_in_every_form() -> None:
     await stored(store(functools.partial(write, "partial")), [1])
     await stored(store(Writer()), [2])
     assert rows == [("partial", True, 1), ("object", True, 2)]
+
+
+async def test_what_a_database_raises_when_it_is_closed_is_raised_by_the_store() -> None:
+    class Database:
+        def open(self, element: Any) -> None: ...
+
+        def write(self, messages: Sequence[Message[Any]]) -> Written:
+            return Written()
+
+        def close(self) -> None:
+            raise OSError("cannot close")
+
+    actor = Store[Any](
+        lambda: InThread(Database(), "thread"),
+        name="store",
+        what="of a test",
+        max_batch=10,
+        retry=NOW,
+    )
+    channel = Channel[Message[int]](math.inf)
+    message = Message(1)
+    await channel.send(message)
+    channel.close()
+    with pytest.raises(OSError, match="cannot close"):
+        await actor(channel)
+    assert message.outcome == Outcome("stored")
 
 
 # What it says.

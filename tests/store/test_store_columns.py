@@ -8,7 +8,7 @@ import enum
 import math
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import (
     Annotated,
@@ -277,3 +277,58 @@ def test_an_alias_is_what_it_stands_for() -> None:
     exec("type Name = str", names)
     assert layout_of(names["Name"]).columns[0].sql_type == "TEXT"
     assert list(layout_of(names["Name"]).values("a")) == ["a"]
+
+
+@dataclass
+class WithPlainOnes:
+    name: str
+    thing: list[Plain]
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Plain,
+        complex,
+        list[Plain],
+        dict[str, Plain],
+        tuple[int, Plain],
+        set[complex],
+        list[WithPlainOnes],
+        Plain | complex,
+        Callable[[], int],
+        list[Callable[[], int]],
+        Iterator[int],
+    ],
+)
+def test_a_type_none_of_whose_values_could_be_stored_is_refused(hint: Any) -> None:
+    with pytest.raises(TypeError, match="no column for"):
+        layout_of(hint)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        list[Plain | None],
+        int | Plain,
+        dict[str, Any],
+        list[Inner],
+        list["Inner"],
+        Sequence[object],
+        list[Colour],
+        dict[uuid.UUID, datetime.date],
+        list[bytearray],
+    ],
+)
+def test_a_type_some_of_whose_values_can_be_stored_has_a_column(hint: Any) -> None:
+    assert len(layout_of(hint).columns) == 1
+
+
+@dataclass
+class Tree:
+    children: list[Tree]
+
+
+def test_a_type_that_refers_to_itself_has_columns() -> None:
+    (values,) = layout_of(Tree).values(Tree([Tree([])]))
+    assert values == '[{"children":[]}]'

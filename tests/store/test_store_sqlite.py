@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 import pytest
@@ -20,6 +20,8 @@ from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store_sqlite
 from tailrace.store._table import Table
 from tailrace.store.sqlite import SqliteTarget
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -175,6 +177,37 @@ async def test_a_batch_too_large_for_one_statement_is_one_transaction_all_the_sa
     assert actor.statistics() == StoreStatistics(rows=3000, transactions=1, largest=3000)
 
 
+@pytest.mark.parametrize("variables", [32, 33, 999])
+async def test_a_statement_never_has_more_variables_than_sqlite_takes(
+    path: Path, monkeypatch: pytest.MonkeyPatch, variables: int
+) -> None:
+    class Limited(SqliteTarget[T]):
+        def _configure(self, connection: sqlite3.Connection) -> None:
+            super()._configure(connection)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, variables)
+
+    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", Limited)
+    actor = store_sqlite(path, type=Order)  # 4 columns, and the version of the schema
+    sent = [Message(Order(n, "a")) for n in range(500)]
+    assert set(await stored(actor, sent)) == {Outcome("stored")}
+    assert actor.statistics().transactions == 1
+    assert rows(path, "SELECT count(*) FROM events") == [500]
+
+
+async def test_keys_that_are_numbers_are_stored_as_the_column_has_them(path: Path) -> None:
+    def number(order: Order) -> int:
+        return order.number
+
+    with database(path) as connection:
+        connection.execute("CREATE TABLE old (id INTEGER PRIMARY KEY, number, customer, price)")
+    for table, kind in (("old", "integer"), ("new", "text")):
+        actor = store_sqlite(path, table, Order, key=number)
+        sent = [Message(Order(n, "a")) for n in (7, 8, 7)]
+        assert await stored(actor, sent) == [Outcome("stored")] * 3
+        assert rows(path, f"SELECT DISTINCT typeof(id) FROM {table}") == [kind]
+        assert actor.statistics().repeats == 1
+
+
 # Repeats.
 
 
@@ -314,6 +347,11 @@ def test_the_database_is_in_wal_mode_and_synchronous(
         for name in ("journal_mode", "synchronous", "busy_timeout")
     ]
     assert found == ["wal", synchronous, 1500]
+    past_the_cache_of_the_drive = [  # asked for on every system, though only macOS heeds it
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("fullfsync", "checkpoint_fullfsync")
+    ]
+    assert past_the_cache_of_the_drive == [int(durability == "full")] * 2
     target.close()
 
 
@@ -424,6 +462,10 @@ async def test_a_lock_at_the_start_that_lasts_is_named(path: Path) -> None:
             "column 'price' is generated",
         ),
         ("(number INT, customer TEXT, price REAL)", "no column 'id' (TEXT NOT NULL)"),
+        ("(id INTEGER PRIMARY KEY, number INT, customer TEXT, price REAL)", "'id' is INTEGER"),
+        ("(id NUMERIC PRIMARY KEY, number INT, customer TEXT, price REAL)", "'id' is NUMERIC"),
+        ("(id ANY PRIMARY KEY, number INT, customer TEXT, price REAL)", "'id' is ANY"),
+        ("(id TEXT PRIMARY KEY, number INT, customer DATETIME, price REAL)", "'customer' is"),
     ],
 )
 async def test_a_table_that_does_not_fit_is_refused_by_name(

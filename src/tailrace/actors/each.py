@@ -19,7 +19,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, overload
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
 from tailrace._worker import Worker
 from tailrace.channel import Receiver, Sender
@@ -208,9 +208,11 @@ class Each(Generic[A, B]):
             del message  # the traceback of the error that it now has refers to this frame
         return None
 
-    def _failure(self, message: Any, error: BaseException) -> None:
+    def _failure(self, message: Message[Any], error: BaseException) -> None:
         """The function failed: so does the message, and perhaps the actor."""
-        if not isinstance(message, Message):  # asked only here, so that it costs nothing
+        if not isinstance(
+            cast("object", message), Message
+        ):  # asked only here, so that it costs nothing
             raise TypeError(f"{self!r} takes messages, but was sent {message!r}") from None
         if self._on_error == "abort":
             self._aborted += message.abort(failure(error).reason)

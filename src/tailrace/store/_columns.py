@@ -253,17 +253,17 @@ def _nothing_for(bare: Any, where: str) -> TypeError:
     )
 
 
-def storable(hint: Any, seen: frozenset[Any] = frozenset()) -> bool:
+def storable(hint: Any, seen: frozenset[str] = frozenset()) -> bool:
     """Whether any value of this type has a JSON form, as far as the type says."""
     if get_origin(hint) in (Union, types.UnionType):
         return any(storable(member, seen) for member in get_args(hint))
     bare, _ = _bare(hint)
     base: object = get_origin(bare) or bare
-    if not _is_class(base) or base in (Any, object, types.NoneType) or base in seen:
+    if not _is_class(base) or base in (Any, object, types.NoneType) or repr(bare) in seen:
         return True
     if scalar(base, "") is not None or issubclass(base, (bytearray, enum.Enum)):
         return True
-    inside = seen | {base}
+    inside = seen | {repr(bare)}
     names = _field_names(base)
     if names is not None:
         return all(storable(field, inside) for field in _fields_that_are_read(base, names))

@@ -218,7 +218,8 @@ class GroupCommit(Generic[T]):
             f"{self.name} takes messages, but was sent a {kind}: send Message(value) on a "
             f"Channel[Message[{kind}]], or have submit(channel, value) do so"
         )
-        self._fail([each for each in batch if isinstance(each, Message)], error)
+        messages: list[Message[Any]] = [each for each in batch if isinstance(each, Message)]
+        self._fail(messages, error)
         return error
 
     def _settle(self, part: list[Message[T]], written: Written) -> None:

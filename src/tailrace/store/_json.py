@@ -16,7 +16,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 from tailrace.store._forms import decimal_text, microseconds, moment_text
 
@@ -65,17 +65,20 @@ def _plain(value: object) -> object:
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, (set, frozenset)):
         return sorted(cast("set[Any]", value), key=to_json)
-    if isinstance(value, Mapping):
+    if _is_mapping(value):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
+
+
 def _with_text_keys(value: object) -> object:
     """A copy of `value` in which every key of a dict is a text."""
-    if isinstance(value, Mapping):
-        items: Mapping[Any, Any] = value
-        copy = {_key_text(key): _with_text_keys(item) for key, item in items.items()}
-        if len(copy) < len(items):
+    if _is_mapping(value):
+        copy = {_key_text(key): _with_text_keys(item) for key, item in value.items()}
+        if len(copy) < len(value):
             raise ValueError("two keys of a mapping are the same text in JSON")
         return copy
     if isinstance(value, (list, tuple)):

@@ -196,21 +196,20 @@ def scalar(base: type, where: str) -> tuple[SqlType, Convert, bool] | None:
 
 def enumerated(kind: type[enum.Enum], where: str) -> tuple[SqlType, Convert]:
     """The SQL type and converter of an Enum: as its values."""
-    values = [member.value for member in kind]
+    values: list[Any] = [member.value for member in kind]
+    sql_type: SqlType = "TEXT"
+    plain: Callable[[str, Any], Value] = as_json
     if values and all(isinstance(value, str) for value in values):
-        plain, sql_type = cast("Convert | None", lambda value: text(where, value)), "TEXT"
+        plain = text
     elif values and all(isinstance(value, int) for value in values):
-        plain, sql_type = cast("Convert | None", lambda value: whole(where, value)), "INTEGER"
-    else:
-        plain, sql_type = None, "TEXT"
+        sql_type, plain = "INTEGER", whole
 
     def convert(value: Any) -> Value:
-        if not isinstance(value, kind):
-            raise _wrong(where, kind, value)
-        inner: Any = value.value
-        return as_json(where, inner) if plain is None else plain(inner)
+        if isinstance(value, kind):
+            return plain(where, value.value)
+        raise _wrong(where, kind, value)
 
-    return cast("SqlType", sql_type), convert
+    return sql_type, convert
 
 
 def json_of(where: str, kind: type | None = None) -> Convert:
