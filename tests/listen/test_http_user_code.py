@@ -208,6 +208,27 @@ async def test_an_authorize_that_hangs_is_cancelled_when_its_request_is_answered
     assert answer.text == "timed out: not authorized within 0.05 s; nothing was stored"
 
 
+# --- messages that are dropped ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [JSON, NDJSON])
+async def test_a_finaliser_only_posts_to_the_loop(serve: Any, kind: str) -> None:
+    amid: list[tuple[int, Any]] = []
+
+    async def work(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            del message  # collected here, amid whatever this is
+            statistics = listener.server.statistics()
+            amid.append((statistics.in_flight, dict(statistics.answers)))
+
+    listener = listen_http(ANY, "/in")
+    async with serve(listener, work) as service:
+        answer = await service.post("/in", b'"foo"', content_type=kind)
+        left = service.server.statistics().in_flight
+
+    assert (amid, answer.status, left) == ([(1, {})], 500, 0)
+
+
 # --- while answering ------------------------------------------------------------------------
 
 

@@ -173,8 +173,8 @@ class Decoder(Generic[T]):
         elif self._from_text is None:
             value = written
         else:
-            value = _decoded(self._from_text, written)
-            if isinstance(value, float) and not math.isfinite(value):
+            value = number = _decoded(self._from_text, written)
+            if isinstance(number, float) and not math.isfinite(number):
                 raise Refused(422, f"{written[:20]!r} is no finite number")
         typed: T = value
         return typed

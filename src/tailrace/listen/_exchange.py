@@ -110,7 +110,7 @@ class Exchange:
         self._json = request.wants_json
         self._check: asyncio.Task[None] | None = None  # authorizes
         self._body: bytes | bytearray = b""  # what has come of it
-        self._size = 0
+        self._size: int = 0
         self._pending = 0
         self._id = ""
         self.request = request

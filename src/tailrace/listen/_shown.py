@@ -57,14 +57,19 @@ def as_json(value: object) -> bytes:
     except BaseException:
         pass
     try:
-        if isinstance(value, dict):
-            items = cast(dict[object, object], value).items()
-            return _encode({said(key): _plain(item) for key, item in items})
+        return _encode(_items(value))
     except KeyboardInterrupt:
         raise
     except BaseException:
-        pass
-    return _encode(said(value))
+        return _encode(said(value))
+
+
+def _items(value: object) -> Any:
+    """`value` with what cannot be written replaced one by one, if it is a dictionary."""
+    if not isinstance(value, dict):
+        return said(value)
+    items = cast("dict[object, object]", value).items()
+    return {said(key): _plain(item) for key, item in items}
 
 
 def _plain(value: object) -> Any:
