@@ -31,7 +31,17 @@ from tailrace import Group, testing
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("channels", "pipelines", "backends", "hedging", "http", "webhooks", "stores", "sqlite")
+PAGES = (
+    "channels",
+    "pipelines",
+    "backends",
+    "hedging",
+    "http",
+    "webhooks",
+    "mounted",
+    "stores",
+    "sqlite",
+)
 
 LONGEST = 220
 """Lines: a page that has more is two pages."""

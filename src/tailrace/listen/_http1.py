@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self.made = True
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple) and peer:
-            self._client = str(peer[0])
+            self._client = str(cast("tuple[object, ...]", peer)[0])
         engine = self.engine
         if self._closed or engine.stopped:
             self.abort()
