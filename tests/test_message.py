@@ -515,6 +515,14 @@ def test_an_outcome_shows_what_cannot_show_itself() -> None:
     assert "Message" in repr(Message(Hostile()))
 
 
+def test_a_reason_that_cannot_be_shown_does_not_end_the_actor_that_fails_the_message() -> None:
+    reason: Any = Hostile()
+    message = Message("foo")
+    assert message.fail(reason)
+    assert message.outcome is not None
+    assert message.outcome.reason is reason
+
+
 def test_an_id_that_is_no_text_is_said_so_at_once() -> None:
     with pytest.raises(TypeError, match="must be a str, not 7"):
         Message("foo", id=7)  # type: ignore[arg-type]

@@ -33,7 +33,9 @@ def log_access(request: Request | None, status: int, size: int, seconds: float |
             took,
             extra={**values, "seconds": seconds},
         )
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         pass  # a handler or filter of the user's raised: it has no right to end a connection
 
 

@@ -86,5 +86,7 @@ def log_error(text: str, *args: object, error: BaseException | None = None) -> N
     """Log an error. A handler or filter of the user's that raises does not end an actor."""
     try:
         _log.error(text, *args, exc_info=error)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         pass

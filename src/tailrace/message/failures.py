@@ -28,7 +28,7 @@ class FailureLog:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser may fail a message amid anything
         self._unreported = 0
         self._next = -math.inf
 
@@ -101,5 +101,7 @@ def _now() -> float:
 def _say(text: str, *args: object, error: BaseException | None = None) -> None:
     try:
         _log.error(text, *args, exc_info=error)
-    except Exception:  # a filter or handler of the user's raised: no reason to fail others
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # of a filter, a handler or the text: no reason to fail others
         pass

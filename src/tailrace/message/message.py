@@ -324,7 +324,9 @@ def _of_outcome(on_settle: Callable[[Outcome], object]) -> Told:
 def _report(message: Message[Any], error: BaseException) -> None:
     try:
         _log.error("on_settle of %r raised; the outcome stands", message, exc_info=error)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         pass  # a logging filter of the user's raised: it has no more right to end an actor
 
 

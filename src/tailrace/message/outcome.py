@@ -95,9 +95,10 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
 
 def failure(error: BaseException | str) -> Outcome:
     """A "failed" one, for an exception or a text."""
-    if isinstance(error, BaseException):
-        return ended("failed", _describe(error), error, None)
-    return ended("failed", error, None, None)
+    if issubclass(type(error), BaseException):  # isinstance would ask a stranger's `__class__`
+        exception = cast(BaseException, error)
+        return ended("failed", _describe(exception), exception, None)
+    return ended("failed", cast(str, error), None, None)
 
 
 def _describe(error: BaseException) -> str:
