@@ -1,21 +1,28 @@
 """The talk's last program as an HTTP service: requests per second, and how long one takes.
 
     python benchmarks/talk_http.py [--rounds 5] [--seconds 4] [--connections 64] [--only NAMES]
-                                   [--json FILE]
+                                   [--kinds get,post] [--json FILE]
 
-Each request is ``GET /incoming?data=foo`` and goes through Listen → Filter → Enrich → Store,
-unbuffered, before it is answered ``OK: ☆ foo ☆``. Competitors, each a process of its own, one at a
-time, in an order that rotates:
+Two kinds of request, each as real clients send them, no two alike:
 
-- Go: the talk's program with net/http, on all cores (``go/talk_http.go``).
-- tailrace: `listen_http` and three actors, on one core, on uvloop; and on plain asyncio.
-- tailrace, SQLite: the same, but each answer says that the row is on disk (WAL, fsync).
-- tailrace, app in uvicorn: `HttpServer.app`, carried by uvicorn.
-- uvicorn: a plain ASGI application with the same pipeline of `asyncio.Queue(1)` and Futures.
+- get: ``GET /incoming?data=…``, with headers that vary (tracing, request ids, user agents).
+- post: ``POST /orders``, a JSON body of a typed struct, a token and an Idempotency-Key.
 
-wrk makes the load from the same machine. Figures are medians over the rounds, ratios medians of
-the ratios within a round. What is answered is checked before each run, and any answer that is not
-a 2xx during it ends the benchmark.
+Each goes through Listen → Filter → Enrich → Store, unbuffered, before it is answered. Competitors
+(``http_programs.py``), each a process of its own, one at a time, in an order that rotates:
+
+- Go: the same program with net/http and encoding/json, in memory, on all cores
+  (``go/talk_http.go``).
+- tailrace: `HttpServer` and its actors, in memory, on one core, on uvloop; on plain asyncio; with
+  the Python core; as an ASGI application carried by uvicorn.
+- tailrace, SQLite: each 200 says that the row is on disk (WAL, synchronous=FULL).
+- FastAPI, in uvicorn and in Granian, in memory; and on aiosqlite, durable in the same way, with a
+  commit for each request, and with a group commit written by hand.
+
+The load comes from the same machine (``go/load_http.go``). Figures are medians over the rounds,
+ratios medians of the ratios within a round. What is answered is checked before each run, and any
+answer that is not 200 during it ends the benchmark. With two cores the load takes what Go's server
+could use: the column "load" says how much of a core.
 """
 
 from __future__ import annotations
@@ -24,212 +31,122 @@ import argparse
 import asyncio
 import contextlib
 import json
-import re
-import shutil
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import parse_qs
 
 if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.golang import SOURCES, GoUnavailableError, build_go, go_version
 from benchmarks.harness import chosen
+from benchmarks.http_programs import PROGRAMS, TOKEN
 from benchmarks.report import cpu_name, progress
-from tailrace import Channel, Group, Message, Receiver, Sender
-from tailrace.listen import HttpServer, ListenHttp, listen_http
 
-GO_SOURCE = SOURCES / "talk_http.go"
 GO = "Go"
-ANSWER = "OK: ☆ foo ☆"
-LOOPBACK = "127.0.0.1:0"
+KINDS = ("get", "post")
+FIGURES = ("rate", "p50", "p99")
 
-Program = Callable[[], Coroutine[Any, Any, None]]
-Rounds = dict[str, list[dict[str, float]]]
-"""Competitor → for each round: requests per second, and the quantiles in seconds."""
-
-
-# --- tailrace -----------------------------------------------------------------------------------
-
-
-async def filter(inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None:
-    async for msg in inbox:
-        if msg.data == "bar":
-            msg.abort("filtered")
-        else:
-            await out.send(msg)
-
-
-async def enrich(inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None:
-    async for msg in inbox:
-        msg.data = f"☆ {msg.data} ☆"
-        await out.send(msg)
-
-
-async def store(inbox: Receiver[Message[str]]) -> None:
-    async for msg in inbox:
-        msg.ack()
-
-
-def wire(go: Group, listener: ListenHttp[str], store: Callable[..., Any]) -> None:
-    to_filter = Channel[Message[str]](name="to_filter")
-    to_enrich = Channel[Message[str]](name="to_enrich")
-    to_store = Channel[Message[str]](name="to_store")
-    go(listener, to_filter)
-    go(filter, to_filter, to_enrich)
-    go(enrich, to_enrich, to_store)
-    go(store, to_store)
-
-
-async def tailrace() -> None:
-    listener = listen_http(LOOPBACK, "/incoming")
-    async with Group() as go:
-        wire(go, listener, store)
-        announce(await listener.server.ready())
-
-
-async def tailrace_sqlite() -> None:
-    from tailrace.store import store_sqlite
-
-    listener = listen_http(LOOPBACK, "/incoming")
-    with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as directory:
-        async with Group() as go:
-            wire(go, listener, store_sqlite(str(Path(directory) / "events.db")))
-            announce(await listener.server.ready())
-
-
-async def tailrace_app_in_uvicorn() -> None:
-    server = HttpServer(None)
-    async with Group() as go:
-        wire(go, server.listen("/incoming"), store)
-        await uvicorn_serves(server.app)
-
-
-# --- peers --------------------------------------------------------------------------------------
-
-
-async def uvicorn_serves(app: Any) -> None:
-    import uvicorn
-
-    config = uvicorn.Config(
-        app, port=0, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.ensure_future(server.serve())
-    while not server.started:  # noqa: ASYNC110 (it tells nobody)
-        await asyncio.sleep(0.01)
-    host, port = server.servers[0].sockets[0].getsockname()
-    announce(f"http://{host}:{port}")
-    await serving
-
-
-@dataclass(slots=True)
-class Msg:
-    """The talk's message, with a Future for its Done."""
-
-    data: str
-    done: asyncio.Future[bool]
-
-
-async def uvicorn_and_queues() -> None:
-    loop = asyncio.get_running_loop()
-    to_filter, to_enrich, to_store = (asyncio.Queue[Msg](1) for _ in range(3))
-
-    async def filtering() -> None:
-        while True:
-            msg = await to_filter.get()
-            if msg.data == "bar":
-                msg.done.set_result(False)
-            else:
-                await to_enrich.put(msg)
-
-    async def enriching() -> None:
-        while True:
-            msg = await to_enrich.get()
-            msg.data = f"☆ {msg.data} ☆"
-            await to_store.put(msg)
-
-    async def storing() -> None:
-        while True:
-            msg = await to_store.get()
-            msg.done.set_result(True)
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        msg = Msg(parse_qs(scope["query_string"].decode())["data"][0], loop.create_future())
-        await to_filter.put(msg)
-        word = "OK" if await msg.done else "aborted"
-        body = f"{word}: {msg.data}".encode()
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    actors = [loop.create_task(actor()) for actor in (filtering, enriching, storing)]
-    await uvicorn_serves(app)
-    for actor in actors:
-        actor.cancel()
-
-
-@dataclass(frozen=True)
-class Competitor:
-    """A program that serves, and on which event loop."""
-
-    name: str
-    program: Program
-    uvloop: bool = True
-
-
-PROGRAMS = (
-    Competitor("tailrace", tailrace),
-    Competitor("tailrace on asyncio", tailrace, uvloop=False),
-    Competitor("tailrace, SQLite", tailrace_sqlite),
-    Competitor("tailrace, app in uvicorn", tailrace_app_in_uvicorn),
-    Competitor("uvicorn, asyncio.Queue", uvicorn_and_queues),
+GOALS: tuple[tuple[str, str, str, str, Callable[[float], bool], str], ...] = (
+    ("get", "tailrace", "rate", GO, lambda r: r >= 1.1, "≥ 1.1"),
+    ("get", "tailrace", "p99", GO, lambda r: r <= 1.0, "≤ 1.0"),
+    ("post", "tailrace", "rate", GO, lambda r: r >= 1.1, "≥ 1.1"),
+    ("post", "tailrace", "p99", GO, lambda r: r <= 1.0, "≤ 1.0"),
+    ("get", "tailrace, SQLite", "rate", GO, lambda r: r >= 0.7, "≥ 0.7"),
+    *(
+        ("post", "tailrace, SQLite", "rate", f"FastAPI, aiosqlite, {how}", right, goal)
+        for how, right, goal in (
+            ("commit each", lambda r: r >= 30, "≥ 30"),
+            ("group commit", lambda r: r >= 1.5, "≥ 1.5"),
+        )
+    ),
 )
 
-
-def announce(url: str) -> None:
-    print(url, flush=True)
+Rounds = dict[str, dict[str, list[dict[str, float]]]]
+"""Kind → competitor → for each round: requests per second, seconds, CPU of the load."""
 
 
 def serve(name: str) -> None:
-    competitor = next(each for each in PROGRAMS if each.name == name)
+    program = next(each for each in PROGRAMS if each.name == name)
     start: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
-    if competitor.uvloop:
+    if program.uvloop:
         import uvloop
 
         start = uvloop.run
     with contextlib.suppress(KeyboardInterrupt):
-        start(competitor.program())
+        start(program.serve())
 
 
 # --- The rounds ---------------------------------------------------------------------------------
 
 
-def measure(command: list[str], name: str, seconds: float, connections: int) -> dict[str, float]:
+def ask(url: str, body: object = None) -> str:
+    """What is answered; a server that has just been started may not listen yet."""
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    sent = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, sent, headers)
+    until = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(request) as answer:
+                said: str = answer.read().decode()
+                return said
+        except urllib.error.HTTPError as error:
+            return f"{error.code}: {error.read().decode()}"
+        except urllib.error.URLError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
+def check(url: str, name: str) -> None:
+    """That both paths do what they are to do."""
+    order = {"item": "lamp", "quantity": 2, "price": 9.5, "note": "foo", "express": True}
+    right: list[tuple[str, object, object]] = [
+        (ask(f"{url}/incoming?data=foo"), "OK: ☆ foo ☆", None),
+        (ask(f"{url}/incoming?data=bar"), "aborted: bar", None),
+    ]
+    for item, word, note in (("lamp", "OK", "☆ foo ☆"), ("bar", "aborted", "foo")):
+        said, _, data = ask(f"{url}/orders", order | {"item": item}).partition(": ")
+        right.append((said, word, data))
+        if said == word:
+            right.append((json.loads(data), order | {"item": item, "note": note}, data))
+    for said, expected, more in right:
+        if said != expected:
+            raise SystemExit(f"{name} answered {said!r} ({more}), not {expected!r}")
+
+
+def measure(
+    command: list[str], core: str, load: Path, name: str, asked: argparse.Namespace
+) -> dict[str, dict[str, float]]:
     """Start a server, look whether it answers rightly, load it, and end it."""
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TAILRACE_CORE": core}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         if not url.startswith("http://"):
             raise SystemExit(f"{name} did not start")
-        for data, right in (("foo", ANSWER), ("bar", "aborted: bar")):
-            with urllib.request.urlopen(f"{url}/incoming?data={data}") as answer:
-                if (said := answer.read().decode()) != right:
-                    raise SystemExit(f"{name} answered {said!r}, not {right!r}")
-        load(url, 0.5, connections, name)  # warm up
-        return load(url, seconds, connections, name)
+        check(url, name)
+        figures = {}
+        for kind in asked.kinds:
+            put = [str(load), "-url", url, "-kind", kind, "-token", TOKEN]
+            put += ["-connections", str(asked.connections), "-seconds"]
+            subprocess.run([*put, "0.5"], stdout=subprocess.DEVNULL, check=True)  # warm up
+            done = subprocess.run([*put, str(asked.seconds)], capture_output=True, check=True)
+            figures[kind] = json.loads(done.stdout)
+            if figures[kind]["failed"]:
+                raise SystemExit(f"{name} failed under load: {figures[kind]}")
+        return figures
     finally:
         server.send_signal(signal.SIGINT)  # and not a kill, so that it removes its database
         try:
@@ -239,61 +156,56 @@ def measure(command: list[str], name: str, seconds: float, connections: int) -> 
             server.wait()
 
 
-def load(url: str, seconds: float, connections: int, name: str) -> dict[str, float]:
-    wrk = shutil.which("wrk")
-    assert wrk is not None
-    command = [wrk, "-t2", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
-    done = subprocess.run(
-        [*command, f"{url}/incoming?data=foo"], capture_output=True, text=True, check=True
-    )
-    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
-        raise SystemExit(f"{name} failed under load:\n{done.stdout}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    assert rate is not None
-    figures = {"rate": float(rate[1])}
-    for quantile in ("50", "99"):
-        found = re.search(rf"\s{quantile}%\s+([\d.]+)(us|ms|s|m)", done.stdout)
-        assert found is not None
-        unit = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[found[2]]
-        figures[f"p{quantile}"] = float(found[1]) * unit
-    return figures
-
-
-def compare(
-    commands: Mapping[str, list[str]], rounds: int, seconds: float, connections: int
-) -> Rounds:
-    measured: Rounds = {name: [] for name in commands}
+def compare(commands: Mapping[str, list[str]], load: Path, asked: argparse.Namespace) -> Rounds:
+    cores = {program.name: program.core for program in PROGRAMS}
+    measured: Rounds = {kind: {name: [] for name in commands} for kind in asked.kinds}
     names = list(commands)
-    for number in range(rounds):
+    for number in range(asked.rounds):
         turn = number % len(names)
         for name in (*names[turn:], *names[:turn]):
             progress(f"round {number + 1}: {name}")
-            measured[name].append(measure(commands[name], name, seconds, connections))
+            core = cores.get(name, "auto")
+            for kind, figures in measure(commands[name], core, load, name, asked).items():
+                measured[kind][name].append(figures)
     progress("")
     return measured
 
 
-# --- The table ----------------------------------------------------------------------------------
+# --- The tables ---------------------------------------------------------------------------------
 
 
-def ratio(measured: Rounds, name: str, figure: str) -> float | None:
-    pairs = zip(measured[name], measured.get(GO, ()), strict=False)
-    ratios = [ours[figure] / go[figure] for ours, go in pairs]
+def ratio(
+    rounds: Mapping[str, list[dict[str, float]]], name: str, figure: str, to: str
+) -> float | None:
+    pairs = zip(rounds.get(name, ()), rounds.get(to, ()), strict=False)
+    ratios = [ours[figure] / theirs[figure] for ours, theirs in pairs]
     return median(ratios) if ratios else None
 
 
-def table(measured: Rounds) -> str:
-    wide = max(len(name) for name in measured)
-    lines = [f"{'':{wide}} │    req/s   p50 ms   p99 ms │  × Go's req/s   p50   p99"]
-    lines.append("─" * wide + "─┼" + "─" * 28 + "┼" + "─" * 26)
-    for name, rounds in measured.items():
-        rate, p50, p99 = (median(each[f] for each in rounds) for f in ("rate", "p50", "p99"))
-        cells = [ratio(measured, name, figure) for figure in ("rate", "p50", "p99")]
+def table(kind: str, rounds: Mapping[str, list[dict[str, float]]]) -> str:
+    wide = max(len(name) for name in rounds)
+    lines = [f"{kind:{wide}} │    req/s   p50 ms   p99 ms  load │  × Go's req/s   p50   p99"]
+    lines.append("─" * wide + "─┼" + "─" * 34 + "┼" + "─" * 26)
+    for name, each in rounds.items():
+        rate, p50, p99, cpu = (median(one[f] for one in each) for f in (*FIGURES, "cpu"))
+        cells = [ratio(rounds, name, figure, GO) for figure in FIGURES]
         ratios = ["–" if cell is None else f"{cell:.2f}" for cell in cells]
         lines.append(
-            f"{name:{wide}} │ {rate:8.0f} {p50 * 1e3:8.2f} {p99 * 1e3:8.2f} │ "
+            f"{name:{wide}} │ {rate:8.0f} {p50 * 1e3:8.2f} {p99 * 1e3:8.2f} {cpu:5.2f} │ "
             f"{ratios[0]:>14} {ratios[1]:>5} {ratios[2]:>5}"
         )
+    return "\n".join(lines)
+
+
+def goals(measured: Rounds) -> str:
+    lines = []
+    for kind, name, figure, to, right, goal in GOALS:
+        reached = ratio(measured.get(kind, {}), name, figure, to)
+        if reached is not None:
+            verdict = "ok" if right(reached) else "MISSED"
+            lines.append(
+                f"{kind:4} {figure:4} of {name} × {to}: {reached:.2f}, goal {goal}: {verdict}"
+            )
     return "\n".join(lines)
 
 
@@ -306,9 +218,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4, help="of load in each run (default 4)")
     parser.add_argument("--connections", type=int, default=64, help="default 64")
     parser.add_argument("--only", metavar="NAMES", help="those whose name contains one of these")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="get, post, or both (default)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there too")
     parser.add_argument("--serve", metavar="NAME", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    asked.kinds = [kind for kind in KINDS if kind in asked.kinds.split(",")]
+    if not asked.kinds:
+        parser.error(f"--kinds: name some of {', '.join(KINDS)}")
+    return asked
 
 
 def main() -> None:
@@ -316,29 +233,25 @@ def main() -> None:
     if asked.serve is not None:
         serve(asked.serve)
         return
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk makes the load and is not installed: `apt install wrk` (Debian)")
     with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as directory:
-        commands: dict[str, list[str]] = {}
-        go = "left out by --only"
-        if chosen(GO, asked.only):
-            try:
-                commands[GO] = [str(build_go(GO_SOURCE, Path(directory)))]
-                go = go_version()
-            except GoUnavailableError as error:
-                go = f"*** NO GO: THERE ARE NO RATIOS IN THIS RUN: {error} ***"
-        for competitor in PROGRAMS:
-            if chosen(competitor.name, asked.only):
-                command = [sys.executable, str(Path(__file__)), "--serve", competitor.name]
-                commands[competitor.name] = command
+        try:
+            load = build_go(SOURCES / "load_http.go", Path(directory))
+            go = build_go(SOURCES / "talk_http.go", Path(directory))
+        except GoUnavailableError as error:
+            raise SystemExit(f"the load is made by a program in Go: {error}") from None
+        commands = {GO: [str(go)]} if chosen(GO, asked.only) else {}
+        for program in PROGRAMS:
+            if chosen(program.name, asked.only):
+                commands[program.name] = [sys.executable, __file__, "--serve", program.name]
         if not commands:
             raise SystemExit(f"nobody to run: --only {asked.only}")
         print(f"The talk's HTTP program, {asked.connections} connections, {asked.rounds} rounds")
-        print(
-            f"  machine: {cpu_name()}\n  go: {go}\n  python: {sys.version.split()[0]}", flush=True
-        )
-        measured = compare(commands, asked.rounds, asked.seconds, asked.connections)
-    print(table(measured))
+        print(f"  machine: {cpu_name()}\n  go: {go_version()}")
+        print(f"  python: {sys.version.split()[0]}", flush=True)
+        measured = compare(commands, load, asked)
+    for kind in asked.kinds:
+        print(f"\n{table(kind, measured[kind])}")
+    print(f"\n{goals(measured)}")
     if asked.json is not None:
         asked.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
 

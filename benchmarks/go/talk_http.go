@@ -2,28 +2,40 @@
 //
 //	talk_http [address]
 //
-// It listens on a free port of the loopback unless told otherwise, and says where.
+// It listens on a free port of the loopback unless told otherwise, and says where. `/incoming` is the
+// talk's; `/orders` takes the same way with a JSON body of a typed struct, a token and an
+// Idempotency-Key.
 package main
 
 import (
+	"crypto/subtle"
+	"encoding/json"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 )
 
-type Msg struct {
-	Data string    // 'data' parameter extracted from form values
+type Msg[T any] struct {
+	ID   string
+	Data T
 	Done chan bool // signal channel to request handler
 }
 
-func Listen(listener net.Listener, out chan *Msg) {
-	h := func(w http.ResponseWriter, r *http.Request) {
-		msg := &Msg{
-			Data: r.FormValue("data"),
-			Done: make(chan bool),
-		}
+type Order struct {
+	Item     string  `json:"item"`
+	Quantity int     `json:"quantity"`
+	Price    float64 `json:"price"`
+	Note     string  `json:"note"`
+	Express  bool    `json:"express"`
+}
+
+func Listen(out chan *Msg[string]) {
+	http.HandleFunc("/incoming", func(w http.ResponseWriter, r *http.Request) {
+		msg := &Msg[string]{Data: r.FormValue("data"), Done: make(chan bool)}
 		out <- msg
 
 		success := <-msg.Done // wait for done signal
@@ -32,16 +44,53 @@ func Listen(listener net.Listener, out chan *Msg) {
 			return
 		}
 		w.Write([]byte(fmt.Sprintf("OK: %s", msg.Data)))
-	}
-
-	http.HandleFunc("/incoming", h)
-	log.Fatal(http.Serve(listener, nil))
+	})
 }
 
-func Filter(in, out chan *Msg) {
+func ListenOrders(token string, out chan *Msg[Order]) {
+	http.HandleFunc("/orders", func(w http.ResponseWriter, r *http.Request) {
+		given, isBearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !isBearer || subtle.ConstantTimeCompare([]byte(given), []byte(token)) != 1 {
+			http.Error(w, "a token is needed", http.StatusUnauthorized)
+			return
+		}
+		if r.Method != http.MethodPost {
+			http.Error(w, "use POST", http.StatusMethodNotAllowed)
+			return
+		}
+		if !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
+			http.Error(w, "send JSON", http.StatusUnsupportedMediaType)
+			return
+		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err != nil {
+			http.Error(w, "the body is too large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		msg := &Msg[Order]{ID: r.Header.Get("Idempotency-Key"), Done: make(chan bool)}
+		if err := json.Unmarshal(body, &msg.Data); err != nil {
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+			return
+		}
+		out <- msg
+
+		word := "OK"
+		if success := <-msg.Done; !success {
+			word = "aborted"
+		}
+		said, err := json.Marshal(msg.Data)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Write([]byte(fmt.Sprintf("%s: %s", word, said)))
+	})
+}
+
+func Filter[T any](drop func(T) bool, in, out chan *Msg[T]) {
 	for {
 		msg := <-in
-		if msg.Data == "bar" {
+		if drop(msg.Data) {
 			msg.Done <- false
 			continue
 		}
@@ -49,19 +98,29 @@ func Filter(in, out chan *Msg) {
 	}
 }
 
-func Enrich(in, out chan *Msg) {
+func Enrich[T any](enrich func(*T), in, out chan *Msg[T]) {
 	for {
 		msg := <-in
-		msg.Data = "☆ " + msg.Data + " ☆"
+		enrich(&msg.Data)
 		out <- msg
 	}
 }
 
-func Store(in chan *Msg) {
+func Store[T any](in chan *Msg[T]) {
 	for {
 		msg := <-in
 		msg.Done <- true
 	}
+}
+
+func pipeline[T any](drop func(T) bool, enrich func(*T)) chan *Msg[T] {
+	toFilter := make(chan *Msg[T])
+	toEnricher := make(chan *Msg[T])
+	toStore := make(chan *Msg[T])
+	go Filter(drop, toFilter, toEnricher)
+	go Enrich(enrich, toEnricher, toStore)
+	go Store(toStore)
+	return toFilter
 }
 
 func main() {
@@ -75,14 +134,13 @@ func main() {
 	}
 	fmt.Printf("http://%s\n", listener.Addr())
 
-	toFilter := make(chan *Msg)
-	toEnricher := make(chan *Msg)
-	toStore := make(chan *Msg)
-
-	go Listen(listener, toFilter)
-	go Filter(toFilter, toEnricher)
-	go Enrich(toEnricher, toStore)
-	go Store(toStore)
-
-	select {} // block forever without spinning the CPU
+	Listen(pipeline(
+		func(data string) bool { return data == "bar" },
+		func(data *string) { *data = "☆ " + *data + " ☆" },
+	))
+	ListenOrders("secret", pipeline(
+		func(order Order) bool { return order.Item == "bar" },
+		func(order *Order) { order.Note = "☆ " + order.Note + " ☆" },
+	))
+	log.Fatal(http.Serve(listener, nil))
 }
