@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import math
+import time
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -156,3 +157,51 @@ def test_svg_gives_an_edge_that_skips_a_column_a_way_of_its_own() -> None:
     *_, skipping = (path.get("d", "") for path in elements(graph, "path"))
     passes_at = float(skipping.split("H")[0].split()[-1])
     assert not top <= passes_at <= top + float(b_box.get("height", ""))
+
+
+def chain(stages: int, *back: Edge) -> Graph:
+    edges = [
+        edge
+        for n in range(stages - 1)
+        for edge in (Edge(f"s{n}", f"c{n}"), Edge(f"c{n}", f"s{n + 1}"))
+    ]
+    return Graph(
+        tuple(StageNode(f"s{n}", 1) for n in range(stages)),
+        tuple(ChannelNode(f"c{n}", 0) for n in range(stages - 1)),
+        (*edges, *back),
+    )
+
+
+@pytest.mark.parametrize("shape", ["chain", "ring", "hub"])
+def test_a_graph_of_thousands_of_stages_is_drawn_in_a_moment(shape: str) -> None:
+    n = 2000
+    graph = chain(n) if shape == "chain" else chain(n, Edge(f"s{n - 1}", "c0"))
+    if shape == "hub":
+        there = (Edge("hub", f"s{i}") for i in range(n))
+        back = (Edge(f"s{i}", "hub") for i in range(n))
+        graph = Graph(graph.stages, (ChannelNode("hub", 0),), (*there, *back))
+    started = time.process_time()
+    assert len(graph.layers()) == {"chain": 2 * n - 1, "ring": 2 * n - 2, "hub": 2}[shape]
+    assert len(graph.cycles) == {"chain": 0, "ring": 2 * n - 2, "hub": n + 1}[shape]
+    assert graph.mermaid().count("\n") > 2 * n
+    assert graph.svg().endswith("</svg>")
+    assert graph.upstream([f"s{n - 1}"])
+    assert time.process_time() - started < 10
+
+
+def test_layers_stand_as_if_the_edges_that_lead_furthest_back_were_not_there() -> None:
+    graph = Graph(
+        tuple(StageNode(name, 1) for name in ("seed", "crawl", "parse", "keep")),
+        tuple(ChannelNode(name, 0) for name in ("todo", "pages", "found")),
+        tuple(
+            Edge(*pair)
+            for pair in (
+                ("seed", "todo"), ("todo", "crawl"), ("crawl", "pages"), ("pages", "parse"),
+                ("parse", "todo"), ("parse", "found"), ("found", "keep"), ("crawl", "todo"),
+            )
+        ),
+    )  # fmt: skip
+    assert graph.cycles == {"todo", "crawl", "pages", "parse"}
+    assert graph.layers() == [
+        ["seed", "crawl"], ["pages"], ["parse"], ["todo", "found"], ["keep"]
+    ]  # fmt: skip

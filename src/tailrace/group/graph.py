@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 
 from tailrace.group.svg import draw
 
@@ -53,15 +53,15 @@ class Graph:
     @property
     def cycles(self) -> frozenset[str]:
         """The names on some cycle."""
-        return frozenset(name for name in self._names() if name in self.downstream([name]))
+        return frozenset(_on_cycles(self._names(), self.edges))
 
     def downstream(self, names: Iterable[str]) -> set[str]:
         """Everything that values from `names` can reach."""
-        return _reach([(edge.source, edge.target) for edge in self.edges], names)
+        return _reach(((edge.source, edge.target) for edge in self.edges), names)
 
     def upstream(self, names: Iterable[str]) -> set[str]:
         """Everything whose values can reach `names`."""
-        return _reach([(edge.target, edge.source) for edge in self.edges], names)
+        return _reach(((edge.target, edge.source) for edge in self.edges), names)
 
     def _names(self) -> list[str]:
         return [stage.name for stage in self.stages] + [channel.name for channel in self.channels]
@@ -72,18 +72,12 @@ class Graph:
         What is on a cycle stands as if its returning edges were not there.
         """
         order = {name: index for index, name in enumerate(self._names())}
-        kept = list(self.edges)
-        while True:
-            sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(order, ()))
-            for edge in kept:
+        returning = _returning(order, self.edges)
+        sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(order, ()))
+        for number, edge in enumerate(self.edges):
+            if number not in returning:
                 sorter.add(edge.target, edge.source)
-            try:
-                sorter.prepare()
-            except CycleError as error:
-                cycle: list[str] = error.args[1]
-                kept.remove(_last_edge(kept, cycle, order))
-                continue
-            break
+        sorter.prepare()
         layers: list[list[str]] = []
         while sorter.is_active():
             ready = sorted(sorter.get_ready(), key=order.__getitem__)
@@ -116,19 +110,128 @@ class Graph:
         return self.mermaid()
 
 
-def _reach(steps: list[tuple[str, str]], start: Iterable[str]) -> set[str]:
+def _reach(steps: Iterable[tuple[str, str]], start: Iterable[str]) -> set[str]:
+    after: dict[str, list[str]] = {}
+    for source, target in steps:
+        after.setdefault(source, []).append(target)
     reached: set[str] = set()
-    pending = set(start)
+    pending = list(start)
     while pending:
-        pending = {after for before, after in steps if before in pending} - reached
-        reached |= pending
+        for name in after.get(pending.pop(), ()):
+            if name not in reached:
+                reached.add(name)
+                pending.append(name)
     return reached
 
 
-def _last_edge(edges: list[Edge], cycle: list[str], order: dict[str, int]) -> Edge:
-    """Of the edges on `cycle`, the one that leads furthest back in order of declaration."""
-    on_cycle = [edge for edge in edges if edge.source in cycle and edge.target in cycle]
-    return max(on_cycle, key=lambda edge: order[edge.source] - order[edge.target])
+def _successors(names: Iterable[str], edges: tuple[Edge, ...]) -> dict[str, list[tuple[str, int]]]:
+    """Of each name, what its edges lead to, with their numbers."""
+    successors: dict[str, list[tuple[str, int]]] = {name: [] for name in names}
+    for number, edge in enumerate(edges):
+        successors.setdefault(edge.source, []).append((edge.target, number))
+        successors.setdefault(edge.target, [])
+    return successors
+
+
+def _on_cycles(names: Iterable[str], edges: tuple[Edge, ...]) -> Generator[str]:
+    """The names that reach themselves: of strongly connected components (Tarjan's algorithm,
+    without recursion) those of several, and those with an edge to themselves."""
+    successors = _successors(names, edges)
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    open_: dict[str, None] = {}  # seen, and in no component yet; in that order
+    for root in successors:
+        if root in index:
+            continue
+        path: list[tuple[str, Iterator[tuple[str, int]]]] = []
+        enter: str | None = root
+        while enter is not None or path:
+            if enter is not None:
+                index[enter] = low[enter] = len(index)
+                open_[enter] = None
+                path.append((enter, iter(successors[enter])))
+                enter = None
+            name, rest = path[-1]
+            for target, _ in rest:
+                if target not in index:
+                    enter = target
+                    break
+                if target in open_:
+                    low[name] = min(low[name], index[target])
+            else:
+                path.pop()
+                if path:
+                    low[path[-1][0]] = min(low[path[-1][0]], low[name])
+                if low[name] == index[name]:
+                    component: list[str] = []
+                    while not component or component[-1] != name:
+                        component.append(open_.popitem()[0])
+                    if len(component) > 1 or any(to == name for to, _ in successors[name]):
+                        yield from component
+
+
+def _returning(order: Mapping[str, int], edges: tuple[Edge, ...]) -> set[int]:
+    """The numbers of the edges without which there is no cycle.
+
+    A search in depth follows each edge once. Where it closes a cycle, the edge that leads furthest
+    back is left out, and the search goes on from where that begins.
+    """
+    successors = _successors(order, edges)
+    returning: set[int] = set()
+    seen: set[str] = set()
+    for root in order:
+        if root in seen:
+            continue
+        seen.add(root)
+        path = [root]
+        place = {root: 0}
+        rests = [iter(successors[root])]
+        while path:
+            for target, number in rests[-1]:
+                if number in returning:
+                    continue
+                if target not in seen:
+                    seen.add(target)
+                    place[target] = len(path)
+                    path.append(target)
+                    rests.append(iter(successors[target]))
+                    break
+                while target in place and number not in returning:
+                    cycle = path[place[target] :]
+                    last = _last_edge(cycle, successors, returning, order)
+                    returning.add(last)
+                    back = place[edges[last].source] + 1
+                    # Unless that edge only cuts across: then this cycle is still one.
+                    if last != number and edges[last].target == (path[back:] or [""])[0]:
+                        for name in path[back:]:
+                            seen.discard(name)
+                            del place[name]
+                        del path[back:], rests[back:]
+                        break
+                else:
+                    continue
+                break
+            else:
+                del place[path.pop()]
+                rests.pop()
+    return returning
+
+
+def _last_edge(
+    cycle: list[str],
+    successors: Mapping[str, list[tuple[str, int]]],
+    returning: set[int],
+    order: Mapping[str, int],
+) -> int:
+    """Of the edges within `cycle`, the one that leads furthest back in order of declaration."""
+    within = set(cycle)
+    edges = (
+        (order[source] - order[target], -number)
+        for source in cycle
+        for target, number in successors[source]
+        if target in within and number not in returning
+    )
+    return -max(edges)[1]
 
 
 def _escape(text: str) -> str:

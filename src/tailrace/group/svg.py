@@ -6,7 +6,9 @@ leads back runs below, dashed. Nothing from outside goes in but text, escaped.
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -43,11 +45,15 @@ def draw(graph: Graph) -> str:
         chains.append([edge.source, *((edge, at) for at in through), edge.target])
         for at in through:
             columns[at].append((edge, at))
+    feeders: dict[Slot, list[Slot]] = {}
+    for chain in chains:
+        for before, slot in itertools.pairwise(chain):
+            feeders.setdefault(slot, []).append(before)
     tallest = max(map(len, columns), default=0) * (HEIGHT + GAP)
     boxes: dict[Slot, tuple[float, float, float]] = {}  # left, middle, right
     x = GAP
     for column in columns:
-        column.sort(key=lambda slot: _feeders_middle(slot, chains, boxes))
+        column.sort(key=lambda slot: _middle(feeders.get(slot, ()), boxes))
         widths = {slot: _width(texts[slot]) if isinstance(slot, str) else 0.0 for slot in column}
         widest = max(widths.values())
         for row, slot in enumerate(column):
@@ -68,11 +74,8 @@ def draw(graph: Graph) -> str:
     return "\n".join([head, ARROW, *paths, *nodes, "</svg>"])
 
 
-def _feeders_middle(
-    slot: Slot, chains: list[list[Slot]], boxes: dict[Slot, tuple[float, float, float]]
-) -> float:
-    """How high those stand that lead here: in that order few lines cross."""
-    before = [chain[chain.index(slot) - 1] for chain in chains if slot in chain[1:]]
+def _middle(before: Iterable[Slot], boxes: dict[Slot, tuple[float, float, float]]) -> float:
+    """How high those stand that lead to a slot: in that order few lines cross."""
     heights = [boxes[feeder][1] for feeder in before if feeder in boxes]
     return sum(heights) / len(heights) if heights else 0.0
 
