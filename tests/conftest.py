@@ -14,6 +14,7 @@ import gc
 import importlib
 import inspect
 import io
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from types import ModuleType
@@ -51,6 +52,19 @@ def any_loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEve
     loops: Any = importlib.import_module(request.param)
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = loops.new_event_loop
     return new_event_loop
+
+
+def pytest_configure() -> None:
+    """Take nothing over from whoever started the tests: a script that runs them in the background
+    ignores SIGINT, and ignored or blocked signals would be so in every process they start."""
+    names = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    for number in numbers:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def pytest_report_header() -> str:

@@ -211,7 +211,7 @@ def test_demo_answers_as_in_the_talk_and_drains_at_ctrl_c(tmp_path: Path) -> Non
             process.kill()
     assert process.returncode == 0
     assert printed == f"drained: 2 stored in {database}, 1 aborted, none left behind\n"
-    assert errors == "SIGINT: draining, for at most 30 s; once more to stop at once\n"
+    assert errors == ("SIGINT: draining, for at most 30 s; press Ctrl-C again to stop at once\n")
 
 
 def get(url: str, data: str) -> tuple[int, str]:

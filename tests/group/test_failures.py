@@ -22,6 +22,7 @@ from tailrace import (
     collect,
     each,
     emit,
+    run,
 )
 
 pytestmark = pytest.mark.virtual_time
@@ -271,6 +272,25 @@ async def test_group_2_a_log_handler_that_raises_does_not_keep_the_block_waiting
         logging.getLogger("tailrace").removeHandler(handler)
         loop.set_exception_handler(None)
     assert {type(error) for error in reported} == {OSError}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_run_raises_the_error_of_any_class(strange: BaseException, plain: bool) -> None:
+    async def main(go: Group) -> None:
+        await asyncio.sleep(0)
+        raise strange
+
+    def plain_main(go: Group) -> None:
+        raise strange
+
+    raised: BaseException | None = None
+    try:
+        run(plain_main if plain else main)
+    except BaseException as error:
+        raised = error
+    while isinstance(raised, BaseExceptionGroup) and raised is not strange:
+        (raised,) = raised.exceptions
+    assert_same(raised, strange)
 
 
 # A CancelledError that nobody sent.

@@ -17,7 +17,8 @@ import pytest
 from tailrace import Channel, Group, Receiver, Sender, collect, emit, run
 
 PROGRAM = """
-import asyncio, logging, sys, threading
+import asyncio, logging, os, signal, sys, threading, time
+import tailrace.group.signals as signals
 from tailrace import Channel, Group, Receiver, Sender, SyncSender, run
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
@@ -84,15 +85,13 @@ def test_run_the_first_signal_drains_and_exits_0(number: signal.Signals) -> None
         process.send_signal(number)
         code, printed = rest(process)
     assert code == 0
-    assert printed == [
-        f"INFO {number.name}: draining, for at most 30 s; once more to stop at once",
-        "drained",
-        "returned",
-    ]
+    assert printed == ["drained", "returned"]
 
 
 def test_run_the_second_signal_cancels_and_the_exit_code_names_it() -> None:
     main = """
+        sys.stderr = sys.stdout
+        signals.APART = 0
         def main(go: Group) -> None:
             a = Channel[int](name="a")
             go(count, a)
@@ -201,6 +200,8 @@ def outcome_of(source: str) -> tuple[int, list[str], list[str]]:
 
 def test_run_the_third_signal_ends_a_process_whose_clean_up_hangs() -> None:
     main = """
+        sys.stderr = sys.stdout
+        signals.APART = 0
         async def hangs(out: Sender[int]) -> None:
             print("ready", flush=True)
             while True:
@@ -214,33 +215,36 @@ def test_run_the_third_signal_ends_a_process_whose_clean_up_hangs() -> None:
     """
     with program(main) as process:
         assert process.stdout is not None
-        for line in ("SIGTERM: draining", "no", "cut short: hangs", "no"):
-            if line != "no" or process.poll() is None:
-                if line in ("SIGTERM: draining", "cut short: hangs"):
-                    process.send_signal(signal.SIGTERM)
-                assert line in process.stdout.readline()
+        for expected in (
+            ("SIGTERM: draining", "no"),
+            ("SIGTERM: stopping", "WARNING cut short: hangs", "no"),
+        ):
+            process.send_signal(signal.SIGTERM)
+            lines = [process.stdout.readline() for _ in expected]  # of two threads
+            assert all(any(line.startswith(e) for line in lines) for e in expected), lines
         process.send_signal(signal.SIGTERM)
         code, printed = rest(process)
     assert code == -signal.SIGTERM
-    assert printed == ["WARNING SIGTERM: ending at once"]
+    assert printed == []
 
 
 def test_run_a_signal_while_main_still_starts_stages_stops_the_sources_to_come() -> None:
     main = """
         async def main(go: Group) -> None:
             print("ready", flush=True)
-            while not go._draining:
-                await asyncio.sleep(0.01)
-            a = Channel[int](name="a")
-            go(count, a)
-            go(show, a)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                a = Channel[int](name="a")
+                go(count, a)
+                go(show, a)
         run(main)
     """
     with program(main) as process:
         process.send_signal(signal.SIGTERM)
         code, printed = rest(process)
     assert code == 0
-    assert printed[1:] == ["drained"]
+    assert printed == ["drained"]
 
 
 @pytest.mark.parametrize("who", ["an actor", "a thread", "main"])
@@ -265,7 +269,6 @@ def test_run_sys_exit_anywhere_ends_the_program_with_that_code_and_nothing_else(
 
 def test_run_works_on_loops_without_signal_handlers_and_puts_the_old_ones_back() -> None:
     code, printed, errors = outcome_of("""
-        import os, signal
         import tailrace.group.runner as runner
         class Loop(asyncio.SelectorEventLoop):  # as on Windows
             def add_signal_handler(self, *args: object) -> None:
@@ -281,7 +284,8 @@ def test_run_works_on_loops_without_signal_handlers_and_puts_the_old_ones_back()
         run(main)
         print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
     """)
-    assert (code, printed[-2:], errors) == (0, ["drained", "True"], [])
+    assert (code, printed[-2:]) == (0, ["drained", "True"])
+    assert [line for line in errors if "SIGINT: draining" not in line] == []
 
 
 def test_run_works_in_a_thread_that_is_not_the_main_one() -> None:
@@ -298,7 +302,6 @@ def test_run_works_in_a_thread_that_is_not_the_main_one() -> None:
 
 def test_run_a_thread_that_wakes_after_the_loop_has_gone_says_nothing() -> None:
     code, printed, errors = outcome_of("""
-        import os, signal
         go_on = threading.Event()
         def late(out: SyncSender[int]) -> None:
             go_on.wait()
@@ -317,7 +320,8 @@ def test_run_a_thread_that_wakes_after_the_loop_has_gone_says_nothing() -> None:
             go_on.set()
             thread.join()
     """)
-    assert (code, errors) == (124, [])
+    assert code == 124
+    assert len(errors) == 1  # that it drains
     assert printed[-1] == "CancelledError"
 
 
@@ -344,3 +348,228 @@ def test_run_leaves_no_loop_to_the_collector() -> None:
         assert loop() is None
     finally:
         gc.enable()
+
+
+# What a person hears, and when.
+
+
+def test_run_says_on_stderr_that_it_drains_and_how_to_stop_at_once_even_while_blocked() -> None:
+    code, printed, _ = outcome_of("""
+        async def blocks() -> None:
+            print("ready", flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+            deadline = time.monotonic() + 10
+            while not said and time.monotonic() < deadline:
+                time.sleep(0.01)
+            print("heard while blocked" if said else "heard nothing")
+        said = []
+        class Stderr:
+            def write(self, text: str) -> None:
+                said.append(text)
+            def flush(self) -> None:
+                pass
+        sys.stderr = Stderr()
+        def main(go: Group) -> None:
+            go(blocks)
+        run(main)
+        print(*said)
+    """)
+    assert code == 0
+    assert "heard while blocked" in printed
+    (line,) = (line for line in printed if line.startswith("SIGINT"))
+    assert line == "SIGINT: draining, for at most 30 s; press Ctrl-C again to stop at once"
+
+
+@pytest.mark.parametrize("numbers", ["INT, INT", "INT, TERM", "TERM, INT"])
+def test_run_two_signals_within_half_a_second_are_one(numbers: str) -> None:
+    first, second = numbers.split(", ")
+    code, printed, _ = outcome_of(f"""
+        async def waits() -> None:
+            await asyncio.Event().wait()
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(count, a)
+            go(show, a)
+            def twice() -> None:
+                os.kill(os.getpid(), signal.SIG{first})
+                time.sleep(0.02)
+                os.kill(os.getpid(), signal.SIG{second})
+            go.loop.call_later(0.05, twice)
+        run(main)
+    """)
+    assert (code, printed[-1]) == (0, "drained")
+
+
+def test_run_a_signal_half_a_second_after_the_first_is_a_second_one() -> None:
+    code, _, errors = outcome_of("""
+        async def stuck(inbox: Receiver[int]) -> None:
+            await asyncio.Event().wait()
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(count, a)
+            go(stuck, a)
+            go.loop.call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+            go.loop.call_later(0.7, os.kill, os.getpid(), signal.SIGINT)
+        run(main)
+    """)
+    assert code == 128 + signal.SIGINT
+    assert errors[0] == "SIGTERM: draining, for at most 30 s; send it again to stop at once"
+    assert errors[1].startswith("SIGINT: stopping at once; a third signal ends the process")
+
+
+def test_run_says_at_the_second_signal_which_threads_it_waits_for() -> None:
+    code, _, errors = outcome_of("""
+        signals.APART = 0
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(deaf, a.sync)
+            go(show, a)
+            go.loop.call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+            go.loop.call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+        run(main, grace=0.3)
+    """)
+    assert code == 128 + signal.SIGTERM
+    assert errors[-1].endswith("for what runs in threads, which cannot be cancelled: deaf")
+
+
+def test_run_stops_waiting_for_threads_at_the_end_of_the_grace_not_after_another_one() -> None:
+    code, printed, _ = outcome_of("""
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(deaf, a.sync)
+            go(show, a)
+            go.loop.call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        began = time.monotonic()
+        try:
+            run(main, grace=1.5)
+        finally:
+            print(time.monotonic() - began)
+    """)
+    assert code == 124
+    assert 1.5 <= float(printed[-1]) < 3
+
+
+def test_run_the_exit_code_says_that_it_was_cut_short_even_if_something_fails_then() -> None:
+    code, printed, _ = outcome_of("""
+        async def fails(inbox: Receiver[int]) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError("in the clean-up")
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(count, a)
+            go(fails, a)
+            go.loop.call_later(0.05, os.kill, os.getpid(), signal.SIGTERM)
+        run(main, grace=0.05)
+    """)
+    assert code == 124
+    assert "ERROR failed while it was cut short" in printed
+    assert "ValueError: in the clean-up" in "\n".join(printed)
+
+
+# The handlers of before.
+
+
+@pytest.mark.parametrize(
+    "leaves", ["sys.exit(3)", "raise KeyboardInterrupt", "raise ValueError", "pass"]
+)
+@pytest.mark.parametrize("before", ["signal.SIG_IGN", "signal.default_int_handler", "print"])
+def test_run_puts_the_handlers_of_before_back_however_it_ends(leaves: str, before: str) -> None:
+    _, printed, _ = outcome_of(f"""
+        async def leaves() -> None:
+            await asyncio.sleep(0)
+            {leaves}
+        signal.signal(signal.SIGINT, {before})
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        def main(go: Group) -> None:
+            go(leaves)
+        try:
+            run(main)
+        except BaseException:
+            pass
+        print(signal.getsignal(signal.SIGINT) == {before})
+        print(signal.getsignal(signal.SIGTERM) == signal.SIG_IGN)
+    """)
+    assert printed == ["True", "True"]
+
+
+def test_run_an_executor_that_hangs_after_the_end_can_be_interrupted() -> None:
+    code, printed, _ = outcome_of("""
+        def hang() -> None:
+            time.sleep(5)
+            os._exit(9)
+        async def main(go: Group) -> None:
+            go.loop.run_in_executor(None, hang)
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            run(main)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+            os._exit(4)
+    """)
+    assert (code, printed) == (4, ["interrupted"])
+
+
+# An async main is a source.
+
+
+MAINS = {
+    "waits for ever": "await asyncio.Event().wait()",
+    "waits for its actors": "await go.wait(); print('main goes on')",
+    "waits for idleness": "await go.idle(); print('main goes on')",
+    "sends": "await out(); print('never')",
+    "has a group of its own": """
+            async with Group() as inner:
+                b = Channel[int]()
+                inner(count, b)
+                inner(show, b)
+            print('main goes on')""",
+    "has a group of its own and waits in its block": """
+            async with Group() as inner:
+                b = Channel[int]()
+                inner(count, b)
+                inner(show, b)
+                await asyncio.Event().wait()""",
+    "has a group of its own and waits for that": """
+            async with Group() as inner:
+                b = Channel[int]()
+                inner(count, b)
+                inner(show, b)
+                await inner.wait()
+                print('main goes on')""",
+}
+
+
+@pytest.mark.parametrize("body", MAINS)
+def test_run_an_async_main_counts_as_a_source(body: str) -> None:
+    code, printed, errors = outcome_of(f"""
+        async def out() -> None:
+            c = Channel[int]()
+            await c.send(1)
+        class Client:
+            async def __aenter__(self) -> None:
+                pass
+            async def __aexit__(self, *_: object) -> None:
+                await asyncio.sleep(0.01)
+                print("closed", flush=True)
+        async def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(count, a)
+            go(show, a)
+            go.loop.call_later(0.1, os.kill, os.getpid(), signal.SIGINT)
+            async with Client():
+{textwrap.indent(textwrap.dedent(MAINS[body]).strip(), " " * 16)}
+        run(main, grace=8)
+    """)
+    expected = ["closed", "drained"]
+    if "own" in body:
+        expected.append("drained")
+    if "goes on" in MAINS[body]:
+        expected.append("main goes on")
+    if body == "sends":
+        assert code == 124  # nobody receives what it sends
+        return
+    assert code == 0, (printed, errors)
+    assert sorted(line for line in printed if line != "ready") == (sorted(expected))

@@ -21,10 +21,11 @@ from tailrace._notes import add_note
 from tailrace._worker import leave_behind
 from tailrace.channel import Channel
 from tailrace.errors import Closed
-from tailrace.group.actor import Actor, ActorState
+from tailrace.group.actor import Actor, ActorState, LoopActor
 from tailrace.group.checks import check_callable, stage_name
 from tailrace.group.graph import Graph
 from tailrace.group.idle import Idleness, joining
+from tailrace.group.nest import Nest, enclosing
 from tailrace.group.stage import MANY, Stage, nothing_to_collect
 from tailrace.group.topology import Topology
 from tailrace.group.watch import Watch
@@ -72,6 +73,11 @@ class Group:
         self._outer_cancel: asyncio.CancelledError | None = None  # by others, while we joined
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Future[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()  # of `wait`
+        self._nest: Nest | None = None  # of the stage, or main, inside which it was entered
+        self._main: Nest | None = None  # where the block's code is a source: under `run`
+        self._patient: set[asyncio.Task[Any] | None] = set()  # that are in `wait` or `idle`
+        self._block_stopped = False  # by a drain, which is not to cancel the actors
         self._cut: dict[Channel[Any], tuple[str, set[str]]] = {}  # by whom, and who feeds it
         self._told: set[str] = set()  # live stages whose early end needs no warning of its own
         self._watch: Watch | None = None  # from when the block is entered
@@ -88,6 +94,11 @@ class Group:
         if self._loop is None:
             raise RuntimeError("this group has no loop yet: enter its block first")
         return self._loop
+
+    @property
+    def parent(self) -> asyncio.Task[Any] | None:
+        """The task that has entered its block, while it is there."""
+        return self._parent
 
     # Starting.
 
@@ -166,12 +177,18 @@ class Group:
         """Stop the sources; the rest ends as its inboxes close. Nothing accepted is lost.
 
         A source whose object has a `drain` method is asked by that; another one that is parked
-        in a send finishes it, and is cancelled at its next other await. Calling it again does
-        nothing.
+        in a send finishes it, and is cancelled at its next other await. One that has entered
+        groups of its own is left to them, and they are drained. Calling it again does nothing.
+
+        The code of an async main function under `run` is such a source, unless it waits in
+        `wait` or `idle`.
         """
+        first = not self._draining
         self._draining = True
         for stage in list(self._live):
             self._stop(stage)
+        if first and self._main is not None:
+            self._main.stop()
 
     def _stop(self, stage: Stage) -> None:
         """Stop a source. A background actor that feeds nothing ends with the others anyway."""
@@ -204,6 +221,36 @@ class Group:
                 name,
             )
 
+    def threads(self) -> list[str]:
+        """The names of the actors in threads that are not parked on a channel."""
+        return [
+            actor.name
+            for stage in self._live
+            for actor in stage.threads
+            if actor.doing().since is None
+        ]
+
+    def _stop_block(self) -> None:
+        """Stop the code of the block as a source, unless it waits for the actors."""
+        parent = self._parent
+        if self._state != "open" or parent is None or parent is asyncio.current_task():
+            return
+        nest = self._main or self._nest
+        around: Any = [] if nest is None else nest.around(self)
+        if any(parent in group._patient for group in around):
+            return
+        for group in around:  # its cancellation comes through all of them
+            group._block_stopped = True
+        LoopActor(parent).stop()
+
+    def _stopped_by_drain(self) -> bool:
+        """Whether a cancellation of the block is the one of `_stop_block`; it comes once."""
+        parent = self._parent
+        if not self._block_stopped or parent is None or parent.cancelling() > self._requests + 1:
+            return False
+        self._block_stopped = False
+        return True
+
     def _interrupt_parent(self) -> None:
         if not self._parent_cancelled and self._parent is not None:
             self._parent_cancelled = True
@@ -235,14 +282,26 @@ class Group:
     def _stage_ended(self, stage: Stage) -> None:
         del self._live[stage]
         self._seen_by().ended(stage)
-        try:
-            self._let_go(stage)
-        finally:  # whatever a logging handler raises, the block ends
-            changed = self._changed
-            if changed is not None and not changed.done() and self._none_is_waited_for():
-                changed.set_result(None)
+        changed = self._changed
+        if changed is not None and not changed.done() and self._none_is_waited_for():
+            changed.set_result(None)
+        if self._waiters:
+            self._wake_waiters()
 
-    def _let_go(self, stage: Stage) -> None:
+    def _wake_waiters(self) -> None:
+        if self._others_have_ended():
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _others_have_ended(self) -> bool:
+        """Whether the actors that live are in the background or wait for the others themselves."""
+        return all(
+            stage.background or (not stage.threads and self._patient.issuperset(stage.tasks))
+            for stage in self._live
+        )
+
+    def _stage_lets_go(self, stage: Stage) -> None:
         if self._cause is None and not self._draining:
             self._let_go_and_warn(stage)
         else:
@@ -313,6 +372,11 @@ class Group:
         self._state = "open"
         self._watch = Watch(self._loop, self._live, self._topology, self._stall_after)
         self._idleness = Idleness(self._loop, self._live)
+        nest = self._nest = enclosing.get()
+        if nest is not None:
+            nest.add(self)
+            if nest.stopping and self._parent is not None and not self._requests:
+                self._parent.cancel()  # a source that was stopped begins nothing new
         return self
 
     async def __aexit__(
@@ -326,7 +390,8 @@ class Group:
         if self._parent_cancelled:
             cancelled = await self._absorb_interruption(error)
         if error is not None:
-            self._cancel_all(error)
+            if not isinstance(error, asyncio.CancelledError) or not self._stopped_by_drain():
+                self._cancel_all(error)
         elif self._on_exit == "cancel":
             self.cancel()
         elif self._on_exit == "drain":
@@ -355,6 +420,8 @@ class Group:
         self._state = "ended"
         self._cause = None
         self._seen_by().stop()
+        if self._nest is not None:
+            self._nest.remove(self)
 
     async def _absorb_interruption(
         self, error: BaseException | None
@@ -409,12 +476,36 @@ class Group:
                     await self._changed
             except asyncio.CancelledError as error:
                 self._outer_cancel = error
-                self._cancel_all(error)
+                if not self._stopped_by_drain():
+                    self._cancel_all(error)
             finally:
                 self._changed = None
 
     def _none_is_waited_for(self) -> bool:
         return all(stage.background for stage in self._live)
+
+    async def wait(self) -> None:
+        """Return when all actors have ended, but those in the background.
+
+        For a block that holds a client or a pool open for as long as its pipeline runs: a drain
+        under `run` leaves alone what waits here. An actor that waits here waits for the others.
+        Cancelled: nothing has changed. RuntimeError outside the block.
+        """
+        if asyncio.get_running_loop() is not self.loop:
+            raise RuntimeError("wait was called from another event loop than its group's")
+        me = asyncio.current_task()
+        self._patient.add(me)
+        try:
+            self._wake_waiters()  # those that have waited for nothing but this one
+            while not self._others_have_ended():
+                waiter: asyncio.Future[None] = self.loop.create_future()
+                self._waiters.add(waiter)
+                try:
+                    await waiter
+                finally:
+                    self._waiters.discard(waiter)
+        finally:
+            self._patient.discard(me)
 
     # Watching.
 
@@ -435,7 +526,12 @@ class Group:
         """
         self._seen_by()
         assert self._idleness is not None
-        await self._idleness.wait()
+        me = asyncio.current_task()
+        self._patient.add(me)
+        try:
+            await self._idleness.wait()
+        finally:
+            self._patient.discard(me)
 
     def _seen_by(self) -> Watch:
         if self._watch is None:

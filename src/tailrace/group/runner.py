@@ -12,13 +12,16 @@ import contextlib
 import importlib.util
 import inspect
 import logging
+import os
 import signal
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVarTuple
 
 from tailrace.group.group import Group
+from tailrace.group.nest import Nest, enclosing
+from tailrace.group.signals import Signals
+from tailrace.group.watchdog import Watchdog
 
 _log = logging.getLogger("tailrace")
 
@@ -34,12 +37,17 @@ def run(
 ) -> None:
     """Run ``main(go, *args)``, plain or async, and everything that it starts, until all ends.
 
-    Uses uvloop where it is installed. The first SIGINT or SIGTERM drains the group; a second
-    one, or `grace` seconds, cancels it; a third ends the process there and then. Returns when
-    all has ended, drained or not; raises the group's failures as an `ExceptionGroup`; raises
-    SystemExit with code 128 + the signal's number if a second signal cut it short, 124 if the
-    grace did, or as it is where an actor raised it. A thread that does not end within the grace
-    is left behind with a warning.
+    Uses uvloop where it is installed. The first SIGINT or SIGTERM drains the group, and says so
+    on stderr; a second one more than half a second later, or `grace` seconds, cancels it; a third
+    ends the process there and then. An async `main` counts as a source: the drain cancels it,
+    unless it waits in `Group.wait` or `Group.idle`.
+
+    Returns when all has ended, drained or not; raises the group's failures as an
+    `ExceptionGroup`; raises SystemExit with code 128 + the signal's number if a second signal cut
+    it short, 124 if the grace did (failures are then logged), or as it is where an actor raised
+    it. A thread that does not end within the grace is left behind with a warning.
+
+    What has kept the event loop from turning for a second is named in a warning.
 
     RuntimeError when an event loop is running: use ``async with Group()`` there.
     """
@@ -60,8 +68,12 @@ def run_in(group: Group, main: Main, grace: float) -> None:
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("run() makes an event loop, but one runs here: use `async with Group()`")
     program = _Program(group, grace)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(program.supervise(main))
+    try:
+        program.run(main)
+    except BaseExceptionGroup as failures:
+        if not program.exit_code:
+            raise
+        _log.error("failed while it was cut short", exc_info=failures)
     if program.exit_code:
         sys.exit(program.exit_code)
 
@@ -69,14 +81,18 @@ def run_in(group: Group, main: Main, grace: float) -> None:
 _interceptor: Callable[[Main, float], None] | None = None
 
 
-@contextlib.contextmanager
-def intercepted(interceptor: Callable[[Main, float], None]) -> Generator[None]:
+class intercepted:  # noqa: N801  # used as a statement
     """In this block `run` hands its main function and its grace to `interceptor` instead."""
-    global _interceptor  # noqa: PLW0603  # one program is loaded at a time
-    _interceptor = interceptor
-    try:
-        yield
-    finally:
+
+    def __init__(self, interceptor: Callable[[Main, float], None]) -> None:
+        self._interceptor = interceptor
+
+    def __enter__(self) -> None:
+        global _interceptor  # noqa: PLW0603  # one program is loaded at a time
+        _interceptor = self._interceptor
+
+    def __exit__(self, *_: object) -> None:
+        global _interceptor  # noqa: PLW0603
         _interceptor = None
 
 
@@ -95,57 +111,83 @@ class _Program:
         self.group = group
         self.grace = grace
         self.exit_code = 0
-        self.signals = 0
+        self._signals = Signals(self._heard)
+        self._watchdog = Watchdog()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._early = False  # a signal came before there was a loop
+        self._ended = False
+        self._main = Nest()
         group._abandon_after = grace
 
-    async def supervise(self, main: Main) -> None:
-        """Run `main` in the group, with the signals pointed at it."""
-        with self._signals_caught():
+    def run(self, main: Main) -> None:
+        """Run `main`, with the signals pointed at the group."""
+        # Around the runner, which would set a handler of its own and, where an actor raises
+        # SystemExit, ends the tasks last.
+        with (
+            self._watchdog,
+            self._signals,
+            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        ):
+            runner.run(self._supervise(main))
+
+    async def _supervise(self, main: Main) -> None:
+        self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        task.set_name("main")
+        try:
             async with self.group as go:
+                self._main.add(go)
+                go._main = self._main
+                enclosing.set(self._main)
                 started = main(go)
+                self._watchdog.watch()  # from now on: starting up may take its time
+                if self._early:
+                    self._loop.call_soon(self._drain)
                 if inspect.isawaitable(started):
                     await started
-
-    @contextlib.contextmanager
-    def _signals_caught(self) -> Generator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals are the main thread's
-            return
-        loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            try:
-                loop.add_signal_handler(number, self._signalled, number)
-            except NotImplementedError:  # Windows
-                signal.signal(
-                    number,
-                    lambda n, _: loop.call_soon_threadsafe(self._signalled, signal.Signals(n)),
-                )
-        try:
-            yield
+        except asyncio.CancelledError:
+            if not self._main.stopping:
+                raise
+            task.uncancel()  # it ended as the source that it is
         finally:
-            for number, handler in before.items():
-                with contextlib.suppress(NotImplementedError):
-                    loop.remove_signal_handler(number)
-                if handler is not None:  # None: set by something that is not Python
-                    signal.signal(number, handler)
+            self._ended = True
+            self._watchdog.unwatch()
 
-    def _signalled(self, number: signal.Signals) -> None:
-        self.signals += 1
-        if self.signals == 1:
-            _log.info(
-                "%s: draining, for at most %g s; once more to stop at once", number.name, self.grace
+    def _heard(self, number: signal.Signals, count: int) -> None:
+        """In a signal handler: the loop may be blocked, and any lock may be held."""
+        if self._ended:  # an executor is waited for: the signal is for others
+            self._signals.restore()
+            signal.raise_signal(number)
+        elif count == 1:
+            again = "press Ctrl-C" if number == signal.SIGINT else "send it"
+            self._watchdog.say(
+                f"{number.name}: draining, for at most {self.grace:g} s; {again} again to stop "
+                f"at once"
             )
-            self.group.drain()
-            self.group.loop.call_later(self.grace, self._grace_over)
-        elif self.signals == 2:
-            self._cut_short(128 + number)
+            if self._loop is None:
+                self._early = True
+            else:
+                self._post(self._drain)
+        elif count == 2:
+            self._watchdog.say(
+                f"{number.name}: stopping at once; a third signal ends the process without clean-up"
+            )
+            self._post(self._cut_short, 128 + number)
         else:
-            _log.warning("%s: ending at once", number.name)
-            with contextlib.suppress(NotImplementedError):
-                self.group.loop.remove_signal_handler(number)
+            with contextlib.suppress(OSError):
+                os.write(2, f"{number.name}: ending the process\n".encode())
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+    def _post(self, call: Callable[[*Ts], object], *args: *Ts) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed
+                self._loop.call_soon_threadsafe(call, *args)
+
+    def _drain(self) -> None:
+        self.group.drain()
+        self.group.loop.call_later(self.grace, self._grace_over)
 
     def _grace_over(self) -> None:
         self._cut_short(GRACE_OVER)
@@ -157,4 +199,9 @@ class _Program:
             self.exit_code = exit_code
             for state in self.group.actors():
                 _log.warning("cut short: %s", state)
+            if exit_code != GRACE_OVER and (threads := self.group.threads()):
+                self._watchdog.say(
+                    f"waiting until the end of the grace for what runs in threads, which cannot "
+                    f"be cancelled: {', '.join(threads)}"
+                )
         self.group.cancel()

@@ -19,6 +19,7 @@ from tailrace._core.faces import Hold, let_go, take_hold
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, LoopActor, ThreadedActor, start_on_loop
 from tailrace.group.checks import check_open, is_async, target_of
+from tailrace.group.nest import Nest, enclosing
 from tailrace.group.wiring import Wiring
 
 _log = logging.getLogger("tailrace")
@@ -31,6 +32,7 @@ class Owner(Protocol):
     """Whom a stage tells what becomes of it: its group."""
 
     def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None: ...
+    def _stage_lets_go(self, stage: Stage) -> None: ...
     def _stage_ended(self, stage: Stage) -> None: ...
 
 
@@ -60,6 +62,8 @@ class Stage:
         self.cause: BaseException | None = None
         self._cancelled = False
         self._drainer: asyncio.Task[None] | None = None
+        self._finisher: asyncio.Task[None] | None = None
+        self._nest = Nest()
         self._owner = owner
         self._fn = fn
         self._args = args
@@ -84,12 +88,12 @@ class Stage:
     @property
     def actors(self) -> list[Actor]:
         """The actors that have not ended."""
-        return [*map(LoopActor, self._tasks), *self._threads]
+        return [*map(LoopActor, self.tasks), *self._threads]
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
-        """The actors on the loop that have not ended."""
-        return list(self._tasks)
+        """The actors on the loop that have not ended, and the one that finishes for them."""
+        return [*self._tasks] if self._finisher is None else [*self._tasks, self._finisher]
 
     @property
     def threads(self) -> list[ThreadedActor]:
@@ -122,12 +126,16 @@ class Stage:
         """Start what was prepared."""
         self.started = len(works)
         first = 0 if self.started == 1 else 1
-        if self._on_loop:
-            self._tasks = start_on_loop(works, self.name, first, self._task_ended)
-        else:
-            for number, work in enumerate(works, first):
-                name = f"{self.name}#{number}" if number else self.name
-                self._threads[ThreadedActor(name, work, self._thread_ended)] = None
+        outside = enclosing.set(self._nest)
+        try:
+            if self._on_loop:
+                self._tasks = start_on_loop(works, self.name, first, self._task_ended)
+            else:
+                for number, work in enumerate(works, first):
+                    name = f"{self.name}#{number}" if number else self.name
+                    self._threads[ThreadedActor(name, work, self._thread_ended)] = None
+        finally:
+            enclosing.reset(outside)
         if self._cancelled:  # by an actor itself, where tasks start eagerly
             self._cancel_actors()
 
@@ -138,8 +146,9 @@ class Stage:
         if self._cancelled:
             return  # a second cancellation would interrupt their cleaning up
         self._cancelled = True
-        if self._drainer is not None:
-            self._drainer.cancel()
+        for helper in (self._drainer, self._finisher):
+            if helper is not None:
+                helper.cancel()
         self._cancel_actors()
 
     def _cancel_actors(self) -> None:
@@ -156,17 +165,22 @@ class Stage:
         if self.stopping or not self.live:
             return  # not started yet, where an eager task drains its group: it is stopped then
         self.stopping = True
-        drain = getattr(target_of(self._fn), "drain", None)
+        drain = _method(self._fn, "drain")
         if drain is not None:
             drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
             self._drainer = None if drainer.done() else drainer  # as it may be, if eager
         else:
-            for actor in self.actors:
-                actor.stop()
+            # Those that have entered groups end with them; any may, that started other tasks.
+            busy = self._nest.stop()
+            if busy.issubset(self._tasks):
+                for task in [task for task in self._tasks if task not in busy]:
+                    LoopActor(task).stop()
+                for thread in self.threads:
+                    thread.stop()
 
     async def _drain(self, drain: Callable[[], Any]) -> None:
         try:
-            await drain()
+            await _call(drain)
         except (Exception, asyncio.CancelledError) as error:
             if not self._cancelled:  # else it was told to stop, by `cancel`
                 _log.error("%s: drain() failed; cancelling it", self.name, exc_info=error)
@@ -185,13 +199,17 @@ class Stage:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         try:
-            if task.cancelled():
-                if not task.cancelling():
-                    self._actor_cancelled(LoopActor(task), _cancellation_of(task))
-            elif (error := task.exception()) is not None:
-                self._actor_raised(LoopActor(task), error)
+            self._look_at(task)
         finally:
             self._check_ended()
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        """Tell the owner if it failed."""
+        if task.cancelled():
+            if not task.cancelling():
+                self._actor_cancelled(LoopActor(task), _cancellation_of(task))
+        elif (error := task.exception()) is not None:
+            self._actor_raised(LoopActor(task), error)
 
     def _thread_ended(self, actor: ThreadedActor, error: BaseException | None) -> None:
         self._threads.pop(actor, None)
@@ -227,7 +245,24 @@ class Stage:
         return any(held is channel for held, _, _ in self.wiring.holds)
 
     def _check_ended(self) -> None:
-        if not self._tasks and not self._threads and self._drainer is None:
+        if self._tasks or self._threads or self._drainer is not None:
+            return
+        finish = None if self._cancelled else _method(self._fn, "finish")
+        try:
+            self._owner._stage_lets_go(self)
+        finally:  # whatever a logging handler raises, the stage ends
+            if finish is None or self._cancelled:
+                self._owner._stage_ended(self)
+            else:
+                name = f"{self.name}.finish"
+                self._finisher = asyncio.create_task(_call(finish), name=name)
+                self._finisher.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._finisher = None
+        try:
+            self._look_at(task)
+        finally:
             self._owner._stage_ended(self)
 
     def let_go(self) -> list[Hold]:
@@ -266,6 +301,18 @@ def _cancellation_of(task: asyncio.Task[None]) -> asyncio.CancelledError:
     except asyncio.CancelledError as cancellation:
         return cancellation
     raise AssertionError(f"{task!r} was not cancelled")
+
+
+def _method(fn: Callable[..., Any], name: str) -> Callable[[], Any] | None:
+    """The method of that name which an actor object has, if it has one."""
+    method = getattr(target_of(fn), name, None)
+    return method if callable(method) else None
+
+
+async def _call(method: Callable[[], Any]) -> None:
+    result = method()
+    if inspect.isawaitable(result):
+        await result
 
 
 def _nothing() -> None:
