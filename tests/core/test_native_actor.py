@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import io
 import json
+import pickle
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -165,6 +166,35 @@ async def test_an_actor_is_the_current_task_and_one_of_all(any_loop: Any) -> Non
     assert actor not in asyncio.all_tasks()
 
 
+async def test_whoever_looks_for_a_task_finds_one() -> None:
+    actor = spawn(returns_done())
+    assert isinstance(actor, asyncio.Task)
+    assert isinstance(actor, Actor)
+    assert not isinstance(asyncio.current_task(), Actor)
+    with pytest.raises(TypeError, match="cannot pickle"):
+        pickle.dumps(actor)
+    await actor
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="call graphs came with 3.14")
+async def test_a_call_graph_names_actors_and_who_awaits_them() -> None:
+    async def wait() -> None:
+        await native.Channel[None]().recv()
+
+    async def await_it(actor: Any) -> None:
+        await actor
+
+    actor = spawn(wait(), "waits")
+    waiting = spawn(await_it(actor), "awaits it")
+    await asyncio.sleep(0)
+    graph: str = asyncio.format_call_graph(actor)  # type: ignore[attr-defined]
+    assert "Task(name='waits'" in graph
+    assert "Task(name='awaits it'" in graph
+    assert "wait()" in graph
+    actor.cancel()
+    await asyncio.wait([waiting])
+
+
 async def test_an_actor_has_a_context_of_its_own(any_loop: Any) -> None:
     async def change() -> str:
         variable.set("inside")
@@ -175,6 +205,13 @@ async def test_an_actor_has_a_context_of_its_own(any_loop: Any) -> None:
     assert await actor == "inside"
     assert variable.get() == "outside"
     assert actor.get_context()[variable] == "inside"
+
+
+async def test_what_is_no_context_is_refused_at_once() -> None:
+    coroutine = returns_done()
+    with pytest.raises(TypeError, match=r"context must be a contextvars\.Context or None"):
+        Actor(coroutine, context="x")
+    coroutine.close()
 
 
 async def test_what_ends_an_actor_at_once_is_as_for_a_task() -> None:
@@ -209,7 +246,7 @@ async def test_an_actor_says_where_it_is() -> None:
 
     actor = spawn(wait())
     await asyncio.sleep(0)
-    assert repr(actor).startswith("<Actor pending name='an actor' coro=<")
+    assert repr(actor).startswith("<Task pending name='an actor' coro=<")
     assert "Channel.recv on numbers" in repr(actor._fut_waiter)
     text = io.StringIO()
     actor.print_stack(file=text)

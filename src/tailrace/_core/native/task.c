@@ -113,8 +113,20 @@ static PyMemberDef actor_members[] = {
     {NULL},
 };
 
+/* What `isinstance` asks: tools, and libraries that look for `asyncio.Task`, find one. */
+static PyObject *actor_class(PyObject *self, void *closure) {
+    State *state = state_of(self);
+    return Py_NewRef(state->Task != NULL ? state->Task : (PyObject *)Py_TYPE(self));
+}
+
+static PyGetSetDef actor_getset[] = {
+    {"__class__", actor_class, NULL, NULL, NULL},
+    {NULL},
+};
+
 static PyType_Slot actor_slots[] = {
     {Py_tp_doc, "An actor as the native core runs it: a task in all but its type."},
+    {Py_tp_getset, actor_getset},
     {Py_tp_dealloc, actor_dealloc},
     {Py_tp_finalize, actor_finalize},
     {Py_tp_traverse, actor_traverse},

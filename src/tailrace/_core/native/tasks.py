@@ -63,6 +63,8 @@ class ActorFace:
     ) -> None:
         if not asyncio.iscoroutine(coro):
             raise TypeError(f"a coroutine was expected, got {coro!r}")
+        if context is not None and not isinstance(context, Context):
+            raise TypeError(f"context must be a contextvars.Context or None, not {context!r}")
         name = f"Task-{next(_numbers)}" if name is None else str(name)
         loop = asyncio.get_event_loop() if loop is None else loop
         self._begin(coro, loop, name, context)
@@ -71,9 +73,12 @@ class ActorFace:
             del self._source_traceback[-1]  # this frame; not of interest, as asyncio says
 
     def __repr__(self) -> str:
+        # As a task, by its class: whoever reads logs looks for "<Task".
+        kind: type = type(self)
+        name = "Task" if kind is Actor else kind.__name__
         if self._coro is None:
-            return f"<{type(self).__name__} not started>"
-        return f"<{type(self).__name__} {' '.join(_describe._task_repr_info(self))}>"
+            return f"<{name} not started>"
+        return f"<{name} {' '.join(_describe._task_repr_info(self))}>"
 
     @property
     def _log_destroy_pending(self) -> bool:
