@@ -420,8 +420,9 @@ class Group:
         self._state = "ended"
         self._cause = None
         self._seen_by().stop()
-        if self._nest is not None:
-            self._nest.remove(self)
+        for nest in (self._nest, self._main):
+            if nest is not None:
+                nest.remove(self)
 
     async def _absorb_interruption(
         self, error: BaseException | None

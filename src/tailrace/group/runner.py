@@ -152,6 +152,7 @@ class _Program:
             task.uncancel()  # it ended as the source that it is
         finally:
             self._ended = True
+            self._loop = None
             self._watchdog.unwatch()
 
     def _heard(self, number: signal.Signals, count: int) -> None:

@@ -40,6 +40,7 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         self.restore()
+        del self._heard  # most likely a method of whoever has this object
 
     def restore(self) -> None:
         """Put back the handlers that were there before."""
