@@ -81,7 +81,7 @@ async def test_what_a_type_raises_is_answered_500_and_the_listener_goes_on(
         serve(listen_http(ANY, "/pay", type=Payment), ack) as service,
         await service.connect() as client,
     ):
-        answer = await client.post("/pay", body, content_type=kind, idempotency_key="pay-7")
+        answer = await client.post("/pay", body, content_type=kind, idempotency_key='pay-"7')
         left = service.server.statistics().in_flight
         after = await client.post("/pay", money("EUR"), content_type=JSON)
 
@@ -89,7 +89,7 @@ async def test_what_a_type_raises_is_answered_500_and_the_listener_goes_on(
     assert (left, after.status) == (0, 200)
     (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert "/pay" in record.getMessage()
-    assert "pay-7" in record.getMessage()
+    assert '(id pay-\\"7)' in record.getMessage()
     assert record.exc_info is not None
     assert type(record.exc_info[1]) is type(RAISED[raised]())
 
@@ -112,6 +112,30 @@ async def test_a_line_whose_type_raises_is_reported_and_the_others_are_stored(se
     assert [r["code"] for r in reports] == [200, 500, 500, 500, 500, 500, 422, 200]
     assert "secret" not in answer.text
     assert (left, after.status) == (0, 200)
+
+
+async def test_an_attrs_class_is_a_type_and_its_validators_are_the_senders_affair(
+    serve: Any,
+) -> None:
+    attrs = pytest.importorskip("attrs")
+
+    def positive(instance: object, attribute: Any, value: int) -> None:
+        if value < 0:
+            raise ValueError("it is negative")
+        if value > 100:
+            raise LookupError("secret")
+
+    made = attrs.make_class(
+        "Order",
+        {"item": attrs.field(type=str), "n": attrs.field(type=int, default=1, validator=positive)},
+    )
+    async with serve(listen_http(ANY, "/in", type=made, answer="id"), ack) as service:
+        answers = [
+            await service.post("/in", body, content_type=JSON)
+            for body in (b'{"item":"a"}', b'{"item":"a","n":-1}', b'{"item":"a","n":101}', b"{}")
+        ]
+
+    assert [answer.status for answer in answers] == [200, 422, 500, 422]
 
 
 async def test_what_an_enum_raises_is_answered(serve: Any) -> None:

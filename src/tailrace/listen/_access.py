@@ -6,7 +6,7 @@ import logging
 
 from tailrace.listen._request import Request
 
-__all__ = ["log_access"]
+__all__ = ["log_access", "printable"]
 
 _log = logging.getLogger("tailrace.access")
 
@@ -19,7 +19,7 @@ def log_access(request: Request | None, status: int, size: int, seconds: float |
     """
     client = method = path = ""
     if request is not None:
-        client, method, path = request.client, request.method, _printable(request.path)
+        client, method, path = request.client, request.method, printable(request.path)
     took = "-" if seconds is None else f"{seconds * 1000:.1f}ms"
     values = {"client": client, "method": method, "path": path, "status": status, "bytes": size}
     try:
@@ -39,8 +39,9 @@ def log_access(request: Request | None, status: int, size: int, seconds: float |
         pass  # a handler or filter of the user's raised: it has no right to end a connection
 
 
-def _printable(path: str) -> str:
-    """A path that cannot begin a line of its own in a log, nor end its quotation."""
-    if path.isprintable() and '"' not in path and "\\" not in path:
-        return path
-    return path.encode("unicode_escape").decode().replace('"', '\\"')
+def printable(text: str) -> str:
+    """What a client sent, so that it cannot begin a line of its own in a log, nor end its
+    quotation."""
+    if text.isprintable() and '"' not in text and "\\" not in text:
+        return text
+    return text.encode("unicode_escape").decode().replace('"', '\\"')

@@ -25,7 +25,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tailrace.listen import _answers
-from tailrace.listen._access import log_access
+from tailrace.listen._access import log_access, printable
 from tailrace.listen._answers import Answer
 from tailrace.listen._decode import packing
 from tailrace.listen._gzip import gunzip
@@ -293,7 +293,8 @@ class Exchange:
         """Log that user code has failed for this request."""
         request = self.request
         id = request.fields.get(self._intake.id_header, b"-")[:255].decode("latin-1")
-        log_error("%s %s (id %s): %s", request.method, request.path, id, what, error=error)
+        text = "%s %s (id %s): %s"
+        log_error(text, request.method, request.path, printable(id), what, error=error)
 
     # --- the message ------------------------------------------------------------------------
 

@@ -20,7 +20,10 @@ current: ContextVar[weakref.ref[Message[Any]] | None] = ContextVar(
 def current_message() -> Message[Any] | None:
     """The message that the running code is handling, if a stock actor (`each`) called it.
 
-    For log records: a `logging.Filter` that sets ``record.message_id = current_message().id``.
+    For log records, in a `logging.Filter` (there is no message where no actor runs):
+
+        message = current_message()
+        record.message_id = "-" if message is None else message.id
     """
     reference = current.get()
     return None if reference is None else reference()
