@@ -210,6 +210,20 @@ async def test_an_authorize_that_breaks_lets_nobody_in_and_the_listener_goes_on(
     assert "k7" in record.getMessage()
 
 
+async def test_lines_that_were_authorized_later_are_sent_although_one_place_is_all_there_is(
+    serve: Any,
+) -> None:
+    async def later(request: Request) -> bool:
+        await asyncio.sleep(0)
+        return True
+
+    listener = listen_http(ANY, "/in", authorize=later, in_flight=1, timeout=2)
+    async with serve(listener, ack) as service:
+        answer = await service.post("/in", b'"a"\n"b"\n', content_type=NDJSON)
+
+    assert answer.status == 200
+
+
 @pytest.mark.parametrize("kind", [JSON, NDJSON])
 async def test_an_authorize_that_hangs_is_cancelled_when_its_request_is_answered(
     serve: Any, kind: str

@@ -252,25 +252,31 @@ class Exchange:
             return
         self._pending += 1  # the place is taken until the check has ended
         self._check = check = self._intake.spawn(self._authorize_later(allowed))
-        check.add_done_callback(lambda _: self._ended_one())
+        check.add_done_callback(self._checked)  # it may have been cancelled before it began
 
     async def _authorize_later(self, allowed: Any) -> None:
         try:
             answer = await allowed
+            self._checked()
             if not self.answered:
-                self._check = None  # or the answer would cancel it
                 self._authorized(answer)
         except KeyboardInterrupt:
-            self._check = None
+            self._checked()
             self.refuse(_INTERNAL)
             raise
         except BaseException as error:
-            self._check = None
+            self._checked()
             check = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and check and check.cancelling():
                 self.refuse(Refused(503, "the server is stopping"))
                 raise
             self._broken("authorize raised", error)
+
+    def _checked(self, _: object = None) -> None:
+        """The check that is in a task of its own has ended."""
+        if self._check is not None:
+            self._check = None
+            self._ended_one()
 
     def _authorized(self, allowed: Any) -> None:
         if allowed is False:
