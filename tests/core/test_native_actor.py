@@ -207,6 +207,46 @@ async def test_an_actor_has_a_context_of_its_own(any_loop: Any) -> None:
     assert actor.get_context()[variable] == "inside"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+@pytest.mark.parametrize("outer", ["task", "actor"])
+async def test_an_eager_actor_runs_at_once_and_its_starter_goes_on_as_before(outer: str) -> None:
+    channel: Any = native.Channel()
+
+    async def receive(others: list[Any]) -> Any:
+        others.append(asyncio.current_task())
+        return await channel.recv()
+
+    async def start() -> None:
+        me, others = asyncio.current_task(), list[Any]()
+        ended = Actor(returns_at_once(), eager_start=True)
+        assert ended.done()
+        assert ended.result() == "done"
+        parked = Actor(receive(others), eager_start=True)
+        assert others == [parked]
+        assert native.parked_on(parked) is not None
+        assert asyncio.current_task() is me
+        await channel.send(1)
+        assert await parked == 1
+        assert asyncio.current_task() is me
+
+    await (asyncio.create_task(start()) if outer == "task" else spawn(start()))
+
+
+async def returns_at_once() -> str:
+    return "done"
+
+
+async def test_in_debug_mode_an_actor_says_which_line_asked_for_it() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.set_task_factory(native.task_factory)
+    actor: Any = asyncio.create_task(returns_at_once())
+    loop.set_task_factory(None)
+    loop.set_debug(False)
+    assert actor._source_traceback[-1].filename == __file__
+    await actor
+
+
 async def test_what_is_no_context_is_refused_at_once() -> None:
     coroutine = returns_done()
     with pytest.raises(TypeError, match=r"context must be a contextvars\.Context or None"):

@@ -142,7 +142,11 @@ def task_factory(
     loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
 ) -> Any:
     """See `tailrace.task_factory`."""
-    return Actor(coro, loop=loop, **options)
+    actor: Any = Actor(coro, loop=loop, **options)
+    source = actor._source_traceback
+    while source and source[-1].name in ("task_factory", "create_task"):
+        del source[-1]  # up to the line that asked for the task
+    return actor
 
 
 if stock.wanted():

@@ -16,15 +16,40 @@ static PyTypeObject *asyncio_future(PyObject *self) {
 
 /* --- making and unmaking ----------------------------------------------------------------------- */
 
-/* _begin(coroutine, loop, name, context): what `__init__` has checked. Started in the order in which
- * asyncio would start a task. */
+/* Step it for the first time, within the step of another task or of none, which then goes on. */
+static int step_at_once(Actor *self) {
+    Scheduler *scheduler = self->scheduler;
+    State *state = scheduler->state;
+    PyObject *current = scheduler->current; /* the outer task has a reference elsewhere */
+    PyThreadState *thread = scheduler->thread;
+    PyObject *given[] = {scheduler->loop, Py_None};
+    PyObject *outer = PyObject_Vectorcall(state->swap_current_task, given, 2, NULL);
+    if (outer == NULL)
+        return -1;
+    scheduler->current = NULL;
+    PyObject *stepped = actor_step_soon(self, NULL);
+    PyObject *error = take_exception();
+    given[1] = outer;
+    bool swapped = answered(PyObject_Vectorcall(state->swap_current_task, given, 2, NULL));
+    Py_DECREF(outer);
+    scheduler->current = current;
+    scheduler->thread = thread;
+    if (error != NULL)
+        raise_exception(error);
+    Py_XDECREF(stepped);
+    return stepped != NULL && swapped ? 0 : -1;
+}
+
+/* _begin(coroutine, loop, name, context, eager): what `__init__` has checked. Started in the order in
+ * which asyncio would start a task. */
 static PyObject *task_begin(Actor *self, PyObject *args) {
     PyObject *coroutine, *loop, *name, *context;
-    if (!PyArg_ParseTuple(args, "OOOO", &coroutine, &loop, &name, &context))
+    int eager;
+    if (!PyArg_ParseTuple(args, "OOOOp", &coroutine, &loop, &name, &context, &eager))
         return NULL;
     Scheduler *scheduler = scheduler_of(state_of((PyObject *)self), loop);
     bool begun = scheduler != NULL && actor_begin(self, scheduler, coroutine, name, context) == 0 &&
-                 step_soon(self) == 0;
+                 (eager ? step_at_once(self) : step_soon(self)) == 0;
     Py_XDECREF(scheduler);
     return begun ? Py_NewRef(Py_None) : NULL;
 }

@@ -50,7 +50,9 @@ class ActorFace:
         _source_traceback: list[Any] | None
         _warns_when_lost: bool
 
-        def _begin(self, coro: Any, loop: Any, name: str, context: Context | None, /) -> None: ...
+        def _begin(
+            self, coro: Any, loop: Any, name: str, context: Context | None, eager: bool, /
+        ) -> None: ...
 
     def __init__(
         self,
@@ -67,7 +69,8 @@ class ActorFace:
             raise TypeError(f"context must be a contextvars.Context or None, not {context!r}")
         name = f"Task-{next(_numbers)}" if name is None else str(name)
         loop = asyncio.get_event_loop() if loop is None else loop
-        self._begin(coro, loop, name, context)
+        eager = eager_start and loop is asyncio._get_running_loop() and bool(swap_current_task)
+        self._begin(coro, loop, name, context, eager)
         _register_task(self)
         if self._source_traceback:
             del self._source_traceback[-1]  # this frame; not of interest, as asyncio says
