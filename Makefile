@@ -26,6 +26,7 @@ WARNINGS := -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initi
 DEMO_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist worksteal
 BENCH_ARGS ?=
+FOREIGN_ARGS ?=
 PACKAGE ?= gather
 MUTATE_ARGS ?= --sample 60 --seed 1
 
@@ -42,7 +43,7 @@ SANITIZE_ARGS ?= -n 2 --dist worksteal -k 'native and not fuzz and not machine a
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test sanitize lint format typecheck bench bench-core bench-tail mutate clean
+.PHONY: help demo test sanitize lint format typecheck bench bench-core bench-tail mutate foreign clean
 
 help: ## Say what there is to make
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -99,6 +100,10 @@ bench-tail: $(HAS)-bench ## Simulate Replicas and Hedged, and draw the pictures 
 # PACKAGE is a package below src/tailrace; MUTATE_ARGS='--sample 0' tries every mutant.
 mutate: $(BUILT) $(HAS)-mutate ## Change lines of PACKAGE=gather one at a time: does a test notice?
 	@TAILRACE_CORE=native $(BIN)/python tools/mutate.py $(PACKAGE) $(MUTATE_ARGS)
+
+# Downloads and runs the projects' own tests, as far as they can be had; no part of CI.
+foreign: $(BUILT) ## Run other projects' tests on actors (FOREIGN_ARGS='--seconds 300 anyio tornado')
+	@$(BIN)/python tools/foreign.py $(FOREIGN_ARGS)
 
 clean: ## Remove the environments, caches and everything built
 	@rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
