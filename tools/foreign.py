@@ -134,7 +134,16 @@ def outcomes(
     environment = {**os.environ, "PYTHONPATH": str(site), "FOREIGN_REPORT": str(report)}
     environment.pop("PYTHONASYNCIODEBUG", None)
     report.unlink(missing_ok=True)
-    command = [python, "-m", "pytest", "-q", "-p", "conclude", "-p", "no:cacheprovider"]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "conclude",
+        "-p",
+        "no:cacheprovider",
+    ]
     with (source.parent / f"{kind}.log").open("w") as log:
         process = subprocess.Popen(
             [*command, *project.tests], cwd=source, env=environment, stdout=log, stderr=log
