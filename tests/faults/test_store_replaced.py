@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -201,6 +202,28 @@ async def test_rows_that_cannot_be_saved_before_the_end_are_kept_beside(
         assert not path.with_name(path.name + "-wal").exists()
     kept.rename(f"{archive}-wal")
     assert rows(archive) == ["early", *MANY]
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="a WAL cannot be marked here")
+async def test_the_wal_of_another_store_is_not_taken_for_that_of_a_restored_database(
+    path: Path,
+) -> None:
+    restored = backup(path.with_name("backup.db"), 3000)
+    one, two = (store_sqlite(path, type=str, retry=SOON) for _ in range(2))
+    async with running(one) as first, running(two) as second:
+        assert await put(first, "one/1") == ["stored"]
+        assert await put(second, "two/1") == ["stored"]
+        path.rename(path.with_name("archive-1.db"))
+        assert set(await put(first, *MANY)) == {"stored"}  # it alone has noticed
+        path.rename(path.with_name("archive-2.db"))
+        path.with_name("backup.db").rename(path)
+        assert await put(second, "two/2") == ["stored"]  # before the first has
+        assert await put(first, "one/2") == ["stored"]
+        assert await put(second, "two/3") == ["stored"]
+    assert rows(path.with_name("archive-1.db")) == ["one/1", "two/1"]
+    assert rows(path.with_name("archive-2.db")) == MANY
+    assert rows(path) == [*restored, "two/2", "one/2", "two/3"]
+    assert not list(path.parent.glob("*-saved-*"))
 
 
 # The schema.

@@ -20,13 +20,13 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from tailrace.errors import Reject
 from tailrace.store._errors import StoreError
-from tailrace.store._files import Files, identity
+from tailrace.store._files import Files, identity, put_aside_foreign
 from tailrace.store._fit import Fit, fit_of
 from tailrace.store._repeats import Judged, judge
 from tailrace.store._table import Row, Rows, Table
@@ -64,6 +64,9 @@ _OUTAGES: Final = _LOCKED | {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_SCHEMA,
 }
+_BROKEN: Final = frozenset(
+    {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA}
+)
 _UNHELD: Final = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError)
 
 
@@ -139,6 +142,10 @@ class SqliteTarget(Generic[T]):
                 written = self._store(connection, table, table.rows(messages))
             except _UNHELD as error:
                 raise Reject(str(error)) from error
+            except sqlite3.Error as error:
+                if _code(error) in _BROKEN and self._connection is not None:
+                    self._let_go(connection, files)  # another connection may do better
+                raise
             if not files.moved():
                 return written
             self._let_go(connection, files)
@@ -150,9 +157,13 @@ class SqliteTarget(Generic[T]):
         self._connection = self._files = None
         if connection is None or files is None:
             return
-        if not files.moved():
+        if files.moved():
+            self._rescue_now(connection, files)
+        else:
             connection.close()
-            return
+
+    def _rescue_now(self, connection: sqlite3.Connection, files: Files) -> None:
+        """As `Files.rescue`, when nobody will try again."""
         try:
             files.rescue(connection)
         except (sqlite3.Error, OSError) as error:
@@ -168,20 +179,35 @@ class SqliteTarget(Generic[T]):
     # Connecting.
 
     def _connect(self) -> tuple[sqlite3.Connection, Files]:
-        before = identity(Path(self._path))
+        path = Path(self._path)
+        # Made here if there is none, so as to know which file it is: a connection does not say.
+        with suppress(OSError):
+            path.touch(mode=0o644, exist_ok=False)
+        before = identity(path)
+        if (kept := put_aside_foreign(path)) is not None:
+            _log.warning(
+                "beside database %r was the -wal of another one, which was moved or replaced; it "
+                "is now %s until its owner has saved it",
+                self._path,
+                kept,
+            )
         connection = sqlite3.connect(
             self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=32
         )
+        files = None
         try:
             self._configure(connection)
             files = Files(self._path)
-            if before is not None and files.database != before:
+            if files.database != before:
                 raise OSError(f"database {self._path!r} was replaced while it was being opened")
             self._version = None
             if self._table is not None:
                 self._prepare(connection, self._table)
         except BaseException:
-            connection.close()
+            if files is not None and (files.database != before or files.moved()):
+                self._rescue_now(connection, files)
+            else:
+                connection.close()
             raise
         self._connection, self._files = connection, files
         return connection, files
@@ -224,9 +250,12 @@ class SqliteTarget(Generic[T]):
         return connection, files
 
     def _let_go(self, connection: sqlite3.Connection, files: Files) -> None:
-        """Close a connection whose files are no longer in their places."""
-        _log.warning("database %r was removed or replaced; opening it anew", self._path)
-        files.rescue(connection)
+        """Close a connection that is not to be used again."""
+        if files.moved():
+            _log.warning("database %r was removed or replaced; opening it anew", self._path)
+            files.rescue(connection)
+        else:
+            connection.close()
         self._connection = self._files = None
 
     def _prepare(self, connection: sqlite3.Connection, table: Table[T]) -> None:
