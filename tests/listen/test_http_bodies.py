@@ -226,7 +226,7 @@ def test_a_number_that_json_and_databases_cannot_hold_is_refused(kind: Any, numb
 
 
 def test_deeply_nested_json_is_refused() -> None:
-    body = b"[" * 100_000
+    body = b"[" * 50_000
     assert refused(Any, request(body=body, content_type=JSON))[0] == 400
 
 
@@ -239,12 +239,12 @@ def test_json_of_very_many_arrays_and_objects_is_refused() -> None:
     ):
         assert refused(kind, made) == (
             413,
-            "there are more than 104857 arrays and objects in the JSON",
+            "there are more than 52428 arrays and objects in the JSON",
         )
     brackets = "[" * 200_000
     assert decoded(str, request(body=f"data={brackets}".encode(), content_type=FORM)) == brackets
-    many = request(body=b"[" + b"[]," * 100_000 + b"[]]", content_type=JSON)
-    assert len(decoded(list, many)) == 100_001
+    many = request(body=b"[" + b"[]," * 52_000 + b"[]]", content_type=JSON)
+    assert len(decoded(list, many)) == 52_001
 
 
 @pytest.mark.parametrize("body", [b"9" * 500_000, b"1e" + b"9" * 500_000, b"-" + b"9" * 500_000])

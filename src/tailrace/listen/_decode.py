@@ -46,7 +46,7 @@ _MEDIA_BYTES = {kind.encode(): media for kind, media in _MEDIA.items()}
 
 # Arrays and objects in JSON take up to forty times the bytes of their text in memory, and time.
 _FEWEST_CONTAINERS = 10_000
-_BYTES_A_CONTAINER = 10  # of `max_body`
+_BYTES_A_CONTAINER = 20  # of `max_body`
 
 # Types whose values are written as JSON, in a form field too; all others are written plainly.
 _WRITTEN_AS_JSON = (

@@ -317,6 +317,8 @@ class Exchange:
         except Refused as refused:
             self._refuse_data(refused)
             return
+        if intake.authorize is None:  # else its request may be kept, and looked at
+            request.body = b""
         message = message_of(data, key, self, self.headers(), digest)
         if self._json or intake.show == "id":
             self._id = message.id

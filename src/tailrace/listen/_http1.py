@@ -362,7 +362,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(render(start, answer, request, over))
         else:
             body = answer.body
-            self._transport.write(b"%b%d\r\n\r\n%b" % (start, len(body), body))
+            if len(body) <= MOST_UNSENT:
+                self._transport.write(b"%b%d\r\n\r\n%b" % (start, len(body), body))
+            else:  # together it would be a copy
+                self._transport.write(b"%b%d\r\n\r\n" % (start, len(body)))
+                self._transport.write(body)
         if not over:
             if not self._choked:
                 self.deadline = engine.time() + engine.keep_alive
