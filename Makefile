@@ -43,7 +43,7 @@ SANITIZE_ARGS ?= -n 2 --dist worksteal -k 'native and not fuzz and not machine a
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test sanitize lint format typecheck bench bench-core bench-tail mutate foreign clean
+.PHONY: help demo test sanitize lint format typecheck bench bench-core bench-tail bench-bounds mutate foreign clean
 
 help: ## Say what there is to make
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -88,11 +88,14 @@ typecheck: $(HAS)-dev,test ## Check the types with mypy and pyright, both strict
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(HAS)-bench ## Compare with Go, asyncio.Queue, anyio and trio on this machine
-	@set -e; for file in $$(grep -l __main__ benchmarks/*.py | grep -v /core.py); do \
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py | grep -v -e /core.py -e /bounds.py); do \
 	    echo "== $$file"; $(BIN)/python $$file $(BENCH_ARGS); done
 
 bench-core: $(HAS)-bench ## What the core's goals are measured by, and whether they are met
 	@$(BIN)/python benchmarks/core.py $(BENCH_ARGS)
+
+bench-bounds: $(HAS)-bench ## What hostile HTTP clients can take, and whether that is within the limits
+	@$(BIN)/python benchmarks/bounds.py $(BENCH_ARGS)
 
 bench-tail: $(HAS)-bench ## Simulate Replicas and Hedged, and draw the pictures of the docs
 	@$(BIN)/python -m benchmarks.tail --plots docs/img $(BENCH_ARGS)
