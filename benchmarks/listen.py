@@ -47,6 +47,8 @@ BROWSER = (
 )
 FORM = b"content-type: application/x-www-form-urlencoded\r\ncontent-length: 8\r\n"
 KEY = b"idempotency-key: %d\r\n"
+TRACED = b"x-request-id: %032d\r\ntraceparent: 00-%032d-0000000000000001-01\r\n"
+JSON = b"authorization: Bearer secret\r\ncontent-type: application/json\r\ncontent-length: 16\r\n"
 
 
 def get(target: bytes, headers: bytes = HOST) -> list[bytes]:
@@ -64,6 +66,15 @@ KINDS: dict[str, list[bytes]] = {
     "GET as of a browser": get(b"/incoming?data=foo", HOST + BROWSER),
     "GET with Idempotency-Key": [
         b"GET /incoming?data=foo HTTP/1.1\r\n%b\r\n" % (HOST + CURL + KEY % n) for n in range(1000)
+    ],
+    "GET with tracing": [
+        b"GET /incoming?data=foo HTTP/1.1\r\n%b\r\n" % (HOST + CURL + TRACED % (n, n))
+        for n in range(1000)
+    ],
+    "POST of JSON, traced, with a key": [
+        b"POST /incoming HTTP/1.1\r\n%b\r\n" % (HOST + CURL + TRACED % (n, n) + KEY % n + JSON)
+        + b'{"data": "%05d"}' % n
+        for n in range(1000)
     ],
     "POST of a form": [
         b"POST /incoming HTTP/1.1\r\n%b\r\ndata=foo" % (HOST + CURL + FORM),
@@ -88,6 +99,9 @@ class Transport:
 
     resume_reading = pause_reading
 
+    def get_extra_info(self, name: str) -> object:
+        return ("127.0.0.1", 50000) if name == "peername" else None
+
 
 class Sink:
     """In place of a channel: settles what is sent."""
@@ -110,6 +124,7 @@ async def measure(kind: str, requests: int, passes: int, connections: int) -> fl
     carried = []
     for _ in range(connections):
         connection, transport = Connection(engine), Transport()
+        engine.connections.add(connection)
         connection.connection_made(cast(Any, transport))
         carried.append((connection.data_received, transport))
     packets = KINDS[kind]
@@ -164,7 +179,7 @@ def main() -> None:
         if asked.only and not any(part in kind for part in asked.only.split(",")):
             continue
         seconds = start(measure(kind, asked.requests, asked.passes, asked.connections))
-        print(f"{kind:26} {seconds * 1e6:8.2f} µs", flush=True)
+        print(f"{kind:32} {seconds * 1e6:8.2f} µs", flush=True)
 
 
 if __name__ == "__main__":

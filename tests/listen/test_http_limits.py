@@ -235,3 +235,60 @@ async def test_the_limits_are_each_listeners_own(serve: Any) -> None:
     async with serve(listener) as service:
         assert (await service.post("/incoming", b"data=12345", content_type=FORM)).status == 200
         assert (await service.post("/incoming", b"data=123456", content_type=FORM)).status == 413
+
+
+async def test_a_client_that_takes_in_no_answers_is_not_served_on(
+    serve: Any, any_loop: Loops
+) -> None:
+    """What it pipelines waits until it has taken in the answers before."""
+    listener = HttpServer(ANY).listen("/incoming", max_body=1 << 20)
+    async with serve(listener) as service, await service.connect() as client:
+        transport: Any = client.writer.transport
+        transport.pause_reading()
+        body = b"data=" + b"x" * 1_000_000
+        for _ in range(40):
+            client.ask("POST", "/incoming", body, content_type=FORM)
+        before = -1
+        while before != (served := service.server.statistics().answers.get(200, 0)) or not served:
+            before = served
+            await asyncio.sleep(0.05)
+        assert served < 40
+        transport.resume_reading()
+        assert [(await client.hear()).status for _ in range(40)] == [200] * 40
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("path", ["/incoming?data=1", "/nowhere"])
+async def test_a_head_that_has_begun_has_its_time_whatever_was_answered_before(
+    serve: Any, any_loop: Loops, path: str, apart: bool
+) -> None:
+    async with serve(limited(receive_timeout=0.1)) as service, await service.connect() as client:
+        client.ask("GET", path)
+        if apart:
+            await client.hear()
+        client.say("GET /inco")
+        if not apart:
+            await client.hear()
+        assert (await client.hear()).status == 408
+        assert await client.closed()
+
+
+async def test_a_stop_that_is_cancelled_cuts_connections_off(serve: Any, any_loop: Loops) -> None:
+    """An orderly stop waits a moment for clients that may be about to ask again."""
+    connected: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    async def program() -> None:
+        async with serve(limited()) as service:
+            client = await service.connect()
+            assert (await client.get("/incoming?data=1")).status == 200
+            connected.set_result(client)
+
+    running = asyncio.ensure_future(program())
+    client = await connected
+    await asyncio.sleep(0.05)  # the stop waits for this client
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+    async with asyncio.timeout(0.3):
+        assert await client.closed()
+    client.close()
