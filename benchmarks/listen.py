@@ -48,7 +48,7 @@ BROWSER = (
 FORM = b"content-type: application/x-www-form-urlencoded\r\ncontent-length: 8\r\n"
 KEY = b"idempotency-key: %d\r\n"
 TRACED = b"x-request-id: %032d\r\ntraceparent: 00-%032d-0000000000000001-01\r\n"
-JSON = b"authorization: Bearer secret\r\ncontent-type: application/json\r\ncontent-length: 16\r\n"
+JSON = b"authorization: Bearer secret\r\ncontent-type: application/json\r\ncontent-length: 17\r\n"
 
 
 def get(target: bytes, headers: bytes = HOST) -> list[bytes]:
