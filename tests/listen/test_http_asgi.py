@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from tailrace import Channel, Group, Message, Receiver
-from tailrace.listen import HttpServer, ListenHttp
+from tailrace.listen import HttpServer, ListenHttp, Request
 
 FORM = "application/x-www-form-urlencoded"
 Work = Callable[[Receiver[Message[Any]]], Any]
@@ -79,6 +81,36 @@ async def test_it_answers_as_the_servers_own_socket_does() -> None:
     assert answers[0].headers["cache-control"] == "no-store"
     assert json.loads(lines.text)["status"] == "stored"
     assert server.statistics().in_flight == 0
+
+
+async def test_headers_client_and_gzip_are_what_they_are_on_a_socket(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    headers: list[Any] = []
+
+    def who(request: Request) -> dict[str, str]:
+        return {"client": request.client}
+
+    async def look(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            headers.append(message.headers)
+            message.ack()
+
+    server = HttpServer(None, access_log=True)
+    listener = server.listen("/in", authorize=who, body="json")
+    with caplog.at_level(logging.INFO, logger="tailrace.access"):
+        async with running(listener, look), client_of(server.app) as client:
+            packed = gzip.compress(b'"foo"')
+            sent = {"content-encoding": "gzip", "cookie": "s3cret", "x-event": "push"}
+            answer = await client.post("/in", content=packed, headers=sent)
+            await client.get("/nowhere")
+
+    assert (answer.status_code, answer.text) == (200, "OK: foo")
+    assert headers[0]["client"] == "127.0.0.1"  # what the transport says
+    assert headers[0]["x-event"] == "push"
+    assert "cookie" not in headers[0]
+    records: list[Any] = [r for r in caplog.records if r.name == "tailrace.access"]
+    assert [(r.client, r.status) for r in records] == [("127.0.0.1", 200), ("127.0.0.1", 404)]
 
 
 async def test_it_is_mounted_in_starlette() -> None:

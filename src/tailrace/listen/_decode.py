@@ -173,8 +173,8 @@ class Decoder(Generic[T]):
         elif self._from_text is None:
             value = written
         else:
-            value = number = _decoded(self._from_text, written)
-            if isinstance(number, float) and not math.isfinite(number):
+            value = _decoded(self._from_text, written)
+            if type(value) is float and not math.isfinite(value):
                 raise Refused(422, f"{written[:20]!r} is no finite number")
         typed: T = value
         return typed

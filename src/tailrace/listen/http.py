@@ -1,10 +1,11 @@
 """HTTP as a source: each request is a message, and its answer is how the message ended.
 
-Built of parts with one job each: `_request` (what was asked), `_decode` (to data), `_exchange`
-(one request, to its answer), `_answers` (what is said), `_intake` (who is let in, and waits),
-`_sites` (for whom, and from where), `_listener` (the actor), `_host` (what listeners share),
-`_bind` (address and TLS), `_engine`, `_accept`, `_http1` and `_parser` (connections of our own),
-`_asgi` (the same behind another server). Only the last two lines know what carries a request.
+Built of parts with one job each: `_request` (what was asked), `_decode`, `_multipart`,
+`_parameters` and `_gzip` (to data), `_exchange` and `_lines` (one request, to its answer),
+`_answers` and `_shown` (what is said), `_access` (what is logged of it), `_intake` (who is let in,
+and waits), `_sites` (for whom, and from where), `_listener` (the actor), `_host` (what listeners
+share), `_bind` (address and TLS), `_engine`, `_accept`, `_http1` and `_parser` (connections of our
+own), `_asgi` (the same behind another server). Only the parts from `_bind` on know the transport.
 """
 
 from __future__ import annotations
