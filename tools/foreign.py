@@ -134,16 +134,9 @@ def outcomes(
     environment = {**os.environ, "PYTHONPATH": str(site), "FOREIGN_REPORT": str(report)}
     environment.pop("PYTHONASYNCIODEBUG", None)
     report.unlink(missing_ok=True)
-    command: list[str | Path] = [
-        python,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "conclude",
-        "-p",
-        "no:cacheprovider",
-    ]
+    command: list[str | Path] = [python, "-m", "pytest", "-q"]
+    command += ["-p", "conclude", "-p", "no:cacheprovider"]
+    command += ["-o", "addopts="]  # coverage, several processes: what is asked for there
     with (source.parent / f"{kind}.log").open("w") as log:
         process = subprocess.Popen(
             [*command, *project.tests], cwd=source, env=environment, stdout=log, stderr=log
