@@ -136,6 +136,7 @@ def outcomes(
     report.unlink(missing_ok=True)
     command: list[str | Path] = [python, "-m", "pytest", "-q"]
     command += ["-p", "conclude", "-p", "no:cacheprovider"]
+    command += ["-W", "ignore:Module already imported", "-p", "no:tailrace"]
     command += ["-o", "addopts="]  # coverage, several processes: what is asked for there
     with (source.parent / f"{kind}.log").open("w") as log:
         process = subprocess.Popen(
