@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -190,3 +191,47 @@ async def test_done_that_is_never_used_warns(core: Any) -> None:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     with pytest.warns(RuntimeWarning, match="done was never awaited"):
         core.done(future)
+
+
+async def test_done_sees_an_event_that_is_set_and_cleared_at_once(core: Any, start: Any) -> None:
+    """As `await event.wait()` does."""
+    event, seen = asyncio.Event(), []
+
+    async def wait() -> None:
+        seen.append(await core.select(core.done(event), core.Channel().recv()))
+        seen.append(await core.done(event))
+
+    task = start(wait())
+    for _ in range(2):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        event.set()
+        event.clear()
+    await asyncio.wait_for(asyncio.shield(task), 5)
+    assert seen == [(0, True), True]
+
+
+def test_done_hears_of_a_future_of_another_loop(core: Any) -> None:
+    made: list[asyncio.Future[int]] = []
+    ready, waiting = threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        made.append(asyncio.get_running_loop().create_future())
+        ready.set()
+        while not waiting.is_set():
+            await asyncio.sleep(0)
+        made[0].set_result(7)
+        await asyncio.sleep(0)
+
+    async def here() -> Any:
+        asyncio.get_running_loop().call_soon(waiting.set)
+        return await asyncio.wait_for(_select(core.done(made[0])), 10)
+
+    async def _select(case: Any) -> Any:
+        return await core.select(case)
+
+    other = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+    other.start()
+    ready.wait()
+    assert asyncio.run(here()) == (0, 7)
+    other.join()

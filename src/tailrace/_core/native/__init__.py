@@ -126,6 +126,7 @@ bind(
         "Task": asyncio.Task,
         "random_bits": lambda: random.SystemRandom().getrandbits(64),
         "monotonic": time.monotonic,
+        "is_main_thread": threads.is_main,
         "note_tasks": tasks.note_tasks,
         "current_tasks": tasks.current_tasks,
         "swap_current_task": tasks.swap_current_task,

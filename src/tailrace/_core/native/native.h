@@ -207,8 +207,9 @@ struct Actor {
 #define PARTS(X)                                                                                    \
     X(Closed) X(WouldBlock) X(CancelledError) X(rearmed) X(warn_unused) X(warn_lost)                \
     X(refuse_again) X(refuse_case) X(refuse_waiting) X(wait_for) X(select_options)                  \
-    X(select_nowait_options) X(wake_after) X(schedulers) X(parts_of) X(Task) X(random_bits) X(monotonic)    \
-    X(note_tasks) X(current_tasks) X(swap_current_task) X(discard_awaited_by) X(get_running_loop)   \
+    X(select_nowait_options) X(wake_after) X(schedulers) X(parts_of) X(Task) X(random_bits)         \
+    X(monotonic) X(is_main_thread) X(note_tasks) X(current_tasks) X(swap_current_task)              \
+    X(discard_awaited_by) X(get_running_loop)                                                       \
     X(future_cancel) X(future_set_result) X(future_set_exception)
 
 /* Names of attributes, kept as strings. */
@@ -289,6 +290,26 @@ static inline int truth(PyObject *answer) {
     int true_or_false = answer != NULL ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
     return true_or_false;
+}
+
+static int raise_kept(void *error) {
+    raise_exception(error);
+    return -1;
+}
+
+/* What is set as an exception must not keep a value or a waiter from its way. What is no `Exception`
+ * (a signal handler's KeyboardInterrupt) is raised in the main thread as soon as that runs Python
+ * again; all else is nobody's business, and `sys.unraisablehook` gets it. */
+static COLD void raise_soon(State *state, PyObject *where) {
+    PyObject *error = take_exception();
+    bool interrupt = !PyErr_GivenExceptionMatches(error, PyExc_Exception) &&
+                     PyInterpreterState_Get() == PyInterpreterState_Main() &&
+                     truth(PyObject_CallNoArgs(state->is_main_thread)) == 1;
+    PyErr_Clear();
+    if (interrupt && Py_AddPendingCall(raise_kept, error) == 0)
+        return;
+    raise_exception(error);
+    PyErr_WriteUnraisable(where);
 }
 
 /* Keep an object that is being deallocated, for a free list: with one reference, which is the

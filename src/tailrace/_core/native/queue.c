@@ -255,7 +255,7 @@ static NEVER_INLINE void pay_discarded(State *state, PyObject *value) {
     if (told == NULL)
         PyErr_Clear();
     else if (!answered(PyObject_CallFunctionObjArgs(told, value, state->str_overflow, NULL)))
-        PyErr_WriteUnraisable(told);
+        raise_soon(state, told);
     Py_XDECREF(told);
     Py_DECREF(value);
 }

@@ -48,8 +48,8 @@ static bool is_reachable(Scheduler *scheduler) {
     if (loop == NULL)
         return false;
     int closed = truth(PyObject_CallMethodNoArgs(loop, scheduler->state->str_is_closed));
-    if (closed < 0) /* a signal handler's exception, say: it does not mean that it is closed */
-        PyErr_WriteUnraisable(loop);
+    if (closed < 0) /* that does not mean that it is closed */
+        raise_soon(scheduler->state, loop);
     Py_DECREF(loop);
     return closed <= 0;
 }
@@ -172,19 +172,32 @@ static int have_called(Scheduler *self, PyObject *method, PyObject *callback, Py
     return failed;
 }
 
+/* The loop has raised instead. If it was closed since the claim, its tasks give back when they are
+ * torn down. If a signal handler has raised, those who are ready must be resumed all the same; that the
+ * loop may have the turn already does no harm. */
+static COLD void schedule_again(Scheduler *self, PyObject *method, PyObject *turn) {
+    PyObject *error = take_exception();
+    bool closed = PyErr_GivenExceptionMatches(error, PyExc_RuntimeError) && !is_reachable(self);
+    self->scheduled = !closed && turn != NULL && have_called(self, method, turn, NULL) == 0;
+    if (closed) {
+        Py_DECREF(error);
+        return;
+    }
+    if (!self->scheduled)
+        raise_soon(self->state, (PyObject *)self);
+    raise_exception(error);
+    raise_soon(self->state, (PyObject *)self);
+}
+
 /* Have a turn called: soon if we are on the loop's own thread, else by waking it. */
 static void schedule(Scheduler *self) {
     State *state = self->state;
     bool here = self->loop != NULL && running_loop(state) == self->loop;
+    PyObject *method = here ? state->str_call_soon : state->str_call_soon_threadsafe;
     PyObject *turn = turn_make(self);
     self->scheduled = turn != NULL;
-    if (turn == NULL ||
-        have_called(self, here ? state->str_call_soon : state->str_call_soon_threadsafe, turn, NULL) < 0) {
-        self->scheduled = false; /* closed since the claim: its tasks give back when torn down */
-        if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
-            PyErr_WriteUnraisable((PyObject *)self);
-        PyErr_Clear();
-    }
+    if (UNLIKELY(turn == NULL || have_called(self, method, turn, NULL) < 0))
+        schedule_again(self, method, turn);
     Py_XDECREF(turn); /* which the loop has now; if not, it lets go of the ready */
 }
 

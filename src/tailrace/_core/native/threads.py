@@ -52,6 +52,11 @@ class ThreadActor(ThreadActorFace):
             operation._wake(CANCELLED)
 
 
+def is_main() -> bool:
+    """Whether signal handlers run in this thread."""
+    return threading.get_ident() == threading.main_thread().ident
+
+
 def block(operation: Any, timeout: float | None) -> Any:
     """Drive an operation from a thread, which sleeps meanwhile.
 
@@ -73,13 +78,17 @@ def block(operation: Any, timeout: float | None) -> Any:
             return operation._take_outcome()
         gate = threading.Lock()
         gate.acquire()
-        if operation._block(gate):
-            return operation._take_outcome()
-        if actor is not None:
-            actor.park(operation, until)
-            if actor.on_park:
-                actor.tell()
-        claimed = _sleep(operation, gate, until)
+        try:
+            if operation._block(gate):
+                return operation._take_outcome()
+            if actor is not None:
+                actor.park(operation, until)
+                if actor.on_park:
+                    actor.tell()
+            claimed = _sleep(operation, gate, until)
+        except BaseException:  # a signal handler raised, KeyboardInterrupt most likely
+            operation._interrupted(None)
+            raise
         if claimed == HAPPENED:
             return operation._take_outcome()
         if claimed == CANCELLED:
@@ -89,17 +98,11 @@ def block(operation: Any, timeout: float | None) -> Any:
 
 
 def _sleep(operation: Any, gate: threading.Lock, until: float | None) -> int:
-    """Sleep until claimed and return how; nothing happened where it raises."""
+    """Sleep until claimed and return how."""
     me = threading.get_ident()
     parked_threads[me] = ParkedThread(operation, until)
     try:
-        if until is None:
-            gate.acquire()
-        else:
-            gate.acquire(timeout=max(0.0, until - time.monotonic()))
-    except BaseException:  # a signal handler raised, KeyboardInterrupt most likely
-        operation.close()
-        raise
+        gate.acquire(timeout=-1 if until is None else max(0.0, until - time.monotonic()))
     finally:
         del parked_threads[me]
     operation._wake(TIMED_OUT)  # in vain, if it was claimed

@@ -45,6 +45,7 @@ from tailrace._core.python.waiter import (
     held,
     here_now,
     latest,
+    recover,
     reentered,
     release,
     running_loop,
@@ -183,16 +184,15 @@ class Channel(ChannelFace[T]):
         try:
             acquire()
             value, peer = self._take(here)
+            release()
+            if peer is not None and peer is not PENDING:
+                peer.wake(here)
         except BaseException:
-            if held():
-                release()
+            recover()
             raise
-        release()
         if peer is PENDING:
             return await FreshNext(self)
         budget.left -= 1
-        if peer is not None:
-            peer.wake(here)
         return value  # type: ignore[no-any-return]  # the channel's word for it
 
     _block = staticmethod(block)
@@ -203,11 +203,10 @@ class Channel(ChannelFace[T]):
             acquire()
             waiting = self._senders.waiting(), self._receivers.waiting()
             counts = (len(self), self._sent, self._dropped, *waiting)
+            release()
         except BaseException:
-            if held():
-                release()
+            recover()
             raise
-        release()
         return counts
 
     # The state, under the lock.
@@ -224,13 +223,12 @@ class Channel(ChannelFace[T]):
                 self._closed = True
                 self._cause = cause
                 woken = self._receivers.claim_all() + self._senders.claim_all()
+            release()
+            for waiter in woken:
+                waiter.wake(here)
         except BaseException:
-            if held():
-                release()
+            recover()
             raise
-        release()
-        for waiter in woken:
-            waiter.wake(here)
         return first
 
     def _closed_error(self) -> Closed:
@@ -263,7 +261,9 @@ class Channel(ChannelFace[T]):
         self._buffer.append(moved)
         peer.value = None
         self._sent += 1
-        return peer.waiter
+        waiter = peer.waiter
+        waiter.state.ready.append(waiter)
+        return waiter
 
     def _take(self, here: LoopState) -> tuple[Any, Any]:
         """The next value and whom to wake for it; `PENDING` twice if there is none."""
@@ -279,7 +279,9 @@ class Channel(ChannelFace[T]):
                 return PENDING, PENDING
             value, peer.value = peer.value, None
             self._sent += 1
-            return value, peer.waiter
+            waiter = peer.waiter
+            waiter.state.ready.append(waiter)
+            return value, waiter
         if self._senders:
             return value, self._move_up(here)
         return value, None
@@ -290,7 +292,9 @@ class Channel(ChannelFace[T]):
         if peer is not None:
             peer.ticket = ticket
             peer.value = value
-            return peer.waiter
+            waiter = peer.waiter
+            waiter.state.ready.append(waiter)
+            return waiter
         heapq.heappush(self._returned, (ticket, value))
         self._room -= 1
         return None

@@ -36,6 +36,7 @@ from tailrace._core.python.waiter import (
     latest,
     no_loop,
     parked_threads,
+    recover,
     reentered,
     release,
     running_loop,
@@ -68,6 +69,7 @@ class Operation(OperationFace, Generic[T_co]):
     verb: Verb = "done"
     receives = False
     reversible = True  # whether `undo` gives back what a cancelled waiter was handed
+    watches = False  # whether `watch` is to be called once it is parked
     plain = True  # whether `finish` does nothing but hand out the value
 
     queued: bool
@@ -116,6 +118,10 @@ class Operation(OperationFace, Generic[T_co]):
         """Under the lock, with `waiter` set: stand in line."""
         raise NotImplementedError
 
+    def watch(self) -> None:
+        """Outside the lock, after `enqueue`, for one that `watches`: user code."""
+        raise NotImplementedError
+
     def withdraw(self) -> None:
         """Under the lock, after `enqueue`: leave the line, if still in it."""
         raise NotImplementedError
@@ -144,17 +150,16 @@ class Operation(OperationFace, Generic[T_co]):
             acquire()
             happened = waiter.winner is self
             if not happened:
-                self.withdraw()
                 waiter.winner = waiter.winner or CANCELLED
+                self.withdraw()
             elif self.reversible:
                 peer = self.undo(here)
+            release()
+            if peer is not None:
+                peer.wake(here)
         except BaseException:
-            if held():
-                release()
+            recover()
             raise
-        release()
-        if peer is not None:
-            peer.wake(here)
         if happened and not self.reversible and rearmed(interrupt, waiter.requests()):
             return False
         if hasattr(self, "waiter"):
@@ -194,29 +199,35 @@ class Fresh(Operation[T_co]):
                 if peer is PENDING:
                     waiter = self.waiter = Waiter(here)
                     self.enqueue()
-            except BaseException:
-                if held():  # not if it was interrupted while it waited for the lock
                     release()
+                    if self.watches:
+                        self.watch()
+                else:
+                    release()
+                    if peer is not None:
+                        if peer.state is not here:
+                            peer.wake(here)
+                        elif not here.scheduled:  # as `wake` does, without the call
+                            here.schedule()
+            except BaseException as interrupt:
+                recover()
+                if waiter is not None:
+                    self.interrupted(waiter, interrupt)
                 budget.left -= 1  # it did not park: whoever goes on after `Closed` yields too
                 raise
-            release()
             if waiter is None:
                 budget.left -= 1
-                if peer is None:
-                    break
-                if peer.state is not here:
-                    peer.wake(here)
-                    break
-                here.ready.append(peer)  # as `wake` does, without the call
-                if not here.scheduled:
-                    here.schedule()
                 break
-            try:
-                yield waiter
-            except BaseException as interrupt:
-                if self.interrupted(waiter, interrupt):
-                    del waiter  # the traceback has this frame, and must not lead to the task
-                    raise
+            while True:
+                try:
+                    yield waiter
+                except BaseException as interrupt:
+                    if self.interrupted(waiter, interrupt):
+                        del waiter  # the traceback has this frame, and must not lead to the task
+                        raise
+                if waiter.winner is not None:
+                    break
+                waiter._asyncio_future_blocking = True  # resumed by nobody's claim: it sleeps on
             if waiter.winner is self:
                 del self.waiter  # each refers to the other: not to be left to the collector
                 break
@@ -245,7 +256,23 @@ class Discarded:
         """Outside the lock: call the value's ``__discarded__``, if its type has one."""
         discarded: Any = getattr(self.kind, "__discarded__", None)
         if discarded is not None:
-            discarded(self.value, "overflow")
+            try:
+                discarded(self.value, "overflow")
+            except Exception as error:  # none of the sender's business, who need not know the value
+                ignore(error)
+
+
+class _Ignored:
+    __slots__ = ("error",)
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+def ignore(error: Exception) -> None:
+    """Give it to `sys.unraisablehook`, as a finaliser's."""
+    ignored = _Ignored()
+    ignored.error = error
 
 
 class Send(Operation[None]):
@@ -266,7 +293,9 @@ class Send(Operation[None]):
                 peer.ticket = channel._sent = channel._sent + 1
                 peer.value = self.value
                 self.value = None
-                return peer.waiter
+                waiter = peer.waiter
+                waiter.state.ready.append(waiter)
+                return waiter
         if len(channel._buffer) < channel._room:
             channel._buffer.append(self.value)
             self.value = None
@@ -360,14 +389,13 @@ class RecvMany(Recv[Any]):
                 older = self.channel._returned_before(self.ticket, self.most - 1, woken, here)
                 values = older + values
             self.take_more(values, woken, here)
+            release()
+            for waiter in woken:
+                waiter.wake(here)
         except BaseException:
-            if held():
-                release()
+            recover()
             raise
-        release()
         budget.left -= len(values) - 1
-        for waiter in woken:
-            waiter.wake(here)
         return values
 
     def take_more(
@@ -424,14 +452,13 @@ class SendMany(SendManyFace, Send):
             channel._buffer.extend(values[self.sent : self.sent + fits])
             channel._sent += fits
             self.sent += fits
+            release()
+            for waiter in woken:
+                waiter.wake(here)
         except BaseException:
-            if held():
-                release()
+            recover()
             budget.left -= 1
             raise
-        release()
-        for waiter in woken:
-            waiter.wake(here)
         budget.left -= self.sent - start
         return self.sent - start
 
@@ -447,7 +474,9 @@ class SendMany(SendManyFace, Send):
                 peer.ticket = channel._sent = channel._sent + 1
                 peer.value = values[self.sent]
                 self.sent += 1
-                woken.append(peer.waiter)
+                waiter = peer.waiter
+                waiter.state.ready.append(waiter)
+                woken.append(waiter)
 
 
 class FreshSend(Fresh[None], Send):
@@ -500,15 +529,14 @@ def do_now(operation: Operation[T]) -> T:
     try:
         acquire()
         peer = operation.attempt(here)
+        release()
+        if peer is not None and peer is not PENDING:
+            peer.wake(here)
     except BaseException:
-        if held():
-            release()
+        recover()
         raise
-    release()
     if peer is PENDING:
         raise WouldBlock(f"{operation.does} on {label(operation.channel)} would wait")
-    if peer is not None:
-        peer.wake(here)
     return operation.finish()  # type: ignore[no-any-return]  # the value's type is the caller's
 
 
@@ -540,60 +568,61 @@ def block(operation: Operation[T], timeout: float | None) -> T:
                 operation.enqueue()
                 if actor is not None:
                     actor.park(operation, deadline)
+            release()
+            if waiter is not None:
+                if actor is not None and actor.on_park:
+                    actor.tell()
+                _sleep(operation, waiter)
+            elif peer is not None:
+                peer.wake(no_loop)
         except BaseException:
-            if held():
-                release()
+            recover()
+            if waiter is not None:
+                _give_up(operation, waiter)
             raise
-        release()
-        if waiter is None and peer is not None:
-            peer.wake(no_loop)
-        if waiter is not None and actor is not None and actor.on_park:
-            actor.tell()
-        if waiter is not None and _sleep(operation, waiter) is operation:
-            del operation.waiter
-            waiter = None
-        if waiter is None:
+        if waiter is None or waiter.winner is operation:
+            if waiter is not None:
+                del operation.waiter
             return operation.finish()  # type: ignore[no-any-return]  # as above
 
 
-def _sleep(operation: Operation[Any], waiter: ThreadWaiter) -> object:
-    """Sleep until claimed and return the winner; nothing happened where it raises."""
+def _sleep(operation: Operation[Any], waiter: ThreadWaiter) -> None:
+    """Sleep until claimed. TimeoutError or CancelledError where that was not by a peer."""
     me = threading.get_ident()
     parked_threads[me] = ParkedThread(operation, waiter.until)
     try:
-        if waiter.until is None:
-            waiter.gate.acquire()
-        else:
-            waiter.gate.acquire(timeout=max(0.0, waiter.until - time.monotonic()))
-    except BaseException:  # a signal handler raised, KeyboardInterrupt most likely
-        peer = None
-        try:
-            acquire()
-            if waiter.winner is not operation:
-                operation.withdraw()
-            elif operation.reversible:
-                peer = operation.undo(no_loop)
-        except BaseException:
-            if held():
-                release()
-            raise
-        release()
-        if peer is not None:
-            peer.wake(no_loop)
-        raise
+        if waiter.winner is None:  # else whoever claimed it may not have known of this thread yet
+            seconds = -1 if waiter.until is None else max(0.0, waiter.until - time.monotonic())
+            waiter.state.gate.acquire(timeout=seconds)
     finally:
         del parked_threads[me]
     try:
         acquire()
         winner = waiter.winner = waiter.winner or TIMED_OUT
-        operation.withdraw()
+        release()
     except BaseException:
-        if held():
-            release()
+        recover()
         raise
-    release()
     if winner is TIMED_OUT:
         raise TimeoutError(f"{operation.does} on {label(operation.channel)} timed out")
     if winner is CANCELLED:
         raise asyncio.CancelledError
-    return winner
+
+
+def _give_up(operation: Operation[Any], waiter: ThreadWaiter) -> None:
+    """The sleep ends by an exception: nobody can claim it any more, and what it was handed goes
+    back."""
+    peer = None
+    try:
+        acquire()
+        waiter.winner = waiter.winner or CANCELLED
+        if waiter.winner is not operation:
+            operation.withdraw()
+        elif operation.reversible:
+            peer = operation.undo(no_loop)
+        release()
+        if peer is not None:
+            peer.wake(no_loop)
+    except BaseException:
+        recover()
+        raise

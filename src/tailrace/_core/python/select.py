@@ -22,11 +22,12 @@ from tailrace._core.python.waiter import (
     budget,
     held,
     here_now,
+    recover,
     reentered,
     release,
-    running_loop,
     thread,
 )
+from tailrace._core.watch import Watch
 from tailrace.errors import Closed, WouldBlock
 
 T = TypeVar("T")
@@ -80,25 +81,30 @@ class Select(SelectFace):
                 yield budget.anew()
             if held():
                 raise reentered()
+            self.waiter = None
             order = order_of(self.cases, self.priority)
+            asleep = False
             try:
                 acquire()
                 index, peer, closed = attempt_one(self.cases, order, here)
-                waiter = self.park(here, order) if index is None else None
-            except BaseException:
-                if held():
-                    release()
-                raise
-            release()
-            if index is not None:
-                budget.left -= 1
+                if index is None:
+                    self.waiter = self.park(here, order)
+                release()
                 if peer is not None:
                     peer.wake(here)
+                if self.waiter is not None:
+                    asleep = True
+                    yield from self.sleep()
+            except BaseException as interrupt:
+                if not asleep:  # else the collector may be closing this amid another operation
+                    recover()
+                if self.waiter is None or self.interrupted(self.waiter, interrupt):
+                    raise
+            if self.waiter is None:
+                budget.left -= 1
+                assert index is not None
                 return index, outcome(self.cases[index], closed)
-            assert waiter is not None
-            sleep = self.sleep(waiter)
-            del waiter  # a traceback that has this frame must not lead to the task
-            winner = yield from sleep
+            winner = self.waiter.winner
             if winner is TIMED_OUT:
                 return None, None
             if isinstance(winner, Operation):
@@ -109,7 +115,7 @@ class Select(SelectFace):
 
     def park(self, here: LoopState, order: list[int]) -> Waiter:
         """Under the lock: stand in every line; of two cases in one line neither is favoured."""
-        self.waiter = waiter = Waiter(here)
+        self.waiter = waiter = Waiter(here)  # first: what is interrupted is given up by that
         for index in order:
             case = self.cases[index]
             if case is not None:
@@ -117,31 +123,34 @@ class Select(SelectFace):
                 case.enqueue()
         return waiter
 
-    def sleep(self, waiter: Waiter) -> Generator[Any, Any, object]:
-        """Sleep until claimed, leave the other lines, and return the winner."""
+    def sleep(self) -> Generator[Any, Any, None]:
+        """Sleep until claimed, and leave the other lines."""
+        waiter = self.waiter
+        assert waiter is not None
         timer = None
-        if self.timeout is not None:
-            loop = waiter.get_loop()
-            timer = loop.call_later(self.timeout, waiter.claim_and_wake, TIMED_OUT)
         try:
-            yield waiter
-        except BaseException as interrupt:
-            if self.interrupted(waiter, interrupt):
-                del waiter  # as above
-                raise
-        else:
-            try:
-                acquire()
-                self.withdraw(waiter)
-            except BaseException:
-                if held():
-                    release()
-                raise
-            release()
+            for case in self.cases:
+                if case is not None and case.watches:
+                    case.watch()
+            if self.timeout is not None:
+                loop = waiter.get_loop()
+                timer = loop.call_later(self.timeout, waiter.claim_and_wake, TIMED_OUT)
+            while waiter.winner is None:
+                waiter._asyncio_future_blocking = True
+                yield waiter
+        except BaseException:
+            del waiter  # the traceback has this frame, and must not lead to the task
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
-        return waiter.winner
+        try:
+            acquire()
+            self.withdraw(waiter)
+            release()
+        except BaseException:
+            recover()
+            raise
 
     def withdraw(self, waiter: Waiter) -> None:
         """Under the lock: leave every line but the winner's own, which was left by the claim."""
@@ -164,13 +173,12 @@ class Select(SelectFace):
             if isinstance(winner, Operation) and winner.reversible:
                 happened = False
                 peer = winner.undo(here)
+            release()
+            if peer is not None:
+                peer.wake(here)
         except BaseException:
-            if held():
-                release()
+            recover()
             raise
-        release()
-        if peer is not None:
-            peer.wake(here)
         if happened and rearmed(interrupt, waiter.requests()):
             return False
         if isinstance(winner, Operation):
@@ -267,32 +275,31 @@ def select_nowait(*cases: Operation[Any] | None, priority: bool = False) -> tupl
     try:
         acquire()
         index, peer, closed = attempt_one(cases, order, here)
+        release()
+        if peer is not None:
+            peer.wake(here)
     except BaseException:
-        if held():
-            release()
+        recover()
         raise
-    release()
     if index is None:
         raise WouldBlock("no case of select is ready")
-    if peer is not None:
-        peer.wake(here)
     return index, outcome(cases[index], closed)
 
 
 class Done(Operation[T]):
     """A future, task or Event as a case of select; see `tailrace.done`."""
 
-    __slots__ = ("future", "source", "starting")
+    __slots__ = ("source", "watched")
     does = "done"
     verb = "done"
     plain = False
+    watches = True
 
     def __init__(self, source: asyncio.Future[T] | asyncio.Event) -> None:
         what: Any = source  # in the channel's place: what messages name
         super().__init__(what)
         self.source = source
-        self.future: asyncio.Future[Any] | None = None
-        self.starting: asyncio.Handle | None = None
+        self.watched: Watch | None = None
 
     def attempt(self, here: LoopState) -> Any:
         source = self.source
@@ -300,22 +307,12 @@ class Done(Operation[T]):
         return None if ready else PENDING
 
     def enqueue(self) -> None:
-        # The watch begins at the loop's next turn: starting a task may run foreign code, which
-        # must not happen under the lock.
         self.queued = True
-        loop: Any = running_loop()
-        self.starting = loop.call_soon(self.watch)
 
     def watch(self) -> None:
-        if not self.queued:
-            return
-        if isinstance(self.source, asyncio.Event):
-            self.future = asyncio.ensure_future(self.source.wait())
-        else:
-            self.future = self.source
-        self.future.add_done_callback(self.fired)
+        self.watched = Watch(self.source, self.fired)
 
-    def fired(self, _: asyncio.Future[Any]) -> None:
+    def fired(self) -> None:
         if self.queued:
             self.queued = False
             assert isinstance(self.waiter, Waiter)
@@ -323,12 +320,9 @@ class Done(Operation[T]):
 
     def withdraw(self) -> None:
         self.queued = False
-        if self.starting is not None:
-            self.starting.cancel()
-        if self.future is not None:
-            self.future.remove_done_callback(self.fired)
-            if self.future is not self.source:
-                self.future.cancel()
+        if self.watched is not None:
+            self.watched.stop()
+            self.watched = None
 
     def undo(self, here: LoopState) -> None:
         self.withdraw()  # nothing was taken: it is still done

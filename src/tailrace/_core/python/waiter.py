@@ -5,10 +5,13 @@ Invariants
   the GIL lets one thread run at a time, and it makes a select over many channels a plain step.
 - A waiter is *claimed* at most once, under the lock; the claim alone decides what happened. A
   select is one waiter in several queues, so exactly one of its cases can win.
-- Waiters are woken after the lock was let go, when the state is consistent (as in Go's runtime).
-- The lock is taken as the first thing in a `try`, and let go after it, or in its ``except`` where
-  it is held. Out of a `with` a signal handler's exception could come with the lock held: 3.14 runs
-  handlers after the call of ``__enter__``, and 3.13 at the backward jump of a loop.
+- Whoever claims a waiter puts it into `ready` of its state under the lock, once it has its value,
+  and lets the loop or thread know after the lock was let go (as in Go's runtime).
+- A signal handler may raise after any call and at the start of any function. Between the claim and
+  the append to `ready` there is neither. The lock is taken as the first thing in a `try`, whose
+  ``except`` is `recover`: it lets the lock go and lets everybody know who has a waiter in `ready`.
+  (Out of a `with` an exception could come with the lock held: 3.14 runs handlers after the call of
+  ``__enter__``, and 3.13 at the backward jump of a loop.)
 - Nobody enters a channel while this thread holds the lock: a finaliser or signal handler that
   tries gets an error instead of a corrupted queue or a deadlock.
 """
@@ -16,6 +19,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -122,30 +126,29 @@ class Waiter:
         if self.winner is not None or not self.state.reachable():
             return False
         self.winner = winner
+        self.state.ready.append(self)
         return True
 
     def wake(self, here: LoopState) -> None:
-        """Resume the claimed party, soon, on its own loop."""
+        """Have the claimed party, which is in `ready`, resumed by its own loop. Doing it twice is
+        no harm."""
         state = self.state
         if state is not here:
-            state.post(self)
-            return
-        state.ready.append(self)
-        if not state.scheduled:
+            state.post()
+        elif not state.scheduled:
             state.schedule()
 
     def claim_and_wake(self, winner: object) -> bool:
-        """For a claim by something that is not an operation, on the waiter's own loop."""
+        """For a claim by something that is not an operation, in any thread."""
         try:
             acquire()
             claimed = self.claim(winner)
+            release()
+            if claimed:
+                self.wake(here_now())
         except BaseException:
-            if held():
-                release()
+            recover()
             raise
-        release()
-        if claimed:
-            self.wake(self.state)
         return claimed
 
     def requests(self) -> int:
@@ -206,6 +209,7 @@ class Yielded(Waiter):
     ) -> None:
         super().add_done_callback(callback, context=context)
         self.state.steps += YIELD_STEPS
+        self.state.ready.append(self)
         self.wake(self.state)
 
     def cancel(self, msg: object = None) -> bool:
@@ -215,25 +219,43 @@ class Yielded(Waiter):
 class ThreadWaiter:
     """A party that is a thread: it sleeps on a lock of its own."""
 
-    __slots__ = ("gate", "state", "until", "winner")
+    __slots__ = ("state", "until", "winner")
 
     def __init__(self, until: float | None) -> None:
         self.winner: object = None
         self.until = until  # of `time.monotonic`
-        self.state = no_loop
-        self.gate = threading.Lock()
-        self.gate.acquire()
+        self.state = ThreadState()
 
     def claim(self, winner: object) -> bool:
         """Under the lock: take this waiter for `winner`, unless it is taken already."""
         if self.winner is not None:
             return False
         self.winner = winner
+        self.state.ready.append(self)
         return True
 
     def wake(self, here: LoopState) -> None:
         """Let the thread go on."""
-        self.gate.release()
+        self.state.post()
+
+
+class ThreadState:
+    """What a `LoopState` is to the waiters of a loop, for the one waiter of a thread."""
+
+    __slots__ = ("gate", "ready")
+
+    def __init__(self) -> None:
+        self.ready: deque[ThreadWaiter] = deque()
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+    def reachable(self) -> bool:
+        return True
+
+    def post(self) -> None:
+        with contextlib.suppress(RuntimeError):  # another thread has, in the same instant
+            if self.gate.locked():
+                self.gate.release()
 
 
 class WaitQueue(deque["Operation[Any]"]):
@@ -251,7 +273,7 @@ class WaitQueue(deque["Operation[Any]"]):
 
     def leave(self, operation: Operation[Any]) -> None:
         """Take `operation` out, wherever it stands; nothing if a peer has popped it."""
-        if not operation.queued:
+        if not getattr(operation, "queued", False):  # not yet, where it was interrupted
             return
         operation.queued = False
         # The channel has the tombstone, which must not lead to the task and its loop.
@@ -264,7 +286,10 @@ class WaitQueue(deque["Operation[Any]"]):
             self.dead = 0
 
     def claim_first(self, here: LoopState) -> Operation[Any] | None:
-        """Pop and claim the first operation whose waiter can still be had."""
+        """Pop and claim the first operation whose waiter can still be had.
+
+        The caller hands over the value and puts the waiter into its `ready`, without a call.
+        """
         while self:
             operation = self[0]
             if not operation.queued:
@@ -316,7 +341,7 @@ def _time_of(loop: Callable[[], asyncio.AbstractEventLoop | None], /) -> float:
 
 
 class LoopState:
-    """What each event loop has of its own: who is to be resumed, and who in other threads asks.
+    """What each event loop has of its own: who is to be resumed.
 
     One `call_soon` serves a burst of wake-ups, and one `call_soon_threadsafe` a burst from
     elsewhere. `no_loop` stands for a thread without a loop.
@@ -325,7 +350,6 @@ class LoopState:
     """
 
     __slots__ = (
-        "inbox",
         "loop",
         "on_quiet",
         "posted",
@@ -354,7 +378,6 @@ class LoopState:
         self.scheduled = False
         self.on_quiet: list[Callable[[], object]] = []  # to be called once nobody is ready
         self.steps = 0  # of this turn
-        self.inbox: deque[Waiter] = deque()
         self.posted = False
 
     def reachable(self) -> bool:
@@ -373,7 +396,13 @@ class LoopState:
         """Have `run` called at the loop's next turn."""
         self.scheduled = True
         loop: Any = self.loop()  # which calls this
-        loop.call_soon(_Turn(self))
+        turn = _Turn(self)
+        try:
+            loop.call_soon(turn)
+        except BaseException:
+            turn.begun = True  # if the loop has it all the same, another one does no harm
+            self.scheduled = False  # or nobody would ever be resumed again
+            raise
 
     def run(self, turn: _Turn) -> None:
         """One turn: resume the ready and those whom they wake, within bounds, in order.
@@ -395,8 +424,13 @@ class LoopState:
         latest.state = self
         try:
             while ready:
-                waiter = ready.popleft()
-                waiter.context.run(waiter.callback, waiter)
+                waiter = ready[0]
+                del ready[0]  # no call, after which a signal handler could raise
+                try:
+                    context = waiter.context
+                except AttributeError:
+                    continue  # of a coroutine that is driven by hand: nobody to resume
+                context.run(waiter.callback, waiter)
                 steps = self.steps = self.steps + 1
                 if steps >= look:
                     if steps >= TURN_STEPS or self.time() > ends:
@@ -405,37 +439,48 @@ class LoopState:
         finally:  # whatever a task let through (SystemExit), the others still have their turn
             self.thread = 0
             if often == 1 and waiter is not None:
-                turn.blocker = getattr(waiter.callback, "__self__", None)
+                turn.blocker = getattr(getattr(waiter, "callback", None), "__self__", None)
+            self.scheduled = False
             if ready:
                 self.schedule()
-            else:
-                self.scheduled = False
-                if self.on_quiet:
-                    for told in self.on_quiet:
-                        loop.call_soon(told)
-                    self.on_quiet.clear()
+            elif self.on_quiet:
+                for told in self.on_quiet:
+                    loop.call_soon(told)
+                self.on_quiet.clear()
 
-    def post(self, waiter: Waiter) -> None:
-        """Wake `waiter` on its loop's own thread. Any thread may call this."""
-        self.inbox.append(waiter)
-        if not self.posted:
-            self.posted = True
-            try:
-                self.call_soon_threadsafe(_Delivery(self))
-            except RuntimeError:  # closed since the claim: its tasks give back when torn down
-                self.inbox.clear()
-                self.posted = False
+    def post(self) -> None:
+        """Have the ready resumed on the loop's own thread. Any thread may call this."""
+        if self.posted:
+            return
+        self.posted = True
+        delivery = _Delivery(self)
+        try:
+            self.call_soon_threadsafe(delivery)
+        except BaseException as error:
+            delivery.begun = True
+            self.posted = False
+            if not isinstance(error, RuntimeError) or self.reachable():
+                raise
+            self.ready.clear()  # closed since the claim: its tasks give back when torn down
 
     def deliver(self) -> None:
-        """Wake all that were posted."""
+        """Those that were posted are in `ready`."""
         self.posted = False  # first: whoever appends from now on posts again
-        while self.inbox:
-            self.inbox.popleft().wake(self)
+        if self.ready and not self.scheduled:
+            self.schedule()
+
+    def dropped(self) -> None:
+        """The loop has dropped what it was to call. If it was closed, nobody resumes the ready; if
+        a signal handler has raised instead, they must be."""
+        if not self.reachable():
+            self.on_quiet.clear()
+            self.ready.clear()
+        elif self.ready:
+            self.post()
 
 
 class _Turn:
-    """What the loop calls for one turn of its state. A loop that is closed before drops it, and so
-    lets go of those that were to be resumed."""
+    """What the loop calls for one turn of its state."""
 
     __slots__ = ("begun", "blocker", "state")
 
@@ -456,8 +501,7 @@ class _Turn:
     def __del__(self) -> None:
         if not self.begun:
             self.state.scheduled = False
-            self.state.on_quiet.clear()
-            self.state.ready.clear()
+            self.state.dropped()
 
 
 class _Delivery:
@@ -476,7 +520,7 @@ class _Delivery:
     def __del__(self) -> None:
         if not self.begun:
             self.state.posted = False
-            self.state.inbox.clear()
+            self.state.dropped()
 
 
 class _Budget:
@@ -524,11 +568,10 @@ def state_of(loop: asyncio.AbstractEventLoop | None) -> LoopState:
         state = _states.get(id(loop))
         if state is None:
             state = _states[id(loop)] = LoopState(loop)
+        release()
     except BaseException:
-        if held():
-            release()
+        recover()
         raise
-    release()
     latest.state = state
     return state
 
@@ -541,7 +584,27 @@ def _forget(address: int, _: object) -> None:
 
 def here_now() -> LoopState:
     """The state of the loop running in this thread, or `no_loop`."""
-    return state_of(running_loop())
+    state = latest.state
+    return state if state.thread == get_ident() else state_of(running_loop())
+
+
+def recover() -> None:
+    """After an exception amid an operation: let the lock go, and let everybody know who has a
+    waiter that was claimed. What is interrupted here as well is made good by the next wake-up."""
+    claimed: list[LoopState | ThreadState]
+    try:
+        acquire()  # once more, perhaps: `_states` must not change meanwhile
+        claimed = [state for state in list(_states.values()) if state.thread != get_ident()]
+        for parked in list(parked_threads.values()):
+            waiter = getattr(parked.operation, "waiter", None)
+            if waiter is not None:
+                claimed.append(waiter.state)
+    finally:
+        while held():
+            release()
+    for state in claimed:
+        if state.ready:
+            state.post()
 
 
 class _ThreadState(threading.local):
@@ -592,13 +655,12 @@ class ThreadActor(ThreadActorFace):
             waiter = None if spared else getattr(operation, "waiter", None)
             if waiter is not None and not waiter.claim(CANCELLED):
                 waiter = None
+            release()
+            if waiter is not None:
+                waiter.wake(no_loop)
         except BaseException:
-            if held():
-                release()
+            recover()
             raise
-        release()
-        if waiter is not None:
-            waiter.wake(no_loop)
 
 
 thread = _ThreadState()
