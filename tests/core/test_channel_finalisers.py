@@ -7,6 +7,9 @@ import gc
 import os
 import subprocess
 import sys
+import time
+import types
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -173,3 +176,68 @@ def test_channel_6_a_fork_in_the_middle_of_an_operation_leaves_the_child_a_worki
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("end", ["sending", "receiving"])
+@pytest.mark.parametrize("where", ["loop", "thread"])
+def test_channel_6_an_end_held_by_what_the_collector_closes_amid_an_operation_is_let_go(
+    core: Any, collector: Any, unraisable: list[BaseException], end: str, where: str
+) -> None:
+    async def hold(channel: Any) -> None:
+        with getattr(channel, end)():
+            await never()
+
+    @types.coroutine
+    def never() -> Any:
+        yield
+
+    def lost(channel: Any) -> None:
+        holder = hold(channel)
+        holder.send(None)
+        cycle: list[Any] = [holder]
+        cycle.append(cycle)
+
+    def operate(other: Any) -> None:
+        for _ in range(3):
+            other.send_nowait(1)
+            other.statistics()
+            core.select_nowait(other.recv())
+
+    channels = []
+    for step in range(60):
+        channel, other = core.Channel(), core.Channel(1)
+        channels.append(channel)
+        lost(channel)
+        collector(step)
+        if where == "thread":
+            operate(other)
+        else:
+            loop = asyncio.new_event_loop()
+            loop.call_soon(operate, other)
+            loop.call_soon(loop.call_soon, loop.stop)
+            loop.run_forever()
+            loop.close()
+        gc.disable()
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while not all(channel.closed for channel in channels) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert all(channel.closed for channel in channels)
+    assert not unraisable
+
+
+async def test_channel_3_a_generator_closed_early_ends_the_stream_well(core: Any) -> None:
+    channel = core.Channel(4)
+
+    async def numbers() -> AsyncIterator[int]:
+        with channel.sending() as out:
+            for n in range(10):
+                await out.send(n)
+                yield n
+
+    generator = numbers()
+    async for n in generator:
+        if n == 1:
+            break
+    await generator.aclose()
+    assert [n async for n in channel] == [0, 1]

@@ -20,7 +20,8 @@ FUTURE = {
 DRIVING = {
     *("attempt", "begin", "closed_case", "drive", "end", "enqueue", "fill", "finish", "hand_over"),
     *("interrupted", "most", "park", "plain", "priority", "queued", "reversible", "sleep"),
-    *("take_more", "ticket", "timeout", "undo", "used", "value", "values", "waiter", "withdraw"),
+    *("take_more", "ticket", "timeout", "undo", "used", "value", "values", "waiter"),
+    *("watch", "watches", "withdraw"),
 }
 
 MADE_BY_ITSELF = ("Operation", "RecvMany", "Select", "SendMany")

@@ -71,7 +71,7 @@ def let_go(holds: Iterable[Hold], cause: BaseException | None) -> list[Hold]:
             holders[end] = left or _LET_GO
             if not left:
                 last.append(hold)
-    return [hold for hold in last if hold[0]._close(cause)]
+    return [hold for hold in last if hold[0]._close_when_free(cause)]
 
 
 def was_let_go(channel: Channel[Any], end: End) -> bool:
@@ -172,7 +172,7 @@ class ChannelFace(Generic[T]):
         """Hold the sending end for the length of the block; the last holder to leave closes it.
 
         An exception that leaves the block becomes the close's cause, unless it is the clean end
-        of another channel.
+        of another channel or GeneratorExit: a generator that is closed early has ended well.
         """
         with self._while_held("send"):
             yield self.sender
@@ -191,11 +191,17 @@ class ChannelFace(Generic[T]):
         try:
             yield
         except BaseException as error:
-            ended = isinstance(error, Closed) and error.__cause__ is None  # that is no failure
+            clean = isinstance(error, Closed) and error.__cause__ is None
+            ended = clean or isinstance(error, GeneratorExit)  # these are no failure
             let_go(holds, None if ended else error)
             raise
         else:
             let_go(holds, None)
+
+    def _close_when_free(self, cause: BaseException | None) -> bool:
+        """Close as its last holder does, which may be a coroutine that the collector closes amid
+        an operation of this thread."""
+        return self._close(cause)
 
     def _holders(self, end: End) -> int:
         """How many hold `end`."""

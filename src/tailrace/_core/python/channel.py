@@ -11,6 +11,7 @@ Invariants, whenever the lock is free
 from __future__ import annotations
 
 import heapq
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import Any, Literal, TypeVar
@@ -230,6 +231,16 @@ class Channel(ChannelFace[T]):
             recover()
             raise
         return first
+
+    def _close_when_free(self, cause: BaseException | None) -> bool:
+        if not held():
+            return self._close(cause)
+        loop = running_loop()
+        if loop is not None:
+            loop.call_soon_threadsafe(self._close, cause)
+        else:  # nothing to post to: a thread of its own waits for the lock
+            threading.Thread(target=self._close, args=(cause,), daemon=True).start()
+        return True
 
     def _closed_error(self) -> Closed:
         error = Closed(self)

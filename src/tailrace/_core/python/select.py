@@ -53,7 +53,7 @@ class Select(SelectFace):
         self.used = False
 
     def __del__(self) -> None:
-        if not self.used:
+        if not getattr(self, "used", True):  # it has none yet where `__init__` is interrupted
             warnings.warn("select was never awaited", RuntimeWarning, stacklevel=2, source=self)
 
     @property
