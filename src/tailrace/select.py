@@ -196,7 +196,7 @@ def done(source: asyncio.Event) -> Operation[bool]: ...
 @overload
 def done(source: asyncio.Future[T]) -> Operation[T]: ...
 def done(source: asyncio.Future[Any] | asyncio.Event) -> Operation[Any]:
-    """A case that is ready when `source`, a future, task or Event of this loop, is done.
+    """A case that is ready when `source` is done: a future or task, or an Event of this loop.
 
     The value is what awaiting `source` would give: the result (True for an Event), or its
     exception, raised if this is the case chosen. Choosing another case leaves `source` alone.

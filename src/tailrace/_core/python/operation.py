@@ -265,6 +265,8 @@ class Discarded:
 class _Ignored:
     __slots__ = ("error",)
 
+    error: Exception
+
     def __del__(self) -> None:
         raise self.error
 

@@ -83,6 +83,7 @@ class Select(SelectFace):
                 raise reentered()
             self.waiter = None
             order = order_of(self.cases, self.priority)
+            index = closed = None
             asleep = False
             try:
                 acquire()

@@ -245,7 +245,7 @@ class ThreadState:
     __slots__ = ("gate", "ready")
 
     def __init__(self) -> None:
-        self.ready: deque[ThreadWaiter] = deque()
+        self.ready: deque[Any] = deque()  # its waiter, once that is claimed
         self.gate = threading.Lock()
         self.gate.acquire()
 
@@ -374,7 +374,7 @@ class LoopState:
             ordinary = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
             # The base loop's time() is this clock behind a Python call for each park.
             self.time = time.monotonic if ordinary else partial(_time_of, self.loop)
-        self.ready: deque[Waiter] = deque()
+        self.ready: deque[Any] = deque()  # waiters
         self.scheduled = False
         self.on_quiet: list[Callable[[], object]] = []  # to be called once nobody is ready
         self.steps = 0  # of this turn
