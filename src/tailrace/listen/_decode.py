@@ -174,8 +174,7 @@ class Decoder(Generic[T]):
             value = written
         else:
             value = _decoded(self._from_text, written)
-            if type(value) is float and not math.isfinite(value):
-                raise Refused(422, f"{written[:20]!r} is no finite number")
+            _check_finite(value, written)
         typed: T = value
         return typed
 
@@ -258,6 +257,12 @@ def _decoded(decode: Callable[[Any], Any], written: Any) -> Any:
         raise
     except BaseException as error:
         raise Refused(500, "an internal error") from error
+
+
+def _check_finite(value: object, written: str) -> None:
+    """Refused(422) for `nan` and `inf`, which neither JSON nor databases hold."""
+    if type(value) is float and not math.isfinite(value):
+        raise Refused(422, f"{written[:20]!r} is no finite number")
 
 
 def _form_values(form: bytes, name: bytes) -> list[str]:
