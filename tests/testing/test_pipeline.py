@@ -587,3 +587,59 @@ def test_a_program_is_run_on_virtual_time_as_it_is() -> None:
 
     testing.run(program)
     assert received == [(3600, 0), (7200, 1), (10800, 2)]
+
+
+@pytest.mark.parametrize("wired", ["at once", "after a turn", "never"])
+def test_an_async_main_has_begun_when_the_block_begins(run: Run, wired: str) -> None:
+    async def program(go: Group) -> None:
+        if wired == "after a turn":
+            await asyncio.sleep(0)
+        if wired != "never":
+            main(go)
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        async with testing.pipeline(program, replace=ends()) as p:
+            assert "store_sqlite" in {stage.name for stage in p.go.graph().stages}
+
+    if wired == "never":
+        with pytest.raises(AssertionError):
+            run(test)
+    else:
+        run(test)
+
+
+def test_a_block_that_ends_before_main_has_started_its_stages_says_so(run: Run) -> None:
+    async def program(go: Group) -> None:
+        await asyncio.sleep(60)
+        main(go)
+
+    async def test() -> None:
+        with pytest.raises(RuntimeError, match="main still waits, before it has started 'listen"):
+            async with testing.pipeline(program, replace=ends()):
+                pass
+
+    run(test)
+
+
+def test_an_async_main_that_fails_is_heard_although_the_block_does_nothing(run: Run) -> None:
+    async def program(go: Group) -> None:
+        raise LookupError("in main")
+
+    async def test() -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with testing.pipeline(program):
+                pass
+        assert "in main" in str(caught.value.exceptions[0])
+
+    run(test)
+
+
+@pytest.mark.virtual_time
+async def test_the_result_of_calling_main_is_told_from_main() -> None:
+    async def program(go: Group) -> None: ...
+
+    made: Any = program(Group())
+    with pytest.raises(TypeError, match=r"takes the function itself: pipeline\(program, \.\.\.\)"):
+        async with testing.pipeline(made):
+            pass

@@ -280,3 +280,48 @@ def test_tests_of_anyio_run_beside_ours(run: Run) -> None:
 def test_the_marker_is_listed(run: Run) -> None:
     result = run("", "--markers")
     result.stdout.fnmatch_lines(["@pytest.mark.virtual_time(seed=0): *"])
+
+
+def test_an_async_fixture_of_another_loop_is_refused_with_what_to_do(run: Run) -> None:
+    result = run(
+        """
+        import functools, pytest
+
+        @pytest.fixture
+        async def made():
+            return 1
+
+        @pytest.fixture
+        async def given():
+            yield 1
+
+        async def bare():
+            return 1
+
+        @pytest.fixture
+        @functools.wraps(bare)
+        def wrapped():  # as pytest-asyncio makes of them
+            return 1
+
+        @pytest.fixture
+        def plain():
+            return 1
+
+        @pytest.mark.virtual_time
+        @pytest.mark.parametrize("name", ["a"])
+        async def test_made(made, name): ...
+
+        @pytest.mark.virtual_time
+        async def test_given(given): ...
+
+        @pytest.mark.virtual_time
+        async def test_wrapped(wrapped): ...
+
+        @pytest.mark.virtual_time
+        async def test_plain(plain): ...
+        """
+    )
+    result.assert_outcomes(passed=1, errors=3)
+    result.stdout.fnmatch_lines(
+        ["the fixture 'made' is async, so it is made on another event loop*make it in the test*"]
+    )

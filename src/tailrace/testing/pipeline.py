@@ -20,12 +20,13 @@ import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Never, TypeAlias, TypeVar, TypeVarTuple, get_args
+from typing import Any, Final, Never, TypeAlias, TypeVar, TypeVarTuple, get_args
 
 from tailrace import _core
 from tailrace.channel import Channel, Receiver, Sender
 from tailrace.errors import Closed, WouldBlock
 from tailrace.group import Group
+from tailrace.group.actor import doing
 from tailrace.group.checks import stage_name
 from tailrace.group.wiring import wire
 from tailrace.message import Message, Outcome
@@ -36,6 +37,8 @@ __all__ = ["Pipeline", "Sink", "Source", "pipeline", "sink", "source"]
 
 K = TypeVar("K", "Source", "Sink")
 Ts = TypeVarTuple("Ts")
+PATIENCE: Final = 100
+"""Turns of the loop for which an async `main` that does not wait keeps the block from beginning."""
 StandIn: TypeAlias = Callable[..., Awaitable[None] | None]
 Verdict: TypeAlias = Outcome | Status | Callable[[Any], Outcome | Status]
 
@@ -225,14 +228,23 @@ async def pipeline(
     Leaving the block drains the group, then raises the failures of its actors as an
     `ExceptionGroup`. An exception in the block is raised as it is (because of theirs, if there
     are any too) once all actors have been cancelled and have ended. Cancelled: so are they.
+
+    The block begins when `main` has returned or, if it is async, waits for something. One that
+    has not returned is cancelled when the block is left; RuntimeError if it had not started
+    every stage that `replace` names by then.
     """
+    if inspect.iscoroutine(main):
+        main.close()
+        raise TypeError(f"pipeline takes the function itself: pipeline({main.__name__}, ...)")
     rig = _Rig({} if replace is None else dict(replace))
     failure: Exception | None = None
     try:
         async with rig:
             try:
                 rig.begin(main)
+                await rig.begun()
                 yield Pipeline(rig, rig.replace)
+                rig.check_begun()
             except Exception as error:
                 failure = error
                 rig.cancel()
@@ -255,6 +267,7 @@ class _Rig(Group):
         super().__init__(stall_after=None if virtual else 30.0)
         self.replace = replace
         self._replaced: Counter[str] = Counter()
+        self._main: asyncio.Task[Any] | None = None  # an async `main` that has not returned
 
     def begin(self, main: Callable[[Group], Awaitable[None] | None]) -> None:
         """Call `main`; an async one runs on as an actor, since it may never return."""
@@ -265,11 +278,37 @@ class _Rig(Group):
             super().__call__(self._finish, started, name="main", background=True)
 
     async def _finish(self, started: Awaitable[None]) -> None:
+        self._main = asyncio.current_task()
         await started
+        self._main = None
         self._check_all_replaced()
 
+    async def begun(self) -> None:
+        """Return when an async `main` has returned, or waits for something that is yet to come."""
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, VirtualClockLoop):
+            await loop.wait_all_parked()
+            return
+        for _ in range(PATIENCE):
+            await asyncio.sleep(0)
+            if self._main is None or doing(self._main).verb != "run":
+                return
+
+    def check_begun(self) -> None:
+        """RuntimeError if an async `main` is about to be cancelled before it has started it all."""
+        missing = self._missing()
+        if self._main is not None and not self._main.done() and missing:
+            raise RuntimeError(
+                f"the block of pipeline() has ended while main still waits, before it has started "
+                f"{' and '.join(map(repr, missing))}: await something in the block that needs "
+                f"them, such as p.send(...), or let main start its stages before it waits"
+            )
+
+    def _missing(self) -> list[str]:
+        return [name for name in self.replace if name not in self._replaced]
+
     def _check_all_replaced(self) -> None:
-        missing = [name for name in self.replace if name not in self._replaced]
+        missing = self._missing()
         if missing:
             stages = ", ".join(repr(stage.name) for stage in self.graph().stages) or "none"
             raise LookupError(

@@ -44,6 +44,25 @@ def pytest_pycollect_makeitem() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse what an async fixture gives: another plugin makes it, on an event loop of its own."""
+    if not isinstance(item, pytest.Function) or item.get_closest_marker(MARKER) is None:
+        return
+    fixtures = item._fixtureinfo
+    for name in fixtures.argnames:
+        for fixture in fixtures.name2fixturedefs.get(name, ())[-1:]:
+            made: Any = inspect.unwrap(fixture.func)
+            if inspect.iscoroutinefunction(made) or inspect.isasyncgenfunction(made):
+                pytest.fail(
+                    f"the fixture {name!r} is async, so it is made on another event loop than the "
+                    f"virtual clock of {item.name}, and what it gives cannot be awaited there: "
+                    f"make it in the test, or have a plain fixture return an async context "
+                    f"manager for `async with {name}() as ...:`",
+                    pytrace=False,
+                )
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     """Take those that were marked after they had been collected; pytest then calls them."""
     _take(pyfuncitem)
