@@ -9,7 +9,19 @@ from collections.abc import Generator
 
 import pytest
 
-from tailrace import Channel, Group, Receiver, Sender, SyncReceiver, after, done, select, ticker
+from tailrace import (
+    Channel,
+    Group,
+    Message,
+    Receiver,
+    Sender,
+    SyncReceiver,
+    after,
+    done,
+    select,
+    submit,
+    ticker,
+)
 
 pytestmark = pytest.mark.virtual_time
 
@@ -213,3 +225,54 @@ async def test_an_actor_that_goes_on_within_the_second_is_not_told_of(said: list
         go(slow, a)
         await asyncio.sleep(40)
     assert not said
+
+
+# A message that nobody can settle.
+
+
+async def test_a_message_that_a_loop_variable_holds_unsettled_is_told_of_once(
+    said: list[str],
+) -> None:
+    async def forgets(inbox: Receiver[Message[str]]) -> None:
+        async for message in inbox:
+            message.data += "!"
+
+    inbox = Channel[Message[str]](name="inbox")
+    async with Group() as go:
+        go(forgets, inbox, actors=2)
+        with inbox.sending() as out:
+            for _ in range(2):
+                with pytest.raises(TimeoutError):
+                    await submit(out, "kept", id="7", timeout=3)
+            await asyncio.sleep(100)
+    (text,) = said
+    assert text.startswith("`forgets#1` waits for its next value, and a variable of it still has")
+    assert "message 7, unsettled, which nobody else has (test_watch.py:" in text
+    assert "in forgets)" in text
+
+
+async def test_what_is_settled_shared_or_waited_with_is_not_told_of(said: list[str]) -> None:
+    kept: list[object] = []
+
+    async def settles(inbox: Receiver[Message[str]]) -> None:
+        async for message in inbox:
+            message.ack()
+
+    async def shares(inbox: Receiver[Message[str]]) -> None:
+        async for message in inbox:
+            kept.append(message)
+
+    async def waits(inbox: Receiver[Message[str]]) -> None:
+        message = await inbox.recv()
+        await select(inbox.recv(), timeout=50)
+        message.ack()
+
+    inboxes = [Channel[Message[str]]() for _ in range(3)]
+    async with Group() as go:
+        for fn, inbox in zip((settles, shares, waits), inboxes, strict=True):
+            go(fn, inbox)
+            await inbox.send(Message("x"))
+        for _ in range(10):
+            await asyncio.sleep(4)
+        go.cancel()
+    assert not [text for text in said if "unsettled" in text]

@@ -148,6 +148,11 @@ class Message(Generic[T]):
         """Called by a channel whose overflow policy discards this message: it failed."""
         settle_failed(self, reason)  # not logged: a policy of dropping was asked for
 
+    def __unsettled__(self) -> str:
+        """Called by a group that finds this message in a variable of an actor that waits for its
+        next value: what it is, in words; "" once it is settled."""
+        return f"message {self.id}" if self.outcome is None else ""
+
     def __del__(self) -> None:
         try:
             dropped = self._outcome is None and self._origin is None
