@@ -421,3 +421,19 @@ async def test_a_source_that_drains_its_group_as_it_starts_eagerly_is_stopped_it
         assert channel.closed
     finally:
         loop.set_task_factory(None)
+
+
+@pytest.mark.virtual_time
+async def test_a_drain_that_is_cancelled_before_it_has_begun_keeps_no_group_waiting() -> None:
+    class Listener:
+        async def __call__(self, out: Sender[int]) -> None:
+            await asyncio.sleep(1000)
+
+        async def drain(self) -> None:
+            raise AssertionError("it has no time to begin")
+
+    async with asyncio.timeout(5), Group() as go:
+        go(Listener(), Channel[int]())
+        await asyncio.sleep(1)
+        go.drain()
+        go.cancel()

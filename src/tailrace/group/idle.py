@@ -193,7 +193,7 @@ def joining(group: Idleness | None) -> Generator[None]:
     try:
         yield
     finally:
-        del _joined[task]
+        _joined.pop(task, None)  # it may be torn down with its task
         if outer is not None:
             _joined[task] = outer
 

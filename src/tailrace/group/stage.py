@@ -169,6 +169,7 @@ class Stage:
         if drain is not None:
             drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
             self._drainer = None if drainer.done() else drainer  # as it may be, if eager
+            drainer.add_done_callback(self._drained)
         else:
             # Those that have entered groups end with them; any may, that started other tasks.
             busy = self._nest.stop()
@@ -186,6 +187,12 @@ class Stage:
                 _log.error("%s: drain() failed; cancelling it", self.name, exc_info=error)
                 self._cancel_actors()
         finally:
+            self._drainer = None
+            self._check_ended()
+
+    def _drained(self, drainer: asyncio.Task[None]) -> None:
+        """Cancelled before it has begun, it has not run its last lines."""
+        if self._drainer is drainer:
             self._drainer = None
             self._check_ended()
 

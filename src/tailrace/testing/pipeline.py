@@ -267,7 +267,7 @@ class _Rig(Group):
         super().__init__(stall_after=None if virtual else 30.0)
         self.replace = replace
         self._replaced: Counter[str] = Counter()
-        self._main: asyncio.Task[Any] | None = None  # an async `main` that has not returned
+        self._main_task: asyncio.Task[Any] | None = None  # an async `main` that has not returned
 
     def begin(self, main: Callable[[Group], Awaitable[None] | None]) -> None:
         """Call `main`; an async one runs on as an actor, since it may never return."""
@@ -278,9 +278,9 @@ class _Rig(Group):
             super().__call__(self._finish, started, name="main", background=True)
 
     async def _finish(self, started: Awaitable[None]) -> None:
-        self._main = asyncio.current_task()
+        self._main_task = asyncio.current_task()
         await started
-        self._main = None
+        self._main_task = None
         self._check_all_replaced()
 
     async def begun(self) -> None:
@@ -291,13 +291,13 @@ class _Rig(Group):
             return
         for _ in range(PATIENCE):
             await asyncio.sleep(0)
-            if self._main is None or doing(self._main).verb != "run":
+            if self._main_task is None or doing(self._main_task).verb != "run":
                 return
 
     def check_begun(self) -> None:
         """RuntimeError if an async `main` is about to be cancelled before it has started it all."""
         missing = self._missing()
-        if self._main is not None and not self._main.done() and missing:
+        if self._main_task is not None and not self._main_task.done() and missing:
             raise RuntimeError(
                 f"the block of pipeline() has ended while main still waits, before it has started "
                 f"{' and '.join(map(repr, missing))}: await something in the block that needs "
