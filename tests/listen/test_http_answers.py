@@ -347,6 +347,26 @@ async def test_a_key_comes_with_the_digest_of_what_was_sent(serve: Any, hold: An
     assert without is None
 
 
+async def test_a_line_that_is_stored_ends_what_was_heard_of_an_outage_and_has_a_digest(
+    serve: Any, hold: Any
+) -> None:
+    held = hold()
+    ndjson = "application/x-ndjson"
+    async with serve(listen_http(ANY, "/incoming", timeout=0.3), held) as service:
+        async with await service.connect() as client:
+            client.ask("POST", "/incoming", b'"a"', content_type=ndjson, idempotency_key="k")
+            (message,) = await held.reached(1)
+            delayed_by_outage(message)
+            digest = digest_of(message)
+            message.ack()
+            assert (await client.hear()).status == 200
+        late = await service.get("/incoming?data=foo")
+        (await held.reached(2))[1].ack()
+
+    assert digest is not None
+    assert late.status == 504
+
+
 async def test_a_request_whose_time_runs_out_in_an_outage_hears_503(serve: Any, hold: Any) -> None:
     held = hold()
     async with serve(listen_http(ANY, "/incoming", timeout=0.2), held) as service:
