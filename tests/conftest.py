@@ -14,6 +14,7 @@ import gc
 import importlib
 import inspect
 import io
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Generator
@@ -65,6 +66,8 @@ def pytest_configure() -> None:
             signal.signal(number, usual)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    for name in ("COLUMNS", "FORCE_COLOR", "LINES", "PYTHONASYNCIODEBUG", "PYTHONWARNINGS"):
+        os.environ.pop(name, None)
 
 
 def pytest_report_header() -> str:

@@ -215,6 +215,18 @@ async def test_group_2_the_block_may_raise_anything(strange: BaseException) -> N
     assert cleaned
 
 
+async def test_group_3_a_block_that_holds_an_end_may_raise_anything(strange: BaseException) -> None:
+    channel = Channel[int]()
+    for holding in (channel.sending, channel.receiving):
+        raised: BaseException | None = None
+        try:
+            with holding():
+                raise strange
+        except BaseException as error:
+            raised = error
+        assert_same(raised, strange)
+
+
 async def test_group_2_a_future_that_refuses_to_be_cancelled_spares_no_other_actor(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

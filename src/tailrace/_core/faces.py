@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from tailrace._core.common import WORDS, ChannelStatistics, End, Verb, Wait, label
@@ -86,6 +87,35 @@ def _refusal(channel: Channel[Any], end: End) -> str:
         f"the {side} end of {label(channel)} was closed when the last that held it ended; start "
         f"this one before that, or keep the end open meanwhile: `with channel.{side}():`"
     )
+
+
+class Held(Generic[T]):
+    """One end of a channel, held for the length of a block, which has `view` for it."""
+
+    # No generator: contextlib sets attributes on the exceptions that pass, which may refuse them.
+
+    __slots__ = ("_holds", "_view")
+
+    def __init__(self, channel: Channel[Any], end: End, view: T) -> None:
+        self._holds: list[Hold] = [(channel, end, "a block")]
+        self._view = view
+
+    def __repr__(self) -> str:
+        return f"<hold on the {self._holds[0][1]} side of {label(self._holds[0][0])}>"
+
+    def __enter__(self) -> T:
+        take_hold(self._holds)
+        return self._view
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        clean = isinstance(error, Closed) and error.__cause__ is None
+        ended = clean or isinstance(error, GeneratorExit)  # these are no failure
+        let_go(self._holds, None if ended else error)
 
 
 class ChannelFace(Generic[T]):
@@ -167,36 +197,18 @@ class ChannelFace(Generic[T]):
             )
         self._close(cause)
 
-    @contextmanager
-    def sending(self) -> Generator[SendingEnd[T]]:
+    def sending(self) -> AbstractContextManager[SendingEnd[T]]:
         """Hold the sending end for the length of the block; the last holder to leave closes it.
 
         An exception that leaves the block becomes the close's cause, unless it is the clean end
         of another channel or GeneratorExit: a generator that is closed early has ended well.
         """
-        with self._while_held("send"):
-            yield self.sender
+        return Held(cast("Channel[T]", self), "send", self.sender)
 
-    @contextmanager
-    def receiving(self) -> Generator[ReceivingEnd[T]]:
+    def receiving(self) -> AbstractContextManager[ReceivingEnd[T]]:
         """Hold the receiving end for the length of the block; the last holder to leave closes
         the channel, so that senders stop."""
-        with self._while_held("receive"):
-            yield self.receiver
-
-    @contextmanager
-    def _while_held(self, end: End) -> Generator[None]:
-        holds: list[Hold] = [(cast("Channel[T]", self), end, "a block")]
-        take_hold(holds)
-        try:
-            yield
-        except BaseException as error:
-            clean = isinstance(error, Closed) and error.__cause__ is None
-            ended = clean or isinstance(error, GeneratorExit)  # these are no failure
-            let_go(holds, None if ended else error)
-            raise
-        else:
-            let_go(holds, None)
+        return Held(cast("Channel[T]", self), "receive", self.receiver)
 
     def _close_when_free(self, cause: BaseException | None) -> bool:
         """Close as its last holder does, which may be a coroutine that the collector closes amid
