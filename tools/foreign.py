@@ -43,7 +43,7 @@ PROJECTS = {
             *("python-on-whales", "isal", "zlib-ng", "uvloop"),
         )
     ),
-    "aiosqlite": Project(tests=("aiosqlite/tests",)),
+    "aiosqlite": Project(tests=("aiosqlite/tests/smoke.py",)),
     "anyio": Project(
         ("anyio[trio]", "psutil", "trustme", "hypothesis", "pytest-mock", "exceptiongroup")
     ),
@@ -117,7 +117,7 @@ def prepare(name: str, project: Project) -> tuple[Path, Path]:
     (source,) = (each for each in place.iterdir() if each.is_dir() and each.name != "venv")
     if not (source / project.tests[0]).exists():
         raise PassedOver(f"its source distribution has no {project.tests[0]}")
-    call(*pip, "install", ROOT, "pytest", *project.needs)
+    call(*pip, "install", ROOT, "pytest", "pytest-timeout", *project.needs)
     call(*pip, "install", "--editable", source)
     return source, python
 
