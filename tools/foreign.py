@@ -76,7 +76,7 @@ asyncio.base_events.BaseEventLoop.__init__ = __init__
 CONCLUDE = """
 import os
 
-file = open(os.environ["FOREIGN_REPORT"], "a", buffering=1)
+path = os.environ["FOREIGN_REPORT"]
 worst = {}
 RANKS = ["passed", "skipped", "failed"]
 
@@ -84,7 +84,8 @@ def pytest_runtest_logreport(report):
     ended = max(worst.get(report.nodeid, "passed"), report.outcome, key=RANKS.index)
     worst[report.nodeid] = ended
     if report.when == "teardown":
-        print(ascii(report.nodeid), ended, file=file)
+        with open(path, "a") as file:
+            print(ascii(report.nodeid), ended, file=file)
 """
 
 

@@ -141,12 +141,9 @@ def test_a_closed_loop_is_freed_at_once(core: Any, use: Drive, debug: bool, any_
 
 
 def test_a_loop_at_the_address_of_a_freed_one_resumes_its_own(core: Any) -> None:
-    addresses = set()
     for _ in range(20):
         loop = asyncio.new_event_loop()
-        addresses.add(id(loop))
         those_woken_from_a_thread_too_late(core, loop)
         actors(core, loop)
         loop.close()
         del loop
-    assert len(addresses) < 20

@@ -232,6 +232,19 @@ async def test_an_eager_actor_runs_at_once_and_its_starter_goes_on_as_before(out
     await (asyncio.create_task(start()) if outer == "task" else spawn(start()))
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+async def test_an_eager_actor_is_refused_in_a_context_that_is_entered() -> None:
+    context = contextvars.copy_context()
+    coroutine = returns_at_once()
+
+    def start() -> None:
+        with pytest.raises(RuntimeError, match="already entered"):
+            Actor(coroutine, context=context, eager_start=True)
+
+    context.run(start)
+    coroutine.close()
+
+
 async def returns_at_once() -> str:
     return "done"
 

@@ -2,7 +2,7 @@
 
 An actor is a task in all but its type, so what CPython asks of a task it asks of an actor. The
 tests that ask for something else are in `NOT_FOR_ACTORS`, each with its reason; all others must
-pass. On 3.11 to 3.14 that is one thing only: a task whose future is settled behind its back fails
+pass. On 3.11 to 3.15 that is one thing only: a task whose future is settled behind its back fails
 at its next step, where an actor first runs to its end.
 
 They run where the interpreter has its own tests (Debian: libpython3.14-testsuite).

@@ -20,6 +20,11 @@ static PyTypeObject *asyncio_future(PyObject *self) {
 static int step_at_once(Actor *self) {
     Scheduler *scheduler = self->scheduler;
     State *state = scheduler->state;
+    if (PyContext_Enter(self->context) < 0) { /* entered already: refused, as by asyncio */
+        self->ended = true;
+        return -1;
+    }
+    PyContext_Exit(self->context);
     PyObject *current = scheduler->current; /* the outer task has a reference elsewhere */
     PyThreadState *thread = scheduler->thread;
     PyObject *given[] = {scheduler->loop, Py_None};
