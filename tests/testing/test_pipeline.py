@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -643,3 +644,18 @@ async def test_the_result_of_calling_main_is_told_from_main() -> None:
     with pytest.raises(TypeError, match=r"takes the function itself: pipeline\(program, \.\.\.\)"):
         async with testing.pipeline(made):
             pass
+
+
+async def test_pipeline_an_exception_of_any_class_leaves_the_block_as_it_is() -> None:
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int
+
+    for error in (Frozen(3), StopIteration(), StopAsyncIteration(), KeyboardInterrupt()):
+        raised: BaseException | None = None
+        try:
+            async with testing.pipeline(lambda go: None):
+                raise error
+        except BaseException as caught:
+            raised = caught
+        assert raised is error

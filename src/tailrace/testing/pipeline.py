@@ -19,7 +19,8 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any, Final, Never, TypeAlias, TypeVar, TypeVarTuple, get_args
 
 from tailrace import _core
@@ -213,12 +214,11 @@ class Pipeline:
         return {name: actor for name, actor in self._replace.items() if isinstance(actor, kind)}
 
 
-@asynccontextmanager
-async def pipeline(
+def pipeline(
     main: Callable[[Group], Awaitable[None] | None],
     *,
     replace: Mapping[str, StandIn] | None = None,
-) -> AsyncGenerator[Pipeline]:
+) -> AbstractAsyncContextManager[Pipeline]:
     """Run `main` in a group of its own, with the stages named in `replace` replaced.
 
     `replace` maps names of stages to `source()`, `sink()`, or any actor: a function or an object
@@ -236,7 +236,13 @@ async def pipeline(
     if inspect.iscoroutine(main):
         main.close()
         raise TypeError(f"pipeline takes the function itself: pipeline({main.__name__}, ...)")
-    rig = _Rig({} if replace is None else dict(replace))
+    return _Block(_run(main, {} if replace is None else dict(replace)))
+
+
+async def _run(
+    main: Callable[[Group], Awaitable[None] | None], replace: dict[str, StandIn]
+) -> AsyncGenerator[Pipeline]:
+    rig = _Rig(replace)
     failure: Exception | None = None
     try:
         async with rig:
@@ -256,6 +262,35 @@ async def pipeline(
         raise failure from failures
     if failure is not None:
         raise failure
+
+
+class _Block:
+    """The block around the one `yield` of a generator.
+
+    As contextlib's, which sets attributes on the exceptions that pass; they may refuse them.
+    """
+
+    def __init__(self, block: AsyncGenerator[Pipeline]) -> None:
+        self._block = block
+
+    async def __aenter__(self) -> Pipeline:
+        return await anext(self._block)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                await anext(self._block, None)
+            else:
+                await self._block.athrow(error)
+        except BaseException as raised:
+            stopped = isinstance(error, (StopIteration, StopAsyncIteration))
+            if raised is not error and not (stopped and raised.__cause__ is error):
+                raise
 
 
 class _Rig(Group):
