@@ -21,6 +21,7 @@ from tailrace import (
     ticker,
 )
 from tailrace.group import idle
+from tailrace.group.actor import Doing
 
 pytestmark = pytest.mark.virtual_time
 
@@ -92,7 +93,8 @@ async def test_an_actor_that_holds_work_until_a_timer_or_event_is_not_idle(how: 
         try:
             match how:
                 case "timeout":
-                    return (await select(inbox.recv(), timeout=1))[1]  # type: ignore[return-value]
+                    value = (await select(inbox.recv(), timeout=1))[1]
+                    return value if isinstance(value, int) else None
                 case "deadline":
                     return await within(inbox)
                 case "wait_for":
@@ -101,13 +103,16 @@ async def test_an_actor_that_holds_work_until_a_timer_or_event_is_not_idle(how: 
                     match await select(inbox.recv(), done(flush), priority=True):
                         case 0, int(value):
                             return value
+                        case _:
+                            return None
                 case _:
                     match await select(inbox.recv(), timer.recv(), priority=True):
                         case 0, int(value):
                             return value
+                        case _:
+                            return None
         except TimeoutError:
-            pass
-        return None
+            return None
 
     async def batch(inbox: Receiver[int], out: Sender[list[int]]) -> None:
         while True:
@@ -256,7 +261,12 @@ async def test_idle_looks_at_nobody_while_one_actor_stays_busy(
 ) -> None:
     looked: list[object] = []
     doing = idle.doing
-    monkeypatch.setattr(idle, "doing", lambda task: looked.append(task) or doing(task))
+
+    def looking(task: asyncio.Task[object]) -> Doing:
+        looked.append(task)
+        return doing(task)
+
+    monkeypatch.setattr(idle, "doing", looking)
     todo, never = Channel[int](), Channel[int]()
 
     async def wait(inbox: Receiver[int]) -> None:

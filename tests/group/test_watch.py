@@ -36,6 +36,11 @@ async def receive(inbox: Receiver[int]) -> None:
         pass
 
 
+async def beat(ticks: Receiver[float]) -> None:
+    async for _ in ticks:
+        pass
+
+
 async def send(out: Sender[int]) -> None:
     await out.send(1)
 

@@ -54,7 +54,7 @@ def check(
     if not only_ends(heads) or (value is None and (None in heads or parameter.default is None)):
         return
     wanted = heads - {None}
-    ends = {HEADS[head] for head in wanted}
+    ends: set[End] = {HEADS[head] for head in wanted}
     blocking = wanted <= _BLOCKING
     asynchronous = not wanted & _BLOCKING
     where = f"{name}: parameter {parameter.name!r}"
@@ -128,24 +128,28 @@ def warn_bare(name: str, function: Any, parameter: str) -> None:
     )
 
 
-def warn_contained(name: str, function: Any, parameter: str, value: object) -> None:
+def warn_contained(name: str, function: Any, parameter: str, value: Any) -> None:
     """Warn if `value` is a container with channels in it."""
     if isinstance(value, _CONTAINERS) and any(map(_is_end, _members(value))):
         _warn(
             name,
             function,
             parameter,
-            f"{name}: parameter {parameter!r} was given channels inside a {type(value).__name__}, "
-            f"where nobody holds them, and they will not close themselves; pass them one by one, "
+            f"{name}: parameter {parameter!r} was given channels inside a {_kind(value)}, where "
+            f"nobody holds them, and they will not close themselves; pass them one by one, "
             f"as in `*outs: Sender[...]`, or hold them in `with channel.sending():`",
         )
+
+
+def _kind(value: Any) -> str:
+    return str(value.__class__.__name__)
 
 
 def _members(container: Any) -> Iterable[object]:
     try:
         yield from islice(container, _LOOKED_AT)
         if isinstance(container, Mapping):
-            yield from islice(container.values(), _LOOKED_AT)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType]
+            yield from islice(container.values(), _LOOKED_AT)  # pyright: ignore[reportUnknownArgumentType]  # of any members
     except RuntimeError:  # a thread changes it meanwhile
         return
 

@@ -240,8 +240,7 @@ _TIMEOUTS: Final = frozenset({"asyncio", "anyio", "async_timeout"})
 
 def _is_running_timeout(thing: Any) -> bool:
     owner = thing.__self__ if isinstance(thing, MethodType) else thing
-    kind = type(owner)
-    if kind.__module__.partition(".")[0] not in _TIMEOUTS:
+    if owner.__class__.__module__.partition(".")[0] not in _TIMEOUTS:
         return False
     # Whoever has one has a timer in it while it runs: the attribute's name in asyncio, in anyio.
     timer = getattr(owner, "_timeout_handler", None) or getattr(owner, "_timeout_handle", None)

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tailrace._core.common import End
+from tailrace._core.common import End, Verb
 from tailrace.channel import Channel
 from tailrace.group.actor import Actor, ActorState, LoopActor, doing
 from tailrace.group.idle import await_chain, has_deadline, later
@@ -85,21 +85,25 @@ class Watch:
                 last, first_seen = before.get(actor.name, (None, now))
                 since = first_seen if last == does.verb else now
                 self._seen[actor.name] = (does.verb, since)
-            waits = tuple((verb, self._called(what)) for verb, what in does.waits)
+            waits: tuple[tuple[Verb, str], ...] = tuple(
+                (verb, self._called(what)) for verb, what in does.waits
+            )
             states.append(
-                ActorState(actor.name, stage.name, does.verb, waits, does.in_thread, now - since)
+                ActorState(
+                    actor.name, stage.name, does.verb, tuple(waits), does.in_thread, now - since
+                )
             )
         return states
 
     def _actors(self) -> Iterator[tuple[Stage, Actor]]:
         return ((stage, actor) for stage in self._live for actor in stage.actors)
 
-    def _called(self, what: object) -> str:
+    def _called(self, what: Any) -> str:
         if isinstance(what, asyncio.Task):
-            return str(what.get_name())  # pyright: ignore[reportUnknownMemberType]
+            return str(what.get_name())
         if isinstance(what, (asyncio.Future, asyncio.Event)):
             return f"{type(what).__name__} at {id(what):#x}"  # pyright: ignore[reportUnknownArgumentType]
-        return self._topology.label_if_known(what)  # type: ignore[arg-type]  # a channel
+        return self._topology.label_if_known(what)  # a channel
 
     # What is said unasked.
 
@@ -216,7 +220,7 @@ class Watch:
     def _say_unsettled(self, stage: Stage, task: asyncio.Task[Any]) -> None:
         for step in await_chain(task):
             for held in gc.get_referents(step):
-                unsettled: Any = getattr(type(held), "__unsettled__", None)
+                unsettled: Any = getattr(held.__class__, "__unsettled__", None)
                 # Those of this loop and of the list, and of the call: nobody has it but the frame.
                 if unsettled is None or sys.getrefcount(held) > 4:
                     continue

@@ -92,7 +92,8 @@ def _wire_again(
     holds: list[Hold] = []
     unheld: list[Channel[Any]] = []
     for parameter, value in zip(known, args, strict=True):
-        ends = parameter.accepted.get(type(value))
+        kind: Any = value.__class__
+        ends = parameter.accepted.get(kind)
         resolved = _core.resolve(value)
         if ends is None:
             if parameter.only_ends or resolved is not None:
@@ -135,7 +136,8 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
             ends, unclear = (), True
             warn_bare(name, function, parameter.name)
         seen.accepted[type(value)] = ends
-        holds += [(channel, each, parameter.name) for each in ends]
+        for each in ends:
+            holds.append((channel, each, parameter.name))
         if not ends:
             unheld.append(channel)
     if not unclear:
