@@ -394,9 +394,9 @@ class LoopState:
 
     def schedule(self) -> None:
         """Have `run` called at the loop's next turn."""
-        self.scheduled = True
         loop: Any = self.loop()  # which calls this
         turn = _Turn(self)
+        self.scheduled = True
         try:
             loop.call_soon(turn)
         except BaseException:
@@ -452,8 +452,8 @@ class LoopState:
         """Have the ready resumed on the loop's own thread. Any thread may call this."""
         if self.posted:
             return
-        self.posted = True
         delivery = _Delivery(self)
+        self.posted = True
         try:
             self.call_soon_threadsafe(delivery)
         except BaseException as error:
@@ -499,7 +499,7 @@ class _Turn:
         return self.blocker
 
     def __del__(self) -> None:
-        if not self.begun:
+        if not getattr(self, "begun", True):  # none yet where it was interrupted as it was made
             self.state.scheduled = False
             self.state.dropped()
 
@@ -518,7 +518,7 @@ class _Delivery:
         self.state.deliver()
 
     def __del__(self) -> None:
-        if not self.begun:
+        if not getattr(self, "begun", True):  # none yet where it was interrupted as it was made
             self.state.posted = False
             self.state.dropped()
 
