@@ -496,6 +496,11 @@ async def test_a_thread_passes_nothing_on_that_has_yet_to_be_run(fn: Any) -> Non
     assert "return a list instead of yielding" in outcome.reason
 
 
+def test_an_async_generator_function_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"async generator function has run nothing.*return a list"):
+        each(async_generator)
+
+
 @pytest.mark.parametrize("fn", [generator, async_generator])
 def test_a_generator_function_is_refused_for_threads(fn: Any) -> None:
     with pytest.raises(ValueError, match=r"generator function does not run in threads.*list"):

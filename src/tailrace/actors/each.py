@@ -124,6 +124,11 @@ class Each(Generic[A, B]):
                 f"each({self.name}): a generator function does not run in threads, as nothing of "
                 f"it has run when it returns; return a list instead of yielding"
             )
+        if inspect.isasyncgenfunction(fn):
+            raise TypeError(
+                f"each({self.name}): an async generator function has run nothing when it returns; "
+                f"return a list instead of yielding, or write an actor that sends each value"
+            )
         if timeout is not None and not asynchronous and not threads:
             raise ValueError(
                 f"each({self.name}): a plain function on the event loop cannot be interrupted "
