@@ -45,13 +45,25 @@ async def send(out: Sender[int]) -> None:
     await out.send(1)
 
 
+class Collects(logging.Handler):
+    """Keeps the texts of what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Generator[list[str]]:
+def said() -> Generator[list[str]]:
     """What the library logs as warnings."""
-    with caplog.at_level(logging.WARNING, "tailrace"):
-        messages: list[str] = []
-        caplog.handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-        yield messages
+    # No change to the handler of `caplog`: that is one object for all tests.
+    collects, logger = Collects(), logging.getLogger("tailrace")
+    logger.addHandler(collects)
+    yield collects.texts
+    logger.removeHandler(collects)
 
 
 async def test_states_are_data_and_are_put_into_words_last() -> None:
