@@ -167,9 +167,8 @@ class Stage:
         self.stopping = True
         drain = _method(self._fn, "drain")
         if drain is not None:
-            drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
-            self._drainer = None if drainer.done() else drainer  # as it may be, if eager
-            drainer.add_done_callback(self._drained)
+            self._drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
+            self._drainer.add_done_callback(self._drained)
         else:
             # Those that have entered groups end with them; any may, that started other tasks.
             busy = self._nest.stop()
@@ -186,15 +185,11 @@ class Stage:
             if not self._cancelled:  # else it was told to stop, by `cancel`
                 _log.error("%s: drain() failed; cancelling it", self.name, exc_info=error)
                 self._cancel_actors()
-        finally:
-            self._drainer = None
-            self._check_ended()
 
-    def _drained(self, drainer: asyncio.Task[None]) -> None:
-        """Cancelled before it has begun, it has not run its last lines."""
-        if self._drainer is drainer:
-            self._drainer = None
-            self._check_ended()
+    def _drained(self, _: asyncio.Task[None]) -> None:
+        """The stage ends now if its actors have. Not in `_drain`, which may never have begun."""
+        self._drainer = None
+        self._check_ended()
 
     def abandon_threads(self) -> list[ThreadedActor]:
         """Take the actors that run in threads for ended; returns them."""
