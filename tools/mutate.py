@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import collections
 import difflib
+import itertools
 import os
 import random
 import shutil
@@ -85,6 +87,8 @@ class Mutant:
     end: int
     text: str
     operator: str
+    on_import: bool
+    """Whether the line is executed when its module is imported, and not when it is used."""
 
     @property
     def name(self) -> str:
@@ -111,6 +115,7 @@ class Finder(ast.NodeVisitor):
         self.path = path
         self.source = path.read_bytes()
         self.found: list[Mutant] = []
+        self._on_import = True
         self._starts = [0]
         for line in self.source.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
@@ -123,7 +128,10 @@ class Finder(ast.NodeVisitor):
         assert node.end_col_offset is not None
         start = self._at(node.lineno, node.col_offset)
         end = self._at(node.end_lineno, node.end_col_offset)
-        self.found.append(Mutant(self.path, node.lineno, start, end, text, operator))
+        self._found(node.lineno, start, end, text, operator)
+
+    def _found(self, line: int, start: int, end: int, text: str, operator: str) -> None:
+        self.found.append(Mutant(self.path, line, start, end, text, operator, self._on_import))
 
     def _between(self, left: ast.expr, right: ast.expr, text: str, operator: str) -> None:
         """Replace the operator that stands between two operands."""
@@ -139,8 +147,7 @@ class Finder(ast.NodeVisitor):
         if not token or at < 0:
             return
         start += at
-        mutant = Mutant(self.path, left.end_lineno, start, start + len(token), text, operator)
-        self.found.append(mutant)
+        self._found(left.end_lineno, start, start + len(token), text, operator)
 
     def _text(self, node: ast.expr) -> str:
         return ast.get_source_segment(self.source.decode(), node) or ""
@@ -163,8 +170,10 @@ class Finder(ast.NodeVisitor):
         for default in (*node.args.defaults, *node.args.kw_defaults):
             if default is not None:
                 self.visit(default)
+        outside, self._on_import = self._on_import, False
         for statement in node.body:
             self.visit(statement)
+        self._on_import = outside
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         """The value only."""
@@ -293,6 +302,8 @@ class Lines:
                 raise SystemExit("the tests fail without any mutant")
             with sqlite3.connect(data) as database:
                 self._tests = self._read(database)
+        executed = itertools.chain.from_iterable(self._tests.values())
+        self._breadth = collections.Counter(executed)  # how many lines a test executes
 
     @staticmethod
     def _read(database: sqlite3.Connection) -> dict[tuple[str, int], set[str]]:
@@ -312,9 +323,14 @@ class Lines:
         return tests
 
     def tests(self, mutant: Mutant, all_tests: Sequence[str]) -> list[str]:
-        """The tests to run for a mutant: all, if its line is executed outside any test."""
+        """The tests to run for a mutant: all, if its line is executed by an import or outside.
+
+        Those that execute few lines come first: they are quick, and most likely to notice.
+        """
         found = self._tests.get((str(mutant.path), mutant.line))
-        return sorted(found) if found and len(found) <= 300 else list(all_tests)
+        if not found or mutant.on_import:
+            return list(all_tests)
+        return sorted(found, key=lambda test: (self._breadth[test], test))
 
 
 def _pytest(
