@@ -320,3 +320,29 @@ def test_idle_returns_promptly_beside_a_relay_that_gives_the_loop_no_quiet_momen
 async def forward_at_once(inbox: Receiver[int], out: Sender[int]) -> None:
     async for value in inbox:
         await out.send(value)
+
+
+class Proxy:
+    """Stands for something that is not there yet, as werkzeug's LocalProxy."""
+
+    @property
+    def __class__(self) -> type:
+        raise RuntimeError("unbound")
+
+    @__class__.setter
+    def __class__(self, _: type) -> None: ...
+
+
+async def test_variables_of_actors_are_asked_nothing() -> None:
+    async def holds(inbox: Receiver[int]) -> None:
+        proxy = Proxy()
+        async for _ in inbox:
+            del proxy
+
+    numbers = Channel[int]()
+    async with Group(stall_after=4) as go, asyncio.timeout(20):
+        go(holds, numbers)
+        with numbers.sending():
+            await go.idle()
+            await asyncio.sleep(10)  # the watch looks, too
+            await go.idle()

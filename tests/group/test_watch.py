@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import types
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -266,6 +268,25 @@ async def test_a_message_that_a_loop_variable_holds_unsettled_is_told_of_once(
     assert text.startswith("`forgets#1` waits for its next value, and a variable of it still has")
     assert "message 7, unsettled, which nobody else has (test_watch.py:" in text
     assert "in forgets)" in text
+
+
+async def test_a_message_that_a_generator_holds_unsettled_is_told_of(said: list[str]) -> None:
+    @types.coroutine
+    def receive_once(inbox: Receiver[int], kept: Message[int]) -> Generator[Any, Any, None]:
+        yield from inbox.recv().__await__()
+        kept.ack()
+
+    async def forgets(inbox: Receiver[int]) -> None:
+        await receive_once(inbox, Message(1, id="7"))
+
+    inbox = Channel[int](name="inbox")
+    async with Group() as go:
+        go(forgets, inbox)
+        with inbox.sending():
+            await asyncio.sleep(100)
+    (text,) = said
+    assert "message 7, unsettled" in text
+    assert "in receive_once)" in text
 
 
 async def test_what_is_settled_shared_or_waited_with_is_not_told_of(said: list[str]) -> None:

@@ -214,7 +214,7 @@ def has_deadline(task: asyncio.Task[Any]) -> bool:
     """
     for step in await_chain(task):
         for held in gc.get_referents(step):
-            owner: Any = held.__self__ if isinstance(held, MethodType) else held
+            owner: Any = held.__self__ if type(held) is MethodType else held
             made = getattr(owner, "gen", None) if type(owner).__module__ == "contextlib" else None
             for each in (owner,) if made is None else (owner, *gc.get_referents(made)):
                 if _is_running_timeout(each):
@@ -239,8 +239,10 @@ _TIMEOUTS: Final = frozenset({"asyncio", "anyio", "async_timeout"})
 
 
 def _is_running_timeout(thing: Any) -> bool:
-    owner = thing.__self__ if isinstance(thing, MethodType) else thing
-    if owner.__class__.__module__.partition(".")[0] not in _TIMEOUTS:
+    # By `type`, as `isinstance` asks for `__class__`: of a proxy that runs user code.
+    owner = thing.__self__ if type(thing) is MethodType else thing
+    module: object = type(owner).__module__
+    if not isinstance(module, str) or module.partition(".")[0] not in _TIMEOUTS:
         return False
     # Whoever has one has a timer in it while it runs: the attribute's name in asyncio, in anyio.
     timer = getattr(owner, "_timeout_handler", None) or getattr(owner, "_timeout_handle", None)

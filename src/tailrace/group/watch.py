@@ -219,14 +219,16 @@ class Watch:
 
     def _say_unsettled(self, stage: Stage, task: asyncio.Task[Any]) -> None:
         for step in await_chain(task):
+            frame: Any = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
+            if frame is None:
+                continue  # none that could be named
             for held in gc.get_referents(step):
-                unsettled: Any = getattr(held.__class__, "__unsettled__", None)
+                unsettled: Any = getattr(type(held), "__unsettled__", None)
                 # Those of this loop and of the list, and of the call: nobody has it but the frame.
                 if unsettled is None or sys.getrefcount(held) > 4:
                     continue
                 if called := unsettled(held):
                     self._said.add(stage.name)
-                    frame = step.cr_frame
                     _log.warning(
                         "`%s` waits for its next value, and a variable of it still has %s, "
                         "unsettled, which nobody else has (%s:%d in %s): settle it, or send it "
