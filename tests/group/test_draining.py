@@ -369,6 +369,77 @@ async def test_group_4_a_cancelled_actor_cancels_its_groups_even_after_a_drain()
             go.cancel()
 
 
+async def goes_on(out: Sender[int], inner: Inner) -> None:
+    await inner.pipeline()
+    await out.send(-1)  # what it has in hand is sent
+    await asyncio.Event().wait()
+
+
+async def goes_on_in_a_group(out: Sender[int], inner: Inner) -> None:
+    async with Group():
+        await goes_on(out, inner)
+
+
+async def goes_on_beside_a_group(out: Sender[int], inner: Inner) -> None:
+    task = asyncio.create_task(inner())
+    while True:
+        await out.send(-1)
+        await asyncio.wait([task], timeout=0.5)
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("source", [goes_on, goes_on_in_a_group, goes_on_beside_a_group])
+@pytest.mark.parametrize("actors", [1, 3])
+async def test_group_4_a_source_that_goes_on_after_its_group_was_drained_is_stopped_then(
+    source: Callable[[Sender[int], Inner], Awaitable[None]], actors: int
+) -> None:
+    inners = [Inner() for _ in range(actors)]
+    left = iter(inners)
+    got: list[int] = []
+
+    async def start(out: Sender[int]) -> None:
+        await source(out, next(left))
+
+    async def sink(inbox: Receiver[int]) -> None:
+        got.extend(await collect(inbox))
+
+    async with asyncio.timeout(20):
+        async with Group() as go:
+            results = Channel[int]()
+            go(start, results, actors=actors)
+            go(sink, results)
+            await asyncio.sleep(3.5)
+            go.drain()
+    assert [inner.got for inner in inners] == [[0, 1, 2, 3]] * actors
+    assert len(got) >= actors
+
+
+async def test_group_4_a_source_is_cancelled_once_whatever_groups_it_leaves() -> None:
+    cleaned: list[int] = []
+
+    async def cleans(out: Sender[int]) -> None:
+        try:
+            async with Group():
+                try:
+                    async with Group():
+                        await asyncio.Event().wait()
+                finally:
+                    await asyncio.sleep(1)
+                    cleaned.append(1)
+        finally:
+            await asyncio.sleep(1)
+            cleaned.append(2)
+
+    async with asyncio.timeout(20):
+        async with Group() as go:
+            results = Channel[int]()
+            go(cleans, results)
+            go(receive_all, results)
+            await asyncio.sleep(1)
+            go.drain()
+    assert cleaned == [1, 2]
+
+
 # wait.
 
 

@@ -526,6 +526,12 @@ MAINS = {
                 inner(count, b)
                 inner(show, b)
             print('main goes on')""",
+    "has a group of its own and goes on for ever": """
+            async with Group() as inner:
+                b = Channel[int]()
+                inner(count, b)
+                inner(show, b)
+            await asyncio.Event().wait()""",
     "has a group of its own and waits in its block": """
             async with Group() as inner:
                 b = Channel[int]()

@@ -78,6 +78,7 @@ class Group:
         self._main: Nest | None = None  # where the block's code is a source: under `run`
         self._patient: set[asyncio.Task[Any] | None] = set()  # that are in `wait` or `idle`
         self._block_stopped = False  # by a drain, which is not to cancel the actors
+        self._spared = False  # by a drain that found it in `wait` or `idle`
         self._cut: dict[Channel[Any], tuple[str, set[str]]] = {}  # by whom, and who feeds it
         self._told: set[str] = set()  # live stages whose early end needs no warning of its own
         self._watch: Watch | None = None  # from when the block is entered
@@ -178,7 +179,8 @@ class Group:
 
         A source whose object has a `drain` method is asked by that; another one that is parked
         in a send finishes it, and is cancelled at its next other await. One that has entered
-        groups of its own is left to them, and they are drained. Calling it again does nothing.
+        groups of its own is left to them, and they are drained; if it goes on for a second after
+        them, it is stopped like another source. Calling it again does nothing.
 
         The code of an async main function under `run` is such a source, unless it waits in
         `wait` or `idle`.
@@ -236,11 +238,16 @@ class Group:
         if self._state != "open" or parent is None or parent is asyncio.current_task():
             return
         nest = self._main or self._nest
-        around: Any = [] if nest is None else nest.around(self)
-        if any(parent in group._patient for group in around):
+        if nest is None or nest.has_stopped(parent):
+            return
+        around: Any = nest.around(self)
+        for group in around:
+            group._spared = group._spared or parent in group._patient
+        if any(group._spared for group in around):
             return
         for group in around:  # its cancellation comes through all of them
             group._block_stopped = True
+        nest.note_stopped(parent)
         LoopActor(parent).stop()
 
     def _stopped_by_drain(self) -> bool:
@@ -376,6 +383,7 @@ class Group:
         if nest is not None:
             nest.add(self)
             if nest.stopping and self._parent is not None and not self._requests:
+                nest.note_stopped(self._parent)
                 self._parent.cancel()  # a source that was stopped begins nothing new
         return self
 

@@ -7,8 +7,14 @@ and threads which a stage starts belong to it too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+from weakref import WeakSet
+
+LEEWAY: Final = 1.0
+"""Seconds for which a source may go on after its drained groups: to send a result, to clean up."""
 
 
 class Nested(Protocol):
@@ -31,14 +37,30 @@ class Nested(Protocol):
 
 
 class Nest:
-    """The groups of one stage that are open, in the order in which they were entered."""
+    """The groups of one stage that are open, in the order in which they were entered.
+
+    Code that goes on after a group which was drained is stopped a little later, as the source that
+    it is: the block of the group around it, or else the stage, by what it gives to `stop`.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[Nested, None] = {}
-        self.stopping = False
+        self._stopped: WeakSet[asyncio.Task[Any]] | None = None  # in one of their groups
+        self._loop: asyncio.AbstractEventLoop | None = None  # that `stop` was called on
+        self.on_left: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         return f"<Nest of {len(self._groups)} groups{', stopping' if self.stopping else ''}>"
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been stopped."""
+        return self._stopped is not None
+
+    @property
+    def tasks(self) -> set[asyncio.Task[Any] | None]:
+        """The tasks that are in the groups."""
+        return {group.parent for group in list(self._groups)}
 
     def add(self, group: Nested) -> None:
         """A group has been entered."""
@@ -47,21 +69,45 @@ class Nest:
     def remove(self, group: Nested) -> None:
         """A group has ended."""
         self._groups.pop(group, None)
+        if not self.stopping:
+            return
+        if around := self.around(group):
+            group.loop.call_later(LEEWAY, around[-1]._stop_block)
+        elif self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                self._loop.call_soon_threadsafe(self._loop.call_later, LEEWAY, self._left)
 
-    def stop(self) -> set[asyncio.Task[Any] | None]:
-        """Drain the groups and stop the code of their blocks; returns the tasks of that code."""
-        self.stopping = True
+    def _left(self) -> None:
+        if self.on_left is not None:
+            self.on_left()
+
+    def stop(self, on_left: Callable[[], object] | None = None) -> None:
+        """Drain the groups and stop the code of their blocks.
+
+        `on_left` is called, on this loop, when a task may have gone on after its last group.
+        """
+        self.on_left = on_left
+        self._stopped = WeakSet()
+        self._loop = asyncio.get_running_loop()
         inner: dict[asyncio.Task[Any] | None, Nested] = {}
         for group in list(self._groups):
             inner[group.parent] = group
             _on_loop_of(group, group.drain)
         for group in inner.values():
             _on_loop_of(group, group._stop_block)
-        return set(inner)
 
     def around(self, group: Nested) -> list[Nested]:
         """The groups that the task of `group` has entered."""
-        return [other for other in self._groups if other.parent is group.parent]
+        return [other for other in list(self._groups) if other.parent is group.parent]
+
+    def has_stopped(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `task` was stopped in one of its groups: once is enough."""
+        return self._stopped is not None and task in self._stopped
+
+    def note_stopped(self, task: asyncio.Task[Any]) -> None:
+        """`task` is being stopped in one of its groups."""
+        if self._stopped is not None:
+            self._stopped.add(task)
 
 
 enclosing: ContextVar[Nest | None] = ContextVar("tailrace.nest", default=None)
@@ -72,7 +118,5 @@ def _on_loop_of(group: Nested, call: Any) -> None:
     if group.loop is asyncio._get_running_loop():
         call()
         return
-    try:
+    with contextlib.suppress(RuntimeError):  # closed meanwhile
         group.loop.call_soon_threadsafe(call)
-    except RuntimeError:  # closed meanwhile
-        pass

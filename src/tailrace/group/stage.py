@@ -64,6 +64,7 @@ class Stage:
         self._drainer: asyncio.Task[None] | None = None
         self._finisher: asyncio.Task[None] | None = None
         self._nest = Nest()
+        self._to_stop: dict[asyncio.Task[None] | ThreadedActor, None] = {}
         self._owner = owner
         self._fn = fn
         self._args = args
@@ -170,13 +171,24 @@ class Stage:
             self._drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
             self._drainer.add_done_callback(self._drained)
         else:
-            # Those that have entered groups end with them; any may, that started other tasks.
-            busy = self._nest.stop()
-            if busy.issubset(self._tasks):
-                for task in [task for task in self._tasks if task not in busy]:
-                    LoopActor(task).stop()
-                for thread in self.threads:
-                    thread.stop()
+            self._to_stop = dict.fromkeys((*self._tasks, *self._threads))
+            self._nest.stop(self._stop_actors)
+            self._stop_actors()
+
+    def _stop_actors(self) -> None:
+        """Stop each actor once, but none that is in a group of its own: that is drained first.
+
+        Where a group was entered by another task or thread, any of the actors may wait for it.
+        """
+        busy = self._nest.tasks
+        if self._cancelled or not busy.issubset(self._tasks):
+            return
+        for actor in [actor for actor in self._to_stop if actor not in busy]:
+            del self._to_stop[actor]
+            if isinstance(actor, ThreadedActor):
+                actor.stop()
+            elif not self._nest.has_stopped(actor) and not actor.done():
+                LoopActor(actor).stop()
 
     async def _drain(self, drain: Callable[[], Any]) -> None:
         try:
@@ -273,6 +285,7 @@ class Stage:
         What it was started with is let go of too: it may be large, and messages must not linger.
         """
         self._fn, self._args = _nothing, ()
+        self._nest.on_left, self._to_stop = None, {}
         return let_go(self.wiring.holds, self.cause)
 
 
