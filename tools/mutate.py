@@ -2,7 +2,7 @@
 
 Changes one small thing at a time in a package (a comparison, a constant, an operator, a statement)
 and runs the tests that execute the changed line. A mutant that no test notices is printed as a
-diff. The sample depends on `--seed` alone::
+diff, any other with a test that does. The sample depends on `--seed` alone::
 
     make mutate PACKAGE=gather MUTATE_ARGS='--sample 60 --seed 1'
 
@@ -47,7 +47,11 @@ TESTS = {
     "group": ["tests/group", "tests/test_cli.py"],
     "listen": ["tests/listen", "tests/faults/test_http_drain.py"],
     "message": ["tests/test_message.py", "tests/actors", "tests/store/test_store.py"],
-    "store": ["tests/store", "tests/faults"],
+    "store": [
+        "tests/store",
+        "tests/faults/test_store_outages.py",
+        "tests/faults/test_store_replaced.py",
+    ],
     "testing": ["tests/testing"],
     "_core/python": ["tests/core"],
 }
@@ -313,7 +317,7 @@ class Lines:
             " JOIN file ON file.id = file_id JOIN context ON context.id = context_id"
         )
         for path, context, bits in rows:
-            test = context.partition("|")[0]
+            test = context.rpartition("|")[0]  # then follows the phase; a test's id may have a "|"
             if not test:
                 continue  # executed while modules are imported, or after the test
             for index, byte in enumerate(bits):
@@ -358,6 +362,12 @@ def _pytest(
     return subprocess.CompletedProcess(command, process.returncode, output)
 
 
+def _failure(ended: subprocess.CompletedProcess[str]) -> str:
+    lines = ended.stdout.splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED ", "ERROR tests"))]
+    return failed[0] if failed else f"pytest ends with {ended.returncode}"
+
+
 class Workers:
     """Runs mutants, each in a copy of the sources that no other worker uses at the time."""
 
@@ -370,8 +380,8 @@ class Workers:
             shutil.copytree(ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
             self._copies.put(copy)
 
-    def killed(self, mutant: Mutant) -> bool:
-        """Whether a test fails, or hangs, with this mutant."""
+    def killed_by(self, mutant: Mutant) -> str | None:
+        """The test that fails with this mutant, in pytest's words; None if the mutant lives."""
         copy = self._copies.get()
         target = copy / mutant.path.relative_to(ROOT / "src")
         before = target.read_bytes()
@@ -380,7 +390,11 @@ class Workers:
             selected = self._lines.tests(mutant, self._tests)
             timeout = 60 + 4 * self._lines.seconds
             ended = _pytest(copy, ["-o", "timeout=40", *selected], {}, timeout)
-            return ended is None or ended.returncode != 0
+            if ended is None:
+                return "the tests take too long"
+            if "ERROR: not found: " in ended.stdout:
+                raise SystemExit(f"pytest does not find what it ran before:\n{ended.stdout}")
+            return _failure(ended) if ended.returncode else None
         finally:
             target.write_bytes(before)
             self._copies.put(copy)
@@ -395,10 +409,11 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--at-least", type=float, default=90.0, help="per cent")
     parser.add_argument("--only", default="", help="only mutants whose name contains this")
+    parser.add_argument("--deselect", action="append", default=[], metavar="ID", help="of a test")
     parser.add_argument("--equivalent", action="append", default=[], metavar="NAME")
     options = parser.parse_args()
 
-    tests = TESTS[options.package]
+    tests = [*TESTS[options.package], *(f"--deselect={test}" for test in options.deselect)]
     mutants = [mutant for mutant in mutants_of(options.package) if options.only in mutant.name]
     count = len(mutants)
     if 0 < options.sample < count:
@@ -410,10 +425,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         workers = Workers(Path(folder), options.workers, lines, tests)
         with ThreadPoolExecutor(options.workers) as pool:
-            for mutant, killed in zip(mutants, pool.map(workers.killed, mutants), strict=True):
-                if not killed:
+            for mutant, test in zip(mutants, pool.map(workers.killed_by, mutants), strict=True):
+                if test is None:
                     lived.append(mutant)
-                    print(f"\nlived: {mutant.name}\n{mutant.diff()}", flush=True)
+                    print(f"\nlived: {mutant.name}\n{mutant.diff()}\n", flush=True)
+                else:
+                    print(f"killed: {mutant.name} by {test}"[:200], flush=True)
     share = 100 * (1 - len(lived) / max(1, len(mutants)))
     print(
         f"\n{options.package}: {len(mutants) - len(lived)} of {len(mutants)} killed: {share:.0f} %"
