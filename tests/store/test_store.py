@@ -460,6 +460,27 @@ async def test_a_cancelled_store_waits_only_so_long(caplog: pytest.LogCaptureFix
     assert "not waiting" in caplog.text
 
 
+async def test_a_write_that_is_given_up_has_ended_when_the_store_has() -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def write(rows: Sequence[Any]) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(math.inf)
+        finally:
+            await asyncio.sleep(3)  # rolls back
+            ended.set()
+
+    channel = Channel[Message[int]](1)
+    actor = asyncio.create_task(store(write)(channel))
+    await channel.send(Message(1))
+    await began.wait()
+    actor.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await actor
+    assert ended.is_set()
+
+
 async def test_a_store_that_is_cancelled_twice_ends_at_once() -> None:
     database = Database()
     database.gate.clear()
@@ -628,6 +649,15 @@ async def test_what_a_database_raises_when_it_is_closed_is_raised_by_the_store()
 
 
 # What it says.
+
+
+async def test_statistics_are_a_snapshot_that_nobody_can_change() -> None:
+    actor = store(Database().write)
+    before: Any = actor.statistics()
+    await stored(actor, "a")
+    assert before == StoreStatistics()
+    with pytest.raises(AttributeError):
+        before.rows = 1
 
 
 def test_its_repr_shows_what_it_did_and_no_secrets() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -177,7 +179,7 @@ async def test_a_batch_too_large_for_one_statement_is_one_transaction_all_the_sa
     assert actor.statistics() == StoreStatistics(rows=3000, transactions=1, largest=3000)
 
 
-@pytest.mark.parametrize("variables", [32, 33, 999])
+@pytest.mark.parametrize("variables", [5, 32, 33, 999])
 async def test_a_statement_never_has_more_variables_than_sqlite_takes(
     path: Path, monkeypatch: pytest.MonkeyPatch, variables: int
 ) -> None:
@@ -192,6 +194,43 @@ async def test_a_statement_never_has_more_variables_than_sqlite_takes(
     assert set(await stored(actor, sent)) == {Outcome("stored")}
     assert actor.statistics().transactions == 1
     assert rows(path, "SELECT count(*) FROM events") == [500]
+    if variables == 999:  # the fewest with which SQLite is compiled: all else fits too
+        again = [Message(message.data, id=message.id) for message in sent]
+        assert set(await stored(actor, again)) == {Outcome("stored")}
+        assert (actor.statistics().repeats, actor.statistics().transactions) == (500, 2)
+
+
+async def test_a_batch_asks_sqlite_no_more_than_it_must(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Traced(SqliteTarget[T]):
+        def _configure(self, connection: sqlite3.Connection) -> None:
+            super()._configure(connection)
+            connection.set_trace_callback(lambda sql: asked.append(sql.split()[0]))
+
+    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", Traced)
+    actor = store_sqlite(path, type=str, busy_timeout=0, retry=Retry(1))
+    channel = Channel[Message[str]](math.inf)
+
+    async def statements() -> list[str]:
+        """For one more row; but for what SQLite asks itself."""
+        asked.clear()
+        message = Message("a")
+        await channel.send(message)
+        await message.settled()
+        return [word for word in asked if word not in ("PRAGMA", "--")]
+
+    async with Group() as go:
+        go(actor, channel)
+        await statements()
+        assert await statements() == ["INSERT"]
+        with database(path) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert await statements() == ["INSERT"]  # once a try, or it waits twice for the lock
+        channel.close()
+    assert actor.statistics().failures == 1
 
 
 async def test_keys_that_are_numbers_are_stored_as_the_column_has_them(path: Path) -> None:
@@ -353,6 +392,17 @@ def test_the_database_is_in_wal_mode_and_synchronous(
     ]
     assert past_the_cache_of_the_drive == [int(durability == "full")] * 2
     target.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such permissions there")
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+async def test_a_new_database_may_be_read_by_whom_the_umask_lets(path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        await stored(store_sqlite(path), [Message("a")])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644 & ~umask
 
 
 async def test_the_end_leaves_one_file_with_everything_in_it(path: Path) -> None:
@@ -554,6 +604,8 @@ class HasId:
         ({"type": threading.Thread}, TypeError, "no column for Thread"),
         ({"durability": "off"}, ValueError, "durability must be 'full' or 'normal', not 'off'"),
         ({"busy_timeout": -1}, ValueError, "busy_timeout must be seconds of 0 or more, not -1"),
+        ({"busy_timeout": math.inf}, ValueError, "busy_timeout must be seconds of 0 or more"),
+        ({"busy_timeout": math.nan}, ValueError, "busy_timeout must be seconds of 0 or more"),
         ({"max_batch": 0}, ValueError, "max_batch"),
         ({"retry": "yes"}, TypeError, "retry must be a Retry"),
     ],
