@@ -96,6 +96,7 @@ class Exchange:
         "_size",
         "answered",
         "complete",
+        "making",
         "request",
     )
 
@@ -116,6 +117,7 @@ class Exchange:
         self.request = request
         self.answered = False
         self.complete = False
+        self.making = True  # it may make a message still
 
     def __repr__(self) -> str:
         state = "answered" if self.answered else "complete" if self.complete else "incomplete"
@@ -220,6 +222,7 @@ class Exchange:
         self._body = b""
         if self._check is not None:
             self._check.cancel()  # nobody waits for it any more
+        self.made_all()
         self._intake.ended(self)
         if not self._pending:
             self._release()
@@ -229,6 +232,12 @@ class Exchange:
         gate = self._gate
         gate.in_flight -= 1
         gate.bytes -= self._size
+
+    def made_all(self) -> None:
+        """No more messages are made of it: a listener that drains waits for that."""
+        if self.making:
+            self.making = False
+            self._intake.made_all()
 
     def _ended_one(self) -> None:
         """One thing less is pending."""
@@ -324,6 +333,7 @@ class Exchange:
             self._id = message.id
         self._pending += 1
         intake.put(message)
+        self.made_all()
 
     def unpack(self) -> None:
         """Unpack the body, if it came as gzip; Refused if that is not to be done."""

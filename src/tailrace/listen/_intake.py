@@ -64,6 +64,7 @@ class Intake:
         self.show: Show = show
         self.draining = False
         self.inside = 0  # requests let in and not answered, whether their bodies are complete
+        self.making = 0  # of those, the requests that may still make a message
         self._token = None if token is None else token.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
@@ -92,7 +93,8 @@ class Intake:
         self.accepting = not self.draining
 
     async def forward(self, out: Sender[Any]) -> None:
-        """Send what is let in, until drained. Raises what a send raises."""
+        """Send what is let in, until drained and no request can make a message any more. Raises
+        what a send raises."""
         line = self._line
         while True:
             while line:
@@ -111,12 +113,12 @@ class Intake:
                     message.fail(NotTakenError("no channel took the message"))
                     raise
                 del message  # or one that is dropped downstream would not be lost
-            if self.draining and not self.inside:
+            if self.draining and not self.making:
                 return
             await self._roused()
 
     def drain(self) -> None:
-        """Let nobody in any more; `forward` returns when all who are have been answered."""
+        """Let nobody in any more; `forward` returns when all messages have been sent."""
         self.draining = True
         self.accepting = False
         for timeout in self.receiving:
@@ -183,6 +185,7 @@ class Intake:
         if self.gate.in_flight >= self.gate.limit:
             raise Refused(503, "too many requests in flight")
         self.inside += 1
+        self.making += 1
         self.gate.in_flight += 1
         if self.gate.access_log:
             request.began = self._now()
@@ -211,6 +214,12 @@ class Intake:
             source.fail(NotTakenError("the server is stopping"))
         else:
             source.not_taken("the server is stopping")
+
+    def made_all(self) -> None:
+        """A request that was let in makes no more messages."""
+        self.making -= 1
+        if self.draining and not self.making:
+            self._rouse()
 
     def since(self, began: float) -> float:
         """Seconds since then."""

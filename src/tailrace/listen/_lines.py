@@ -57,6 +57,7 @@ class LinesExchange(Exchange):
     """
 
     __slots__ = (
+        "_ahead",
         "_broken_line",
         "_exhausted",
         "_headers",
@@ -82,6 +83,7 @@ class LinesExchange(Exchange):
             return
         self._headers = self.headers()  # one for all messages
         self._lines = split_lines(body)
+        self._ahead: tuple[int, bytes] | None = None  # a line that was read and not taken
         self._reports: list[bytes] = []  # in the order of lines; b"" for one that is open
         self._statuses: set[int] = set()
         self._open: dict[int, tuple[int, str]] = {}  # index in reports: number and id
@@ -102,10 +104,13 @@ class LinesExchange(Exchange):
             return None
         gate = self._gate
         if self._pending and (self._pending >= gate.limit or gate.bytes > gate.memory):
-            self._parked = True
-            return None
+            self._ahead = self._next_line()
+            if self._ahead is not None:  # else it is exhausted, and need not wait to know that
+                self._parked = True
+                return None
         until = time.monotonic() + SLICE_SECONDS
-        for number, line in self._lines:
+        while (numbered := self._next_line()) is not None:
+            number, line = numbered
             try:
                 data = self._intake.decoder.typed(line)
             except Refused as refused:
@@ -117,8 +122,13 @@ class LinesExchange(Exchange):
                 continue
             return self._message(number, line, data)
         self._exhausted = True
+        self.made_all()
         self._report_if_done()
         return None
+
+    def _next_line(self) -> tuple[int, bytes] | None:
+        ahead, self._ahead = self._ahead, None
+        return next(self._lines, None) if ahead is None else ahead
 
     def _message(self, number: int, line: bytes, data: Any) -> Message[Any]:
         key = digest = None
@@ -144,8 +154,8 @@ class LinesExchange(Exchange):
     def not_taken(self, reason: str) -> None:
         """No channel will take the lines that are left."""
         refused = Refused(503, reason)
-        for number, _ in () if self.answered else self._lines:
-            self._add(_answers.line_refusal(number, refused))
+        while not self.answered and (numbered := self._next_line()) is not None:
+            self._add(_answers.line_refusal(numbered[0], refused))
         self._exhausted = True
         self._report_if_done()
 
