@@ -443,6 +443,36 @@ async def test_group_4_a_source_is_cancelled_once_whatever_groups_it_leaves() ->
 # wait.
 
 
+@pytest.mark.parametrize("until", [Group.wait, Group.idle])
+async def test_group_5_a_drain_method_that_still_runs_is_waited_for(
+    until: Callable[[Group], Awaitable[None]],
+) -> None:
+    class Answers:
+        def __init__(self) -> None:
+            self.done: list[str] = []
+
+        async def __call__(self, out: Sender[int]) -> None: ...
+
+        async def drain(self) -> None:
+            await asyncio.sleep(5)
+            self.done.append("drained")
+
+        async def finish(self) -> None:
+            await asyncio.sleep(5)
+            self.done.append("finished")
+
+    answers = Answers()
+    async with Group() as go:
+        numbers = Channel[int]()
+        go(answers, numbers)
+        go(receive_all, numbers)
+        go.drain()
+        await asyncio.sleep(1)  # its actor has ended
+        assert [each.name for each in go.actors()][:1] == ["Answers.drain"]
+        await until(go)
+    assert answers.done == ["drained", "finished"]
+
+
 async def test_group_5_wait_returns_when_all_but_the_background_have_ended() -> None:
     loop = asyncio.get_running_loop()
     async with Group() as go:

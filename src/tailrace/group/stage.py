@@ -93,8 +93,10 @@ class Stage:
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
-        """The actors on the loop that have not ended, and the one that finishes for them."""
-        return [*self._tasks] if self._finisher is None else [*self._tasks, self._finisher]
+        """The actors on the loop that have not ended, and those that drain or finish for them."""
+        if self._drainer is None and self._finisher is None:
+            return [*self._tasks]
+        return [*self._tasks, *filter(None, (self._drainer, self._finisher))]
 
     @property
     def threads(self) -> list[ThreadedActor]:
