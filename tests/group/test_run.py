@@ -267,6 +267,48 @@ def test_run_sys_exit_anywhere_ends_the_program_with_that_code_and_nothing_else(
     assert (code, printed, errors) == (3, ["cleaned up"], [])
 
 
+def test_run_sys_exit_in_nested_groups_still_awaits_the_clean_up_of_every_actor() -> None:
+    code, printed, errors = outcome_of("""
+        async def leaves() -> None:
+            sys.exit(3)
+        async def nested(depth: int) -> None:
+            async with Group() as go:
+                go(nested, depth - 1) if depth else go(leaves)
+        async def cleans_up() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                print("cleaned up")
+        def main(go: Group) -> None:
+            go(cleans_up)
+            go(nested, 3)
+        run(main)
+    """)
+    assert (code, printed, errors) == (3, ["cleaned up"], [])
+
+
+def test_run_names_what_fails_in_the_clean_up_after_sys_exit() -> None:
+    code, printed, _ = outcome_of("""
+        async def leaves() -> None:
+            sys.exit(3)
+        async def breaks() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError("broken clean-up")
+        async def main(go: Group) -> None:
+            go(breaks)
+            await asyncio.sleep(0)
+            go(leaves)
+        run(main)
+    """)
+    assert code == 3
+    assert "ERROR 1 failed in the group while the program ended" in printed
+    assert any("ValueError: broken clean-up" in line for line in printed)
+
+
 def test_run_works_on_loops_without_signal_handlers_and_puts_the_old_ones_back() -> None:
     code, printed, errors = outcome_of("""
         import tailrace.group.runner as runner

@@ -412,6 +412,7 @@ class Group:
         self._end()
         try:  # a traceback that ends here must not keep what it belongs to alive
             if error is not None and not isinstance(error, (Exception, asyncio.CancelledError)):
+                _log_hidden(failures)
                 return False  # KeyboardInterrupt and the like pass as they are
             if failures:
                 self._raise(failures, cancelled)
@@ -455,6 +456,7 @@ class Group:
             self._cancel_anew()
         for error in failures:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                _log_hidden([other for other in failures if other is not error])
                 raise error  # as it is: the process is to end
         raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures)
 
@@ -550,3 +552,11 @@ class Group:
     def graph(self) -> Graph:
         """The topology known from the annotations: stages, channels, and who feeds whom."""
         return self._topology.graph({stage.name: stage.started for stage in self._live})
+
+
+def _log_hidden(failures: list[BaseException]) -> None:
+    """Log failures that nobody hears of, since the group raises SystemExit or its like alone."""
+    told = [error for error in failures if not isinstance(error, (KeyboardInterrupt, SystemExit))]
+    if told:
+        text = f"{len(told)} failed in the group while the program ended"
+        _log.error(text, exc_info=BaseExceptionGroup(text, told))

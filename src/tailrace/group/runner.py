@@ -114,6 +114,7 @@ class _Program:
         self._signals = Signals(self._heard)
         self._watchdog = Watchdog()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None  # in which the group is
         self._early = False  # a signal came before there was a loop
         self._ended = False
         self._main = Nest()
@@ -121,18 +122,40 @@ class _Program:
 
     def run(self, main: Main) -> None:
         """Run `main`, with the signals pointed at the group."""
-        # Around the runner, which would set a handler of its own and, where an actor raises
-        # SystemExit, ends the tasks last.
+        # Around the runner, which would set a handler of its own.
         with (
             self._watchdog,
             self._signals,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            runner.run(self._supervise(main))
+            try:
+                runner.run(self._supervise(main))
+            except (SystemExit, KeyboardInterrupt):
+                self._end_group(runner.get_loop())
+                raise
+
+    def _end_group(self, loop: asyncio.AbstractEventLoop) -> None:
+        """After SystemExit, which stops the loop at once: run the loop until the group has ended.
+
+        Each group that SystemExit passes through raises it again, and so stops the loop again. The
+        runner would cancel all tasks, those a second time that a group has cancelled, run the loop
+        only until it stops, and close it over actors that are cleaning up.
+        """
+        task = self._task
+        if task is None:
+            return
+        task.cancel()  # it may not be an actor that raised SystemExit
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt, asyncio.CancelledError):
+                pass
+            except BaseException as error:
+                _log.error("failed while the program ended", exc_info=error)
 
     async def _supervise(self, main: Main) -> None:
         self._loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
+        self._task = task = asyncio.current_task()
         assert task is not None
         task.set_name("main")
         try:
