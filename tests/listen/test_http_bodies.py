@@ -327,6 +327,44 @@ def test_a_multipart_field_is_read_and_files_are_not_taken_for_it() -> None:
     assert refused(str, twice) == (400, "the field 'data' is given 2 times")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Transfer-Encoding: base64",
+        "content-transfer-encoding: Quoted-Printable ",
+        "Content-Type: text/plain; charset=ISO-8859-1",
+        'Content-Type: text/plain; charset="utf-16le"',
+    ],
+)
+def test_a_multipart_field_in_another_encoding_is_refused_and_not_altered(header: str) -> None:
+    made = multipart(f'{header}\r\nContent-Disposition: form-data; name="data"\r\n\r\nZm9v')
+    assert refused(str, made)[0] == 415
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Content-Transfer-Encoding: 8BIT",
+        "Content-Transfer-Encoding: binary",
+        "Content-Type: text/plain; charset=UTF-8",
+        "Content-Type: application/json",
+        "Content-Type:",
+    ],
+)
+def test_a_multipart_field_in_utf_8_is_read_whatever_its_headers_add(header: str) -> None:
+    made = multipart(f'{header}\r\nContent-Disposition: form-data; name="data"\r\n\r\n☆ foo')
+    assert decoded(str, made) == "☆ foo"
+
+
+def test_the_encoding_of_a_file_beside_the_field_does_not_matter() -> None:
+    made = multipart(
+        'Content-Disposition: form-data; name="f"; filename=a\r\n'
+        "Content-Transfer-Encoding: base64\r\n\r\nZm9v",
+        'Content-Disposition: form-data; name="data"\r\n\r\nfoo',
+    )
+    assert decoded(str, made) == "foo"
+
+
 def test_the_field_in_the_body_counts_before_the_one_in_the_query() -> None:
     assert decoded(str, request(b"data=query", b"data=body", FORM)) == "body"
     assert decoded(str, request(b"data=query", b"other=body", FORM)) == "query"

@@ -19,7 +19,7 @@ import msgspec
 import msgspec.inspect
 
 from tailrace.listen._multipart import MAX_FIELDS, multipart_values
-from tailrace.listen._parameters import parameters
+from tailrace.listen._parameters import check_charset, parameters, shown
 from tailrace.listen._request import Refused, Request
 from tailrace.listen._shown import said
 
@@ -111,7 +111,7 @@ class Decoder(Generic[T]):
             encoding = fields[b"content-encoding"]
             raise Refused(
                 415,
-                f"Content-Encoding {_shown(encoding)} is not supported, only gzip",
+                f"Content-Encoding {shown(encoding)} is not supported, only gzip",
                 ((b"accept-encoding", b"gzip"),),
             )
         if request.method == "GET":
@@ -128,10 +128,8 @@ class Decoder(Generic[T]):
         if kind.endswith(b"+json") or (self._json and media != NDJSON):
             media = JSON
         if media is None:
-            raise Refused(415, f"Content-Type {_shown(content_type)} is not supported")
-        charset = options.get(b"charset", b"utf-8").lower()
-        if charset not in (b"utf-8", b"utf8", b"us-ascii"):
-            raise Refused(415, f"charset {_shown(charset)} is not supported, only UTF-8")
+            raise Refused(415, f"Content-Type {shown(content_type)} is not supported")
+        check_charset(options)
         return media
 
     def one(self, media: Media, request: Request) -> T:
@@ -288,7 +286,7 @@ def _plain(escaped: bytes) -> bytes:
     quoted = escaped.replace(b"=", b"=3D").replace(b"%", b"=")
     plain = binascii.a2b_qp(quoted)
     if len(quoted) - len(plain) != 2 * quoted.count(b"=") or b"=\n" in quoted or b"=\r" in quoted:
-        raise Refused(400, f"broken %-escape in {_shown(escaped)}")
+        raise Refused(400, f"broken %-escape in {shown(escaped)}")
     return plain
 
 
@@ -297,11 +295,6 @@ def _text(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise Refused(400, f"the data is not UTF-8: {error}") from None
-
-
-def _shown(raw: bytes) -> str:
-    """Bytes of a client, for a message: short and printable."""
-    return repr(raw[:60].decode("latin-1"))
 
 
 def _multipart_values(request: Request, name: bytes) -> list[str]:

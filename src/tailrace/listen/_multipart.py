@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tailrace.listen._parameters import parameters
+from tailrace.listen._parameters import check_charset, parameters, shown
 from tailrace.listen._request import Refused
 
 __all__ = ["MAX_FIELDS", "multipart_values"]
@@ -20,8 +20,8 @@ MAX_PART_HEADERS: Final = 32  # forms have two or three
 
 
 def multipart_values(body: bytes, boundary: bytes, name: bytes) -> list[bytes]:
-    """The values of the field `name`; other parts are skipped, files included. Refused(400) for
-    what cannot be read."""
+    """The values of the field `name`, in UTF-8; other parts are skipped, files included.
+    Refused(400) for what cannot be read, Refused(415) for a value in another encoding."""
     values: list[bytes] = []
     delimiter = b"\r\n--" + boundary
     if body.startswith(delimiter[2:]):
@@ -50,29 +50,51 @@ def multipart_values(body: bytes, boundary: bytes, name: bytes) -> list[bytes]:
                 f"the multipart form cannot be read: the headers of part {parts} do not end"
                 f" within {MAX_PART_HEAD} bytes",
             )
-        if _field(body[begin + 2 : end]) == name:
+        headers = _headers(body[begin + 2 : end])
+        if _name(headers) == name:
+            _check_encoding(headers)
             values.append(body[end + 4 : next_at])
         at = next_at + len(delimiter)
     return values
 
 
-def _field(head: bytes) -> bytes | None:
-    """The name of the field that a part with these headers is."""
+def _headers(head: bytes) -> dict[bytes, bytes]:
+    """The headers of a part, by their names in lower case."""
     if not head:
-        return None
+        return {}
     lines = head.replace(b"\r\n ", b" ").replace(b"\r\n\t", b" ").split(b"\r\n")
     if len(lines) > MAX_PART_HEADERS:
         raise Refused(400, f"a part of the form has more than {MAX_PART_HEADERS} headers")
+    headers: dict[bytes, bytes] = {}
     for line in lines:
         key, colon, value = line.partition(b":")
         if not colon or not key or key != key.strip():
             raise Refused(400, "the multipart form cannot be read: a part's header has no name")
-        if key.lower() == b"content-disposition":
-            read = parameters(value)
-            if read is None:
-                raise Refused(400, "the multipart form cannot be read: a Content-Disposition")
-            return read[1].get(b"name")
-    return None
+        headers.setdefault(key.lower(), value)
+    return headers
+
+
+def _name(headers: dict[bytes, bytes]) -> bytes | None:
+    """The name of the field that a part with these headers is."""
+    disposition = headers.get(b"content-disposition")
+    if disposition is None:
+        return None
+    read = parameters(disposition)
+    if read is None:
+        raise Refused(400, "the multipart form cannot be read: a Content-Disposition")
+    return read[1].get(b"name")
+
+
+def _check_encoding(headers: dict[bytes, bytes]) -> None:
+    """Refused(415) where a part's value is not UTF-8 as it stands: its bytes would be stored as
+    another text than the one that was sent."""
+    transfer = headers.get(b"content-transfer-encoding", b"").strip()
+    if transfer.lower() not in (b"", b"7bit", b"8bit", b"binary"):
+        raise Refused(415, f"Content-Transfer-Encoding {shown(transfer)} is not supported")
+    read = parameters(headers.get(b"content-type", b""))
+    if read is None:
+        raise Refused(400, "the multipart form cannot be read: a Content-Type")
+    check_charset(read[1])
 
 
 def _incomplete() -> Refused:

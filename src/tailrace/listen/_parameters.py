@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["parameters"]
+from tailrace.listen._request import Refused
+
+__all__ = ["check_charset", "parameters", "shown"]
 
 MOST: Final = 32
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -36,3 +39,15 @@ def parameters(value: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
                 text = _escaped.sub(rb"\1", quoted)
             found.setdefault(name.lower(), text)
     return kind.strip().lower(), found
+
+
+def check_charset(options: Mapping[bytes, bytes]) -> None:
+    """Refused(415) if the parameters of a Content-Type name another charset than UTF-8."""
+    charset = options.get(b"charset", b"utf-8").lower()
+    if charset not in (b"utf-8", b"utf8", b"us-ascii"):
+        raise Refused(415, f"charset {shown(charset)} is not supported, only UTF-8")
+
+
+def shown(raw: bytes) -> str:
+    """Bytes of a client, for a message: short and printable."""
+    return repr(raw[:60].decode("latin-1"))
