@@ -226,6 +226,115 @@ async def test_the_wal_of_another_store_is_not_taken_for_that_of_a_restored_data
     assert not list(path.parent.glob("*-saved-*"))
 
 
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="a WAL cannot be marked here")
+@pytest.mark.parametrize("notices", ["owner", "other"])
+async def test_a_database_that_comes_back_has_the_rows_of_a_wal_that_was_put_aside(
+    path: Path, notices: str
+) -> None:
+    one, two = (store_sqlite(path, type=str, retry=SOON) for _ in range(2))
+    async with running(one) as first:
+        assert set(await put(first, *MANY)) == {"stored"}
+        path.rename(path.with_name("away.db"))
+        async with running(two) as second:  # it puts aside the WAL of the first
+            assert await put(second, "other") == ["stored"]
+            path.rename(path.with_name("other.db"))
+            path.with_name("away.db").rename(path)
+            order = (first, second) if notices == "owner" else (second, first)
+            for n, channel in enumerate(order):
+                assert await put(channel, f"later {n}") == ["stored"]
+    assert rows(path) == [*MANY, "later 0", "later 1"]
+    assert rows(path.with_name("other.db")) == ["other"]
+    assert not list(path.parent.glob("*-saved-*"))
+
+
+async def test_a_store_that_saw_nothing_of_a_move_to_and_fro_overwrites_no_rows(
+    path: Path,
+) -> None:
+    one, two = (store_sqlite(path, type=str, retry=SOON) for _ in range(2))
+    async with running(one) as first:
+        assert await put(first, "one/1") == ["stored"]
+        async with running(two) as second:
+            assert await put(second, "two/1") == ["stored"]
+            path.rename(path.with_name("away.db"))
+            assert await put(second, "other") == ["stored"]
+            path.rename(path.with_name("other.db"))
+            path.with_name("away.db").rename(path)
+            assert set(await put(second, *MANY)) == {"stored"}
+            assert await put(first, "one/2") == ["stored"]
+    assert rows(path) == ["one/1", "two/1", *MANY, "one/2"]
+    assert rows(path.with_name("other.db")) == ["other"]
+
+
+async def test_a_link_that_is_changed_takes_no_wal_from_who_uses_the_database(path: Path) -> None:
+    one, two = path.with_name("one.db"), path.with_name("two.db")
+    path.symlink_to(one)
+    async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
+        assert await put(channel, "before") == ["stored"]
+        with database(one) as other:
+            other.execute("INSERT INTO events VALUES ('x', 'other/1')")
+            path.unlink()
+            path.symlink_to(two)
+            assert await put(channel, "after") == ["stored"]
+            other.execute("INSERT INTO events VALUES ('y', 'other/2')")
+            assert rows(one) == ["before", "other/1", "other/2"]
+    assert rows(two) == ["after"]
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="a WAL cannot be marked here")
+async def test_a_database_that_is_replaced_while_it_is_opened_is_not_given_the_wal_of_before(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored = backup(path.with_name("backup.db"), 3000)
+    connect = sqlite3.connect
+
+    def late(*args: Any, **options: Any) -> sqlite3.Connection:
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        path.rename(path.with_name("archive.db"))
+        path.with_name("backup.db").rename(path)
+        return connect(*args, **options)
+
+    one, two = (store_sqlite(path, type=str, retry=SOON) for _ in range(2))
+    async with running(one) as first:
+        assert set(await put(first, *MANY)) == {"stored"}
+        monkeypatch.setattr(sqlite3, "connect", late)
+        async with running(two) as second:
+            assert await put(second, "after") == ["stored"]
+    assert rows(path) == [*restored, "after"]
+    assert rows(path.with_name("archive.db")) == MANY
+
+
+async def test_a_wal_that_others_have_emptied_ends_in_no_outage_for_ever(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
+        assert set(await put(channel, *MANY)) == {"stored"}
+        os.truncate(f"{path}-wal", 0)
+        path.rename(path.with_name("archive.db"))
+        assert await put(channel, "after") == ["stored"]
+    assert "cannot be read any longer" in caplog.text
+    assert rows(path) == ["after"]
+
+
+async def test_a_file_that_vanishes_while_a_store_starts_is_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vanishes = [True]
+
+    class Failing(SqliteTarget[T]):
+        def _configure(self, *args: Any) -> None:
+            if vanishes:
+                vanishes.pop()
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMOPEN  # type: ignore[misc]
+                raise error
+            super()._configure(*args)
+
+    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", Failing)
+    async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
+        assert await put(channel, "a") == ["stored"]
+    assert rows(path) == ["a"]
+
+
 # The schema.
 
 

@@ -17,8 +17,11 @@ which is rejected.
 
 from __future__ import annotations
 
+import functools
 import logging
 import sqlite3
+import threading
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +29,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from tailrace.errors import Reject
 from tailrace.store._errors import StoreError
-from tailrace.store._files import Files, identity, put_aside_foreign
+from tailrace.store._files import Files, Identity, alone, bring_back, identity, put_aside_foreign
 from tailrace.store._fit import Fit, fit_of
 from tailrace.store._repeats import Judged, judge
 from tailrace.store._table import Row, Rows, Table
@@ -52,6 +55,7 @@ _CREATE_DIGESTS: Final = (
 )
 
 _LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+_PASSING: Final = _LOCKED | {sqlite3.SQLITE_IOERR}  # a file that was removed while it was opened
 _OUTAGES: Final = _LOCKED | {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
@@ -82,7 +86,7 @@ def _code(error: BaseException) -> int | None:
 
 
 class SqliteTarget(Generic[T]):
-    """A `BlockingTarget`. No thread but the writer's may call it."""
+    """A `BlockingTarget`."""
 
     def __init__(
         self,
@@ -98,12 +102,15 @@ class SqliteTarget(Generic[T]):
         self._table = table
         self._durability = durability
         self._busy_timeout = busy_timeout
+        self._lock = threading.Lock()  # held in each call, and by another target that closes ours
         self._connection: sqlite3.Connection | None = None
         self._files: Files | None = None
         self._version: int | None = None  # the schema that `_fit` is about; None: look again
         self._fit = Fit(())
         self._has_digests = False
         self._rows_per_statement = ROWS_PER_STATEMENT
+        with _targets_lock:
+            _targets.add(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._connection is None else "open"
@@ -114,8 +121,13 @@ class SqliteTarget(Generic[T]):
     def open(self, element: Any) -> None:
         """Connect, and if the type is known make the table, or see that it fits.
 
-        StoreError if that is impossible; sqlite3.OperationalError if it is locked just now.
+        StoreError if that is impossible; OSError or sqlite3.OperationalError if it may be possible
+        in a while: it is locked, or its files are being moved.
         """
+        with self._lock:
+            self._open(element)
+
+    def _open(self, element: Any) -> None:
         if self._table is None and element is not None:
             try:
                 self._table = self._make_table(element)
@@ -126,12 +138,16 @@ class SqliteTarget(Generic[T]):
         try:
             self._connect()
         except sqlite3.Error as error:
-            if _code(error) in _LOCKED:
+            if _code(error) in _PASSING:
                 raise
             raise StoreError(self._cannot_open(error)) from error
 
     def write(self, messages: Messages[T], /) -> Written:
         """Store all rows in one transaction, but for those that are refused."""
+        with self._lock:
+            return self._write(messages)
+
+    def _write(self, messages: Messages[T]) -> Written:
         table = self._table
         if table is None:  # nobody said what the rows are: the first one shows it
             table = self._table = self._make_table(type(messages[0].data))
@@ -153,19 +169,26 @@ class SqliteTarget(Generic[T]):
 
     def close(self) -> None:
         """Close the connection; SQLite moves what is in the WAL into the database, if alone."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         connection, files = self._connection, self._files
         self._connection = self._files = None
         if connection is None or files is None:
             return
         if files.moved():
-            self._rescue_now(connection, files)
+            rescue = functools.partial(files.rescue, connection, self._busy_timeout)
+            self._rescue_now(connection, files, rescue)
         else:
             connection.close()
 
-    def _rescue_now(self, connection: sqlite3.Connection, files: Files) -> None:
-        """As `Files.rescue`, when nobody will try again."""
+    def _rescue_now(
+        self, connection: sqlite3.Connection, files: Files, rescue: Callable[[], None]
+    ) -> None:
+        """Call `rescue`, which nobody will try again."""
         try:
-            files.rescue(connection)
+            rescue()
         except (sqlite3.Error, OSError) as error:
             kept = files.set_aside(connection)
             _log.error(
@@ -180,37 +203,89 @@ class SqliteTarget(Generic[T]):
 
     def _connect(self) -> tuple[sqlite3.Connection, Files]:
         path = Path(self._path)
+        real = path.resolve()  # a link may be changed at any moment: use one and the same file
+        with alone(real, self._busy_timeout):
+            self._connection, self._files = connection, files = self._connect_to(path, real)
+        return connection, files
+
+    def _connect_to(self, path: Path, real: Path) -> tuple[sqlite3.Connection, Files]:
         # Made here if there is none, so as to know which file it is: a connection does not say.
         with suppress(OSError):
-            path.touch(mode=0o644, exist_ok=False)
-        before = identity(path)
-        if (kept := put_aside_foreign(path)) is not None:
+            real.touch(mode=0o644, exist_ok=False)
+        before = _look(real)
+        if before is not None:
+            self._close_others(before[0])
+            self._clear_up(real)
+        before = _look(real)  # again: bringing back has written into it
+        connection = sqlite3.connect(
+            real,
+            timeout=self._busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,  # see _close_others
+            cached_statements=32,
+        )
+        if before is None or _look(real) != before or identity(path) != before[0]:
+            # Nothing but the database is open yet, and it may be another one than was looked at.
+            connection.close()
+            raise self._replaced()
+        files = None
+        try:
+            self._configure(connection)
+            files = Files(path, real, before[0])
+            if files.moved():
+                raise self._replaced()
+            if not files.complete:
+                raise OSError(
+                    f"database {self._path!r} has lost its -wal or -shm, and another connection of "
+                    f"this process has it open with the old ones: it must be closed first"
+                )
+            self._version = None
+            if self._table is not None:
+                self._prepare(connection, self._table)
+        except BaseException as error:
+            files = files or Files(path, real, before[0])
+            if not files.moved():
+                connection.close()
+                raise
+            rescue = functools.partial(files.rescue_alone, connection)
+            self._rescue_now(connection, files, rescue)
+            if isinstance(error, (sqlite3.Error, StoreError)):
+                raise self._replaced() from error
+            raise
+        return connection, files
+
+    def _replaced(self) -> OSError:
+        return OSError(f"database {self._path!r} was replaced while it was being opened")
+
+    def _close_others(self, database: Identity) -> None:
+        """Close what other stores of this process have open of the database, if its files were
+        moved since: SQLite would have the new connection share their -shm.
+        """
+        with _targets_lock:
+            others = [target for target in _targets if target is not self]
+        for other in others:
+            files = other._files
+            if files is None or files.database != database or not files.moved():
+                continue
+            if not other._lock.acquire(blocking=False):  # it may be waiting for this one
+                raise self._replaced()
+            try:
+                if other._files is files and other._connection is not None:
+                    files.rescue_alone(other._connection)
+                    other._connection = other._files = None
+            finally:
+                other._lock.release()
+
+    def _clear_up(self, real: Path) -> None:
+        """Have no WAL beside the database but its own."""
+        if (kept := put_aside_foreign(real)) is not None:
             _log.warning(
                 "beside database %r was the -wal of another one, which was moved or replaced; it "
                 "is now %s until its owner has saved it",
                 self._path,
                 kept,
             )
-        connection = sqlite3.connect(
-            self._path, timeout=self._busy_timeout, isolation_level=None, cached_statements=32
-        )
-        files = None
-        try:
-            self._configure(connection)
-            files = Files(self._path)
-            if files.database != before:
-                raise OSError(f"database {self._path!r} was replaced while it was being opened")
-            self._version = None
-            if self._table is not None:
-                self._prepare(connection, self._table)
-        except BaseException:
-            if files is not None and (files.database != before or files.moved()):
-                self._rescue_now(connection, files)
-            else:
-                connection.close()
-            raise
-        self._connection, self._files = connection, files
-        return connection, files
+        bring_back(real)
 
     def _configure(self, connection: sqlite3.Connection) -> None:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -242,7 +317,7 @@ class SqliteTarget(Generic[T]):
         connection, files = self._connection, self._files
         if connection is None or files is None:
             return self._connect()
-        if files.database_moved():
+        if files.moved():
             self._let_go(connection, files)
             return self._connect()
         if self._version is None and self._table is not None:
@@ -253,7 +328,7 @@ class SqliteTarget(Generic[T]):
         """Close a connection that is not to be used again."""
         if files.moved():
             _log.warning("database %r was removed or replaced; opening it anew", self._path)
-            files.rescue(connection)
+            files.rescue(connection, self._busy_timeout)
         else:
             connection.close()
         self._connection = self._files = None
@@ -437,6 +512,19 @@ class SqliteTarget(Generic[T]):
             flat = [value for row in portion for value in (table.name, row.key, row.digest)]
             marks = ", ".join(["(?, ?, ?)"] * len(portion))
             connection.execute(f"INSERT OR {conflict} INTO main.{DIGESTS} VALUES {marks}", flat)
+
+
+_targets: weakref.WeakSet[SqliteTarget[Any]] = weakref.WeakSet()
+_targets_lock: Final = threading.Lock()
+
+
+def _look(path: Path) -> tuple[Identity, int] | None:
+    """Which file this is, and when it was last written, moved or linked; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino), status.st_ctime_ns
 
 
 class _NotAllNew(Exception):
