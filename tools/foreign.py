@@ -7,8 +7,9 @@ for tests that depend on timing: run those again, on an idle machine, before bel
 
 Each project comes as the source distribution that pip finds under its name, with the tests in it,
 and gets a virtual environment of its own under build/foreign. One that cannot be had, built or run
-is named and passed over; a suite that takes longer than `--seconds` is ended, and compared as far
-as it came. Exits with 1 if a test that passes with asyncio's tasks does not with ours.
+is named and passed over, as is one for which pip takes longer than PIP_SECONDS. A suite that takes
+longer than `--seconds` is ended, and compared as far as it came. Exits with 1 if a test that passes
+with asyncio's tasks does not with ours.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "foreign"
+PIP_SECONDS: Final = 300.0  # for one call of pip: a package may have to be compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,36 @@ class PassedOver(Exception):
 
 
 def call(*command: str | Path, cwd: Path = ROOT) -> None:
-    """Run a command. PassedOver, with the last line that it printed, if it fails."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise PassedOver(f"{Path(command[0]).name} {command[1]}…: {said[-1]}")
+    """Run a command. PassedOver if it fails, with the last line that it printed, or takes longer
+    than PIP_SECONDS."""
+    shown = " ".join(map(str, (Path(command[0]).name, *command[1:])))
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=PIP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise PassedOver(f"{shown}: not done within {PIP_SECONDS:g} s") from None
+    finally:
+        kill_all(process)
+    if process.returncode:
+        last = (said.strip().splitlines() or ["no output"])[-1]
+        raise PassedOver(f"{shown}: {last}")
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """End the leader of a session and every process that it has left there."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
 
 
 def prepare(name: str, project: Project) -> tuple[Path, Path]:
@@ -106,9 +135,11 @@ def prepare(name: str, project: Project) -> tuple[Path, Path]:
     place = WORK / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
+    # pytest looks for its configuration in the folders above, and those lead to this project's.
+    (place / "pytest.ini").write_text("[pytest]\n")
     call(sys.executable, "-m", "venv", place / "venv")
     python = place / "venv" / "bin" / "python"
-    pip = (python, "-m", "pip", "-q", "--disable-pip-version-check")
+    pip = (python, "-m", "pip", "-q", "--disable-pip-version-check", "--no-input")
     call(*pip, "download", "--no-deps", "--no-binary", name, "--dest", place, name)
     archives = list(place.glob("*.tar.gz"))
     if not archives:
@@ -141,14 +172,21 @@ def outcomes(
     command += ["-o", "addopts="]  # coverage, several processes: what is asked for there
     with (source.parent / f"{kind}.log").open("w") as log:
         process = subprocess.Popen(
-            [*command, *project.tests], cwd=source, env=environment, stdout=log, stderr=log
+            [*command, *project.tests],
+            cwd=source,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
         )
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             print(f"  {kind}: ended after {seconds:g} s; see {log.name}")
-            process.kill()
-            process.wait()
+        finally:
+            kill_all(process)
     ended = dict(line.rsplit(" ", 1) for line in lines_of(report))
     if not ended:
         raise PassedOver(f"no test ran with {kind}; see {log.name}")
