@@ -136,8 +136,10 @@ async def test_a_full_disk_is_an_outage_until_there_is_room_again(path: Path) ->
     sent: list[Message[str]] = []
     async with running(actor) as channel:
         while not actor.statistics().retries:
-            sent += await put(channel, f"{len(sent)}:" + "x" * 2000)
-            await asyncio.sleep(0.001)
+            # No more than four ahead, or what is left over fills the disk once more.
+            sent += await put(channel, *(f"{len(sent) + n}:" + "x" * 2000 for n in range(4)))
+            while sent[-1].outcome is None and not actor.statistics().retries:
+                await asyncio.sleep(0.001)
         await retried(actor)
         kept = rows(path)
         assert kept == [message.data for message in sent if message.outcome is not None]

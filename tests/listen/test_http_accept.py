@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,12 +19,14 @@ import trustme
 
 from tailrace.listen import HttpServer, ListenHttp
 from tailrace.listen import _accept as accept_module
-from tailrace.listen._accept import Acceptor, connections_allowed, descriptor_limit
+from tailrace.listen._accept import Acceptor, Seldom, connections_allowed, descriptor_limit
+from tailrace.listen._bind import let_nobody_in
 
 resource = pytest.importorskip("resource")
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 ANY = "127.0.0.1:0"
+_SO_DETACH_FILTER = 27  # not in `socket`
 
 
 def limited(**options: Any) -> ListenHttp[str]:
@@ -171,7 +175,55 @@ def test_headroom_is_a_quarter_and_at_most_256(soft: int, monkeypatch: pytest.Mo
     assert descriptor_limit() == soft - 256
     assert connections_allowed(None) == min(4096, soft - 256)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, soft))
+    assert connections_allowed(None) == 4096
     assert connections_allowed(10_000) == 10_000
+
+
+def test_a_warning_is_repeated_after_ten_seconds_and_not_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 0.0
+    seldom = Seldom(lambda: now)
+    for now in (100.0, 101.0, 109.9, 110.0, 110.1, 200.0):
+        seldom.warn("at %s", now)
+    assert [record.getMessage() for record in caplog.records] == [
+        "at 100.0",
+        "at 110.0",
+        "at 200.0",
+    ]
+
+
+async def test_connections_that_were_turned_away_end_with_the_server(
+    serve: Any, any_loop: Loops
+) -> None:
+    listener = limited(connections=1)
+    with ExitStack() as stack:
+        async with serve(listener) as service:
+            for _ in range(3):
+                stack.enter_context(connect(at(listener)))
+            await service.until(lambda now: now.answers.get(503) == 2)
+            engine: Any = listener.server._host._engine
+            kept = [accepted for _, accepted in engine._turned_away]
+            assert len(kept) == 2
+        assert [accepted.fileno() for accepted in kept] == [-1, -1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such filters")
+def test_a_socket_that_lets_nobody_in_has_those_who_came_before() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # there is none yet
+                pytest.skip("this system forbids filters")
+        with connect(listening.getsockname()):
+            let_nobody_in(listening)
+            with socket.socket() as late:
+                late.setblocking(False)
+                late.connect_ex(listening.getsockname())
+                assert select.select([], [late], [], 0.1)[1] == []
+            listening.settimeout(5)
+            listening.accept()[0].close()
 
 
 async def test_clients_connect_while_the_loop_is_busy(serve: Any, any_loop: Loops) -> None:
@@ -216,15 +268,21 @@ async def test_where_descriptors_run_out_accepting_pauses(
     assert "Traceback" not in caplog.text
 
 
-async def test_a_loop_without_readers_accepts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loop_without_readers_accepts_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """As the proactor of Windows."""
     loop = asyncio.get_running_loop()
 
     def refuse(*args: object) -> None:
         raise NotImplementedError
 
+    monkeypatch.setattr(accept_module, "PAUSE", 0.01)
     admitted: asyncio.Queue[socket.socket] = asyncio.Queue()
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = Short()
+    listening.errors = [errno.EMFILE, errno.ECONNABORTED]  # the last one first
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
     listening.setblocking(False)
     with monkeypatch.context() as patched:
         patched.setattr(loop, "add_reader", refuse)
@@ -234,3 +292,5 @@ async def test_a_loop_without_readers_accepts_too(monkeypatch: pytest.MonkeyPatc
     acceptor.close()
     await asyncio.sleep(0)
     assert listening.fileno() == -1
+    (record,) = caplog.records
+    assert f"[Errno {errno.EMFILE}]" in record.getMessage()

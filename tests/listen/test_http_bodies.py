@@ -298,6 +298,7 @@ def test_a_multipart_form_that_goes_on_or_is_broken_is_refused(body: bytes) -> N
         b"preamble\r\n--b\r\ncontent-disposition:form-data;name=data\r\n\r\nfoo\r\n--b--\r\nand",
         b"--b \t\r\nX: y\r\nContent-Disposition: form-data;\r\n name=data\r\n\r\nfoo\r\n--b--",
         b"--b\r\n\r\nx\r\n--b\r\nContent-Disposition: form-data; name=data\r\n\r\nfoo\r\n--b--",
+        b"--b\r\n\r\n\r\n--b\r\nContent-Disposition: form-data; name=data\r\n\r\nfoo\r\n--b--",
     ],
 )
 def test_a_multipart_form_is_read_as_it_may_be_written(body: bytes) -> None:

@@ -110,6 +110,20 @@ async def test_a_head_too_large_is_refused(serve: Any, any_loop: Loops) -> None:
         assert (await service.get("/incoming?data=" + "x" * 800)).status == 200
 
 
+@pytest.mark.parametrize("packets", [1, 2])
+async def test_a_head_may_be_just_as_large_as_the_limit(serve: Any, packets: int) -> None:
+    async with serve(limited(max_head=1000)) as service:
+        for size, status in ((999, 200), (1000, 200), (1001, 431)):
+            head = b"GET /incoming?data=foo HTTP/1.1\r\nhost: x\r\nx-more: "
+            head += b"x" * (size - len(head) - 4) + b"\r\n\r\n"
+            async with await service.connect() as client:
+                if packets == 2:
+                    client.say(head[:-1])
+                    await asyncio.sleep(0.01)
+                client.say(head[-1:] if packets == 2 else head)
+                assert (await client.hear()).status == status
+
+
 async def test_a_head_that_never_ends_is_refused(serve: Any) -> None:
     async with serve(limited(max_head=1000)) as service, await service.connect() as client:
         client.say("GET /incoming?data=foo HTTP/1.1\r\nhost: x\r\n")

@@ -139,13 +139,14 @@ async def test_reports_do_not_grow_with_what_they_quote(
             if message.data == 0:
                 message.reject("no" * 10_000)
             else:
-                message.ack({"result": "x" * 3000})
+                message.ack({"result": "x" * 1000})
 
     listener = HttpServer(ANY).listen("/in", type=int, max_body=1000)
     async with serve(listener, work) as service:
-        answer = await service.post("/in", b"0\n" + b"1\n" * 5, content_type=NDJSON)
+        answer = await service.post("/in", b"0\n" + b"1\n" * 6, content_type=NDJSON)
 
     reports = [json.loads(line) for line in answer.text.splitlines()]
     assert len(reports[0]["reason"]) == 201
-    assert [report["status"] for report in reports] == ["rejected", *["stored"] * 5]
-    assert ["result" in report for report in reports] == [False, True, True, False, False, False]
+    assert [report["status"] for report in reports] == ["rejected", *["stored"] * 6]
+    # The fourth result exceeds four times `max_body`.
+    assert ["result" in report for report in reports] == [False, *[True] * 4, *[False] * 2]

@@ -174,6 +174,21 @@ async def test_a_client_that_reads_its_answer_slowly_gets_all_of_it_in_a_drain(
         client.close()
 
 
+async def test_a_last_answer_that_is_read_slowly_ends_the_connection(
+    serve: Any, any_loop: Loops
+) -> None:
+    listener = limited()
+    async with serve(listener, large) as service:
+        client = await slow_client(listener)
+        await say(client, b"GET /incoming?data=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        await service.until(lambda now: now.body_bytes)
+        await say(client, b"GET /incoming?data=2 HTTP/1.1\r\nhost: x\r\n\r\n")
+        async with asyncio.timeout(4):  # before the end of `keep_alive` and of the lingering
+            assert LARGE < await hear_all(client) < 2 * LARGE
+        assert service.server.statistics().answers == {200: 1}
+        client.close()
+
+
 async def test_a_client_that_reads_nothing_does_not_hold_a_drain(
     serve: Any, any_loop: Loops, hurried: None
 ) -> None:

@@ -275,6 +275,11 @@ async def test_unpacked_bodies_count_against_the_memory_of_all(serve: Any, hold:
     assert (second.status, taken, left) == (503, 20_002, 0)
 
 
+def test_a_body_may_have_a_thousand_members() -> None:
+    assert MAX_MEMBERS == 1000
+    assert gunzip(gzip.compress(b"x") + gzip.compress(b"") * 999, 1) == b"x"
+
+
 def test_unpacking_stops_at_its_limit() -> None:
     whole = bytes(1000)
     packed = gzip.compress(whole[:400]) + gzip.compress(whole[400:])

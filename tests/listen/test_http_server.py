@@ -244,6 +244,8 @@ async def test_statistics_are_a_snapshot(serve: Any) -> None:
             now = service.server.statistics()
     assert (before.connections, now.connections) == (0, 1)
     assert (dict(before.answers), dict(now.answers)) == ({}, {200: 1, 400: 1})
+    with pytest.raises(AttributeError):
+        now.connections = 0
 
 
 def certificate(directory: Path) -> tuple[tuple[Path, Path], ssl.SSLContext]:
