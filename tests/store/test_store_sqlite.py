@@ -434,6 +434,15 @@ async def test_a_folder_is_no_database(tmp_path: Path) -> None:
     assert "it is a folder" in await refused(store_sqlite(tmp_path))
 
 
+async def test_a_path_that_no_file_can_have_is_an_error_at_once_and_no_outage(
+    tmp_path: Path,
+) -> None:
+    looped = tmp_path / "looped.db"
+    looped.symlink_to(looped)
+    for path in (tmp_path / ("x" * 300 + ".db"), tmp_path.joinpath(*"a" * 3000, "x.db"), looped):
+        assert repr(str(path)) in await asyncio.wait_for(refused(store_sqlite(path)), 5)
+
+
 async def test_a_file_that_is_no_database_is_named(path: Path) -> None:
     overwrite(path, b"Dear diary, " * 100)
     said = await refused(store_sqlite(path))

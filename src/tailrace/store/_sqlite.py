@@ -306,10 +306,11 @@ class SqliteTarget(Generic[T]):
     def _cannot_open(self, error: sqlite3.Error) -> str:
         path = Path(self._path)
         why = str(error)
-        if path.is_dir():
-            why = "it is a folder"
-        elif not path.parent.is_dir():
-            why = f"there is no folder {str(path.parent)!r}"
+        with suppress(OSError):  # a path that is too long, for which `is_dir` raises
+            if path.is_dir():
+                why = "it is a folder"
+            elif not path.parent.is_dir():
+                why = f"there is no folder {str(path.parent)!r}"
         return f"cannot use database {self._path!r}: {why}"
 
     def _connected(self) -> tuple[sqlite3.Connection, Files]:
