@@ -23,6 +23,11 @@ from tailrace import Channel, Group, Receiver, Sender, SyncSender, run
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
 
+def say(text: str) -> None:
+    # One write, where `print` makes two: the watchdog prints beside it, from its own thread.
+    sys.stdout.write(f"{text}\\n")
+    sys.stdout.flush()
+
 async def count(out: Sender[int]) -> None:
     n = 0
     while True:
@@ -41,7 +46,7 @@ async def stubborn(inbox: Receiver[int]) -> None:
     try:
         await asyncio.Event().wait()
     finally:
-        print("cancelled", flush=True)
+        say("cancelled")
 
 def deaf(out: SyncSender[int]) -> None:
     print("ready", flush=True)
@@ -105,7 +110,7 @@ def test_run_the_second_signal_cancels_and_the_exit_code_names_it() -> None:
         process.send_signal(signal.SIGINT)
         code, printed = rest(process)
     assert code == 128 + signal.SIGINT
-    assert printed[-1] == "cancelled"
+    assert "cancelled" in printed
     assert any(line.startswith("WARNING cut short: stubborn: waiting") for line in printed)
 
 
@@ -208,7 +213,7 @@ def test_run_the_third_signal_ends_a_process_whose_clean_up_hangs() -> None:
                 try:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
-                    print("no", flush=True)
+                    say("no")
         def main(go: Group) -> None:
             go(hangs, Channel[int]())
         run(main)

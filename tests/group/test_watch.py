@@ -122,6 +122,25 @@ async def test_a_stall_is_logged_once(said: list[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize(("seconds", "stalled"), [(29.5, False), (30.5, True)])
+async def test_a_stall_is_one_after_half_a_minute_unless_told_otherwise(
+    said: list[str], seconds: float, stalled: bool
+) -> None:
+    async with Group() as go:
+        go(swap, a := Channel[int](), b := Channel[int]())
+        go(swap, b, a)
+        await asyncio.sleep(seconds)
+        assert bool(said) is stalled
+        go.cancel()
+
+
+async def test_a_stall_is_not_of_a_group_without_actors(said: list[str]) -> None:
+    async with Group(stall_after=2.0) as go:
+        go(asyncio.sleep, 1)
+        await asyncio.sleep(50)
+    assert not said
+
+
 OUTSIDE = ("held", "after", "ticker", "done", "timeout", "select", "unheld")
 
 
