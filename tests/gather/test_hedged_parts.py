@@ -224,6 +224,8 @@ def test_what_comes_back_to_the_budget_is_saved_up_to_its_size() -> None:
     budget.give_back()
     budget.give_back()
     assert sum(budget.take(0) for _ in range(100)) == BURST
+    budget.give_back()
+    assert [budget.take(0), budget.take(0)] == [True, False]
 
 
 def test_the_clock_alone_brings_nothing_to_the_budget() -> None:
@@ -350,6 +352,18 @@ def test_of_two_choices_the_less_loaded_is_taken() -> None:
     assert BALANCERS["p2c"]([unknown, known], 0.0, dice) is known, "it is being found out"
     assert BALANCERS["in_order"](of, 0.0, dice) is of[0]
     assert {BALANCERS["random"](of, 0.0, dice).position for _ in range(99)} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_any_two_are_chosen_alike(count: int) -> None:
+    dice, of = random.Random(1), replicas(*range(1, count + 1))
+    counts = [0] * count
+    for _ in range(6000):
+        counts[BALANCERS["p2c"](of, 0.0, dice).position - 1] += 1
+    pairs = count * (count - 1) / 2  # the n-th is the less loaded one in count - n of them
+    assert counts == pytest.approx(
+        [6000 * (count - n) / pairs for n in range(1, count + 1)], abs=150
+    )
 
 
 def test_what_was_slow_long_ago_is_tried_again() -> None:

@@ -266,6 +266,35 @@ async def test_a_failure_does_not_keep_its_race_alive(kind: Any) -> None:
         gc.enable()
 
 
+@virtual_time
+async def test_a_cancellation_while_the_copies_end_does_not_keep_their_race_alive() -> None:
+    kept: list[weakref.ref[BaseException]] = []
+
+    async def cleans_up(query: str) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.5)
+        return query
+
+    async def ask() -> None:
+        try:
+            await query_all("foo", backend(cleans_up))
+        except asyncio.CancelledError as cancellation:
+            kept.append(weakref.ref(cancellation))
+
+    gc.disable()
+    try:
+        task = asyncio.create_task(ask())
+        for _ in range(2):
+            await asyncio.sleep(0.1)
+            task.cancel()
+        await task
+        assert [cancellation() for cancellation in kept] == [None]
+    finally:
+        gc.enable()
+
+
 def test_a_long_repr_is_shortened_in_messages() -> None:
     class Long:
         def __repr__(self) -> str:
