@@ -87,11 +87,11 @@ def refusal(refused: Refused, json: bool, last: bool = False) -> Answer:
 
 def of_outcome(outcome: Outcome, data: object, id: str, json: bool, show: Show) -> Answer:
     """The answer to a request whose one message ended so, with this data."""
-    if show != "data" and outcome.status in ("stored", "aborted"):
-        return _brief(outcome, id, json, show)
-    if outcome.status == "stored" and not json:
+    if outcome.status == "stored" and show == "data" and not json:  # nearly always
         value = data if outcome.result is None else outcome.result
         return Answer(200, b"OK: " + as_text(value))
+    if show != "data" and outcome.status in ("stored", "aborted"):
+        return _brief(outcome, id, json, show)
     if outcome.status == "aborted" and not json:
         return Answer(200, b"aborted: " + as_text(data))
     status, report = _of_status(outcome)

@@ -64,7 +64,7 @@ class Engine:
         self._turned_away: deque[tuple[float, socket.socket]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event = asyncio.Event()
-        self._starts: dict[tuple[int, bytes], bytes] = {}
+        self.starts: dict[tuple[int, bytes], bytes] = {}  # heads of answers, for a second
         self._date = ""
 
     def __repr__(self) -> str:
@@ -235,7 +235,7 @@ class Engine:
         shortest = min(self.receive_timeout, self.keep_alive)
         self._sweeper = self._loop.call_later(min(1.0, shortest / 4), self._sweep)
         self._date = formatdate(usegmt=True)
-        self._starts.clear()
+        self.starts.clear()
         now = self.time()
         self._forget_turned_away(sum(until > now for until, _ in self._turned_away))
         for connection in self._choked:
@@ -251,7 +251,7 @@ class Engine:
     def start_of_answer(self, answer: Answer) -> bytes:
         """The head of an answer, up to the value of Content-Length."""
         try:
-            return self._starts[answer.status, answer.kind]
+            return self.starts[answer.status, answer.kind]
         except KeyError:
             # Answers are made for one client at one moment, and may quote what it sent: nobody
             # may keep them, and no browser may take them for anything else.
@@ -263,5 +263,5 @@ class Engine:
                 f"x-content-type-options: nosniff\r\n"
                 f"content-length: "
             ).encode()
-            self._starts[answer.status, answer.kind] = start
+            self.starts[answer.status, answer.kind] = start
             return start

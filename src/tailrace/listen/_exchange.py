@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from tailrace.listen import _answers
 from tailrace.listen._access import log_access, printable
-from tailrace.listen._answers import Answer
+from tailrace.listen._answers import Answer, of_outcome
 from tailrace.listen._decode import packing
 from tailrace.listen._gzip import gunzip
 from tailrace.listen._request import Headers, Refused, Request
@@ -224,14 +224,10 @@ class Exchange:
             self._check.cancel()  # nobody waits for it any more
         self.made_all()
         self._intake.ended(self)
-        if not self._pending:
-            self._release()
-
-    def _release(self) -> None:
-        """Give the place back: it is answered, and nothing is pending any more."""
-        gate = self._gate
-        gate.in_flight -= 1
-        gate.bytes -= self._size
+        if not self._pending:  # its place is free
+            gate = self._gate
+            gate.in_flight -= 1
+            gate.bytes -= self._size
 
     def made_all(self) -> None:
         """No more messages are made of it: a listener that drains waits for that."""
@@ -243,7 +239,9 @@ class Exchange:
         """One thing less is pending."""
         self._pending -= 1
         if self.answered and not self._pending:
-            self._release()
+            gate = self._gate
+            gate.in_flight -= 1
+            gate.bytes -= self._size
 
     # --- authorize --------------------------------------------------------------------------
 
@@ -317,8 +315,9 @@ class Exchange:
         request, intake = self.request, self._intake
         decoder, digest = intake.decoder, None
         try:
-            key = request.key(intake.id_header)
-            self.unpack()
+            key = request.key(intake.id_header) if intake.id_header in request.fields else None
+            if b"content-encoding" in request.fields:
+                self.unpack()
             written = decoder.written(self._media, request)
             if key is not None:
                 digest = decoder.digest(written)
@@ -328,7 +327,8 @@ class Exchange:
             return
         if intake.authorize is None:  # else its request may be kept, and looked at
             request.body = b""
-        message = message_of(data, key, self, self.headers(), digest)
+        headers = Headers(request.fields, intake.hidden, self._more)
+        message = message_of(data, key, self, headers, digest)
         if self._json or intake.show == "id":
             self._id = message.id
         self._pending += 1
@@ -338,7 +338,7 @@ class Exchange:
     def unpack(self) -> None:
         """Unpack the body, if it came as gzip; Refused if that is not to be done."""
         request, gate = self.request, self._gate
-        if b"content-encoding" not in request.fields or not request.body or not packing(request):
+        if not request.body or not packing(request):
             return
         body = gunzip(request.body, self._intake.max_body)
         more = max(len(body) - self._size, 0)
@@ -347,10 +347,6 @@ class Exchange:
         gate.bytes += more
         self._size += more
         request.body = body
-
-    def headers(self) -> Headers:
-        """What the message is to know of the request."""
-        return Headers(self.request.fields, self._intake.hidden, self._more)
 
     def _refuse_data(self, refused: Refused) -> None:
         if refused.status == 500:
@@ -372,11 +368,14 @@ class Exchange:
         self._intake.outage()
 
     def _settled(self, outcome: Outcome, data: Any) -> None:
-        self._ended_one()
+        intake = self._intake
         if outcome.status == "stored":
-            self._intake.out_of_order = False
-        if not self.answered:
-            self.answer(_answers.of_outcome(outcome, data, self._id, self._json, self._intake.show))
+            intake.out_of_order = False
+        if self.answered:
+            self._ended_one()
+            return
+        self._pending -= 1  # `answer` gives the place back
+        self.answer(of_outcome(outcome, data, self._id, self._json, intake.show))
 
 
 def _headers_of(allowed: object) -> dict[str, str] | None:

@@ -357,7 +357,7 @@ class Connection(asyncio.Protocol):
         over = not self._complete or answer.last or engine.draining or not request.keep_alive
         if self._ended and not self._parser.waiting:
             over = True
-        start = engine.start_of_answer(answer)
+        start = engine.starts.get((answer.status, answer.kind)) or engine.start_of_answer(answer)
         if over or request.old or answer.headers or request.method == "HEAD":
             self._transport.write(render(start, answer, request, over))
         else:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from tailrace.listen import _answers
 from tailrace.listen._exchange import Exchange
-from tailrace.listen._request import Refused
+from tailrace.listen._request import Headers, Refused
 from tailrace.message import Message, Outcome
 from tailrace.message.message import message_of
 
@@ -81,7 +81,8 @@ class LinesExchange(Exchange):
         except Refused as refused:
             self.refuse(refused)
             return
-        self._headers = self.headers()  # one for all messages
+        # One for all messages.
+        self._headers = Headers(self.request.fields, self._intake.hidden, self._more)
         self._lines = split_lines(body)
         self._ahead: tuple[int, bytes] | None = None  # a line that was read and not taken
         self._reports: list[bytes] = []  # in the order of lines; b"" for one that is open

@@ -55,7 +55,7 @@ _names: dict[bytes, bytes] = {}
 class Parser:
     """Reads requests one after the other: `head`, then `body` until `ended`."""
 
-    __slots__ = ("_at", "_data", "_host", "_left", "_max_head", "_seen", "_state", "more")
+    __slots__ = ("_at", "_data", "_host", "_left", "_max_head", "_seen", "_state", "ended", "more")
 
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
@@ -65,6 +65,7 @@ class Parser:
         self._state = _NONE
         self._left = 0  # bytes of the body, or of its chunk, that are to come
         self._host = b""  # the last one that was found valid
+        self.ended = True  # the last request has been read to its end
         self.more = False  # `body` stopped early: call it again, later
 
     def __repr__(self) -> str:
@@ -74,11 +75,6 @@ class Parser:
     def waiting(self) -> int:
         """How many bytes have come and are not read."""
         return len(self._data) - self._at
-
-    @property
-    def ended(self) -> bool:
-        """Whether the last request has been read to its end."""
-        return self._state == _NONE
 
     def feed(self, data: bytes) -> None:
         """More bytes have come."""
@@ -145,6 +141,7 @@ class Parser:
             if length:
                 self._state = _SIZE if length < 0 else _FIXED
                 self._left = length
+                self.ended = False
         if name is None:
             request.refused = Refused(501, "the method is not known")
         if name is None or method == b"CONNECT":  # what follows may be no request
@@ -190,6 +187,7 @@ class Parser:
         self._left = left = left - len(piece)
         if not left:
             self._state = _NONE
+            self.ended = True
         if self._at == len(data):
             self.clear()
         return piece
@@ -232,6 +230,7 @@ class Parser:
             if state == _NONE:
                 break
         self._at, self._state = at, state
+        self.ended = state == _NONE
         if at == len(data):
             self.clear()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -253,12 +252,15 @@ class Parser:
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
-    known = _names
+    key_of = _names.get
     for line in lines:
-        name, colon, value = line.partition(b":")
-        key = known.get(name) or _key(name)
-        if not colon:
-            raise Refused(400, "a header has no colon")
+        name, colon, value = line.partition(b": ")  # usual; without the space, `strip` would copy
+        key = key_of(name)
+        if key is None or not colon:
+            name, colon, value = line.partition(b":")
+            key = _key(name)
+            if not colon:
+                raise Refused(400, "a header has no colon")
         value = value.strip()
         if key in fields:
             if key == b"host" or key == b"content-length":
@@ -270,6 +272,8 @@ def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
 
 def _key(name: bytes) -> bytes:
     """The name of a header in lower case."""
+    if name in _names:
+        return _names[name]
     if not _is_token(name):
         raise Refused(400, "the name of a header is not valid")
     key = name.lower()
@@ -317,14 +321,6 @@ def _other_target(method: bytes, target: bytes, fields: dict[bytes, bytes]) -> t
             raise Refused(400, "the Host header is not valid")
         fields[b"host"] = authority
     return path or b"/", query
-
-
-def _kept(connection: bytes, old: bool) -> bool:
-    """Whether the connection goes on after the answer."""
-    if connection == b"keep-alive":
-        return True
-    options = [option.strip() for option in connection.split(b",")]
-    return b"close" not in options and (not old or b"keep-alive" in options)
 
 
 def is_known(method: str) -> bool:

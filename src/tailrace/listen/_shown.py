@@ -44,6 +44,8 @@ def encoded(text: str) -> bytes:
 
 def as_text(value: object) -> bytes:
     """A text as it is, all else as JSON."""
+    if type(value) is str:
+        return value.encode("utf-8", "backslashreplace")
     # Not isinstance, which asks the value for its `__class__`.
     return encoded(cast(str, value)) if issubclass(type(value), str) else as_json(value)
 

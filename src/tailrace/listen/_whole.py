@@ -13,6 +13,7 @@ import gc
 from typing import Any, Final, cast
 
 import msgspec
+from msgspec.structs import astuple, force_setattr
 
 __all__ = ["whole"]
 
@@ -45,7 +46,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _written_out(value: Any) -> Any:
-    kind = cast(type[object], type(value))
+    kind: type[object] = type(value)
     if kind in _PLAIN:
         return value
     if isinstance(value, dict):
@@ -54,12 +55,19 @@ def _written_out(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         many = cast(list[object], value)
         return [item if type(item) in _PLAIN else _written_out(item) for item in many]
+    if isinstance(value, msgspec.Struct):  # which says itself how it is written
+        return _struct(value)
     if hasattr(kind, "__dataclass_fields__"):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
         return {name: _written_out(getattr(value, name)) for name in names}
-    if isinstance(value, msgspec.Struct):  # which says itself how it is written
-        twin = copy.copy(value)
-        for name in value.__struct_fields__:
-            msgspec.structs.force_setattr(twin, name, _written_out(getattr(value, name)))
-        return twin
     return value
+
+
+def _struct(value: msgspec.Struct) -> msgspec.Struct:
+    # Most hold nothing to write out, and a copy takes 5 µs.
+    if _PLAIN.issuperset(map(type, astuple(value))):
+        return value
+    twin = copy.copy(value)
+    for name in value.__struct_fields__:
+        force_setattr(twin, name, _written_out(getattr(value, name)))
+    return twin
