@@ -166,7 +166,7 @@ def let_nobody_in(listening: socket.socket) -> None:
 def unacknowledged(endpoint: Any) -> int:
     """How many bytes the system has taken of what was written, and the peer has not. 0 where it
     does not tell."""
-    if termios is None:
+    if fcntl is None or termios is None:
         return 0
     try:
         raw = fcntl.ioctl(endpoint.fileno(), termios.TIOCOUTQ, b"\0" * 4)

@@ -49,6 +49,9 @@ MOST_UNSENT: Final = 64 * 1024  # bytes of answers that are not written, before 
 STALLED: Final = 5.0  # seconds in which a client took in nothing of an answer, once we stop
 SMALL_BODY: Final = 64 * 1024  # a refused body up to here is read, to keep the connection
 
+# The ends of heads, for lengths of bodies that are usual: to format one takes 0.8 µs more.
+_LENGTHS: Final = tuple(b"%d\r\n\r\n" % length for length in range(1024))
+
 
 class Connection(asyncio.Protocol):
     """What the loop calls for one client."""
@@ -362,7 +365,9 @@ class Connection(asyncio.Protocol):
             self._transport.write(render(start, answer, request, over))
         else:
             body = answer.body
-            if len(body) <= MOST_UNSENT:
+            if len(body) < len(_LENGTHS):
+                self._transport.write(start + _LENGTHS[len(body)] + body)
+            elif len(body) <= MOST_UNSENT:
                 self._transport.write(b"%b%d\r\n\r\n%b" % (start, len(body), body))
             else:  # together it would be a copy
                 self._transport.write(b"%b%d\r\n\r\n" % (start, len(body)))

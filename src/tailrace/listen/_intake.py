@@ -65,7 +65,7 @@ class Intake:
         self.draining = False
         self.inside = 0  # requests let in and not answered, whether their bodies are complete
         self.making = 0  # of those, the requests that may still make a message
-        self._token = None if token is None else token.encode()
+        self._bearer = None if token is None else b"Bearer " + token.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
         self.receiving: set[asyncio.Timeout] = set()  # of ASGI requests that are incomplete
@@ -175,8 +175,8 @@ class Intake:
         fields = request.fields
         if request.method not in _METHODS:
             raise Refused(405, "use GET or POST", ((b"allow", b"GET, POST"),))
-        if self._token is not None:
-            self._check_token(fields.get(b"authorization", b""), self._token)
+        if self._bearer is not None:
+            self._check_token(fields.get(b"authorization", b""), self._bearer)
         if not self.accepting:
             raise Refused(503, "the server is stopping" if self.draining else "not running")
         media = self.decoder.media(request)
@@ -191,9 +191,11 @@ class Intake:
             request.began = self._now()
         return (LinesExchange if media == NDJSON else Exchange)(self, request, media, respond)
 
-    def _check_token(self, authorization: bytes, token: bytes) -> None:
-        scheme, _, given = authorization.partition(b" ")
-        right = hmac.compare_digest(given.strip(), token)
+    def _check_token(self, authorization: bytes, bearer: bytes) -> None:
+        if hmac.compare_digest(authorization, bearer):
+            return
+        scheme, _, given = authorization.partition(b" ")  # in another case, or with more spaces
+        right = hmac.compare_digest(b"Bearer " + given.strip(), bearer)
         if not right or scheme.lower() != b"bearer":
             raise Refused(401, "a token is needed", ((b"www-authenticate", b"Bearer"),))
 
