@@ -226,7 +226,21 @@ def test_a_socket_that_lets_nobody_in_has_those_who_came_before() -> None:
             listening.accept()[0].close()
 
 
-async def test_clients_connect_while_the_loop_is_busy(serve: Any, any_loop: Loops) -> None:
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Allow the descriptors of some hundred clients, whatever limit the shell has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 1024:
+        pytest.skip("needs a hard limit of 1024 open files (ulimit -Hn)")
+    if 0 <= soft < 1024:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_clients_connect_while_the_loop_is_busy(
+    serve: Any, any_loop: Loops, many_files: None
+) -> None:
     """The system completes as many connections as the server asked for."""
     listener = limited()
     async with serve(listener) as service:
