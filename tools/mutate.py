@@ -389,7 +389,9 @@ class Workers:
             target.write_bytes(mutant.apply(before))
             selected = self._lines.tests(mutant, self._tests)
             timeout = 60 + 4 * self._lines.seconds
-            ended = _pytest(copy, ["-o", "timeout=40", *selected], {}, timeout)
+            # By a thread, which ends the process: what a mutant leaves could keep pytest from that.
+            hangs = ["-o", "timeout=40", "-o", "timeout_method=thread"]
+            ended = _pytest(copy, [*hangs, *selected], {}, timeout)
             if ended is None:
                 return "the tests take too long"
             if "ERROR: not found: " in ended.stdout:

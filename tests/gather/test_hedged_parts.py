@@ -355,15 +355,15 @@ def test_of_two_choices_the_less_loaded_is_taken() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
-def test_any_two_are_chosen_alike(count: int) -> None:
-    dice, of = random.Random(1), replicas(*range(1, count + 1))
-    counts = [0] * count
+@pytest.mark.parametrize("least_first", [True, False])
+def test_any_two_are_chosen_alike(count: int, least_first: bool) -> None:
+    loads = range(1, count + 1) if least_first else range(count, 0, -1)
+    dice, of = random.Random(1), replicas(*loads)
+    counts = dict.fromkeys(loads, 0)
     for _ in range(6000):
-        counts[BALANCERS["p2c"](of, 0.0, dice).position - 1] += 1
-    pairs = count * (count - 1) / 2  # the n-th is the less loaded one in count - n of them
-    assert counts == pytest.approx(
-        [6000 * (count - n) / pairs for n in range(1, count + 1)], abs=150
-    )
+        counts[BALANCERS["p2c"](of, 0.0, dice).cost] += 1
+    pairs = count * (count - 1) / 2  # in count - n of them the n-th is the less loaded one
+    assert counts == pytest.approx({n: 6000 * (count - n) / pairs for n in loads}, abs=150)
 
 
 def test_what_was_slow_long_ago_is_tried_again() -> None:
