@@ -659,6 +659,15 @@ async def test_nested_calls_share_the_earliest_deadline() -> None:
 
 
 @virtual_time
+async def test_the_deadline_around_one_that_is_over_is_the_nearest_again() -> None:
+    with within(60):
+        with within(1):
+            assert remaining() == pytest.approx(1)
+        assert remaining() == pytest.approx(60)
+    assert remaining() is None
+
+
+@virtual_time
 async def test_one_deadline_ends_everything_under_it() -> None:
     slow = Fake("slow", 60)
 

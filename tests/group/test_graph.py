@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import math
+import re
 import time
 import xml.etree.ElementTree as ET
 
@@ -170,6 +171,16 @@ def chain(stages: int, *back: Edge) -> Graph:
         tuple(ChannelNode(f"c{n}", 0) for n in range(stages - 1)),
         (*edges, *back),
     )
+
+
+def test_svg_leads_no_edge_that_flows_on_back_to_the_left() -> None:
+    graph = chain(3, Edge("s0", "c1"), Edge("s0", "s2"))
+    for path in elements(graph, "path"):
+        steps = re.findall("([MCH])([^MCH]*)", path.get("d", ""))
+        numbers = [(letter, [float(n) for n in given.split()]) for letter, given in steps]
+        across = [x for letter, given in numbers for x in (given if letter == "H" else given[::2])]
+        assert len(across) >= 4
+        assert across == sorted(across)
 
 
 @pytest.mark.parametrize("shape", ["chain", "ring", "hub"])
