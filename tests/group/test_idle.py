@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -333,9 +334,21 @@ class Proxy:
     def __class__(self, _: type) -> None: ...
 
 
-async def test_variables_of_actors_are_asked_nothing() -> None:
+class HasAny:
+    """Has every attribute, as a mock; that of a running timeout too."""
+
+    def __getattr__(self, name: str) -> str:
+        return name
+
+
+class OfNoModule(HasAny):
+    __module__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [Proxy, HasAny, OfNoModule], ids=lambda kind: kind.__name__)
+async def test_variables_of_actors_are_asked_nothing(kind: type[Any]) -> None:
     async def holds(inbox: Receiver[int]) -> None:
-        proxy = Proxy()
+        proxy = kind()
         async for _ in inbox:
             del proxy
 
