@@ -173,6 +173,28 @@ def chain(stages: int, *back: Edge) -> Graph:
     )
 
 
+def test_svg_draws_all_inside_the_picture_and_each_edge_from_box_to_box() -> None:
+    graph = chain(3, Edge("s0", "c1"), Edge("s2", "c0"), Edge("c1", "s0"))
+    picture = ET.fromstring(graph.svg())
+    across, down = (float(picture.get(side, "")) for side in ("width", "height"))
+    boxes = {}
+    for text, box in zip(elements(graph, "text"), elements(graph, "rect"), strict=True):
+        x, y, width, height = (float(box.get(side, "")) for side in ("x", "y", "width", "height"))
+        assert 0 <= x < x + width <= across
+        assert 0 <= y < y + height <= down
+        assert (text.get("x"), text.get("y")) == (f"{x + width / 2:g}", f"{y + height / 2:g}")
+        boxes[text.text] = (x, y, x + width, y + height)
+    for edge, path in zip(graph.edges, elements(graph, "path"), strict=True):
+        points = [float(n) for n in re.findall(r"-?[\d.]+", path.get("d", ""))]
+        for name, (x, y) in ((edge.source, points[:2]), (edge.target, points[-2:])):
+            left, top, right, bottom = boxes[name]
+            assert left - 1 <= x <= right + 1
+            assert top - 1 <= y <= bottom + 1
+        if path.get("class") == "back":
+            assert 0 <= min(points[::2]) <= max(points[::2]) <= across
+            assert 0 <= min(points[1::2]) <= max(points[1::2]) <= down
+
+
 def test_svg_leads_no_edge_that_flows_on_back_to_the_left() -> None:
     graph = chain(3, Edge("s0", "c1"), Edge("s0", "s2"))
     for path in elements(graph, "path"):
