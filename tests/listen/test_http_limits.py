@@ -196,6 +196,21 @@ async def test_a_client_that_drips_is_let_go(serve: Any) -> None:
         assert answers.result().status == 408
 
 
+async def test_empty_lines_begin_no_request(serve: Any, any_loop: Loops) -> None:
+    listener = limited(receive_timeout=0.1, keep_alive=0.4)
+    async with serve(listener) as service, await service.connect() as client:
+        client.say("\r\n")
+        assert await client.closed()  # without a 408
+
+
+@pytest.mark.parametrize("size", [b"5\rx", b"5\n", b"x", b"5;a\rb"])
+async def test_the_size_of_a_chunk_is_refused_before_its_line_ends(serve: Any, size: bytes) -> None:
+    async with serve(limited()) as service, await service.connect() as client:
+        client.ask("POST", "/incoming", content_type=FORM, transfer_encoding="chunked")
+        client.say(size)
+        assert (await client.hear()).status == 400
+
+
 async def test_a_client_that_says_nothing_is_let_go(serve: Any) -> None:
     async with serve(limited(keep_alive=0.1)) as service:
         async with await service.connect() as client:

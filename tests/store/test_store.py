@@ -140,6 +140,35 @@ async def test_no_transaction_is_larger_than_max_batch_and_no_more_than_one_wait
     assert max(map(len, database.transactions)) == 4
 
 
+async def test_during_every_transaction_one_batch_is_received() -> None:
+    began, permits = 0, asyncio.Semaphore(0)
+
+    async def write(rows: Sequence[int]) -> None:
+        nonlocal began
+        began += 1
+        await permits.acquire()
+
+    channel = Channel[Message[int]](name="to_store")
+    sent, _ = messages(*range(12))
+    async with Group() as go:
+        go(store(write, max_batch=2), channel)
+        go(emit(sent), channel)
+        await all_at_rest()
+        first = channel.statistics().received
+        for n in range(3):
+            assert (began, channel.statistics().received) == (n + 1, first + 2 * n)
+            permits.release()
+            await all_at_rest()
+        for _ in range(12):
+            permits.release()
+
+
+async def test_a_batch_may_be_one_row() -> None:
+    database = Database()
+    await stored(store(database.write, max_batch=1), "abc")
+    assert database.transactions == [["a"], ["b"], ["c"]]
+
+
 async def test_order_is_kept() -> None:
     database = Database(lambda rows: 1 / 0 if any(row % 7 == 0 for row in rows) else None)
     channel = Channel[Message[int]](5)

@@ -284,8 +284,7 @@ class Connection(asyncio.Protocol):
             if complete:
                 self._completed()
             elif _body_is_large(request):
-                self._refusal.last = True
-                self.answer(self._refusal)
+                self.answer(self._refusal)  # the last one, as the request is incomplete
             return
         if complete:
             self._begun = False
