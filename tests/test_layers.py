@@ -26,6 +26,7 @@ LAYERS = {
     "tailrace._core": 0,
     "tailrace.channel": 1,
     "tailrace.retry": 1,
+    "tailrace._calls": 1,
     "tailrace._worker": 1,
     "tailrace.select": 2,
     "tailrace.timers": 2,

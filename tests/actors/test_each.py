@@ -496,15 +496,38 @@ async def test_a_thread_passes_nothing_on_that_has_yet_to_be_run(fn: Any) -> Non
     assert "return a list instead of yielding" in outcome.reason
 
 
-def test_an_async_generator_function_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"async generator function has run nothing.*return a list"):
-        each(async_generator)
+@virtual_time
+@pytest.mark.parametrize("fn", [coroutine, generator, async_generator])
+async def test_nothing_is_passed_on_that_an_async_function_left_to_be_run(fn: Any) -> None:
+    async def returns(data: str) -> Any:
+        return fn(data)
+
+    (outcome,) = await Rig(each(returns))("foo")
+    assert outcome.status == "failed"
+    assert "of which nothing has run" in outcome.reason
 
 
-@pytest.mark.parametrize("fn", [generator, async_generator])
-def test_a_generator_function_is_refused_for_threads(fn: Any) -> None:
-    with pytest.raises(ValueError, match=r"generator function does not run in threads.*list"):
-        each(fn, threads=True)
+@virtual_time
+@pytest.mark.parametrize("fn", [generator, async_generator, lambda data: (c for c in data)])
+async def test_nothing_is_passed_on_that_a_plain_function_left_to_be_run(fn: Any) -> None:
+    (outcome,) = await Rig(each(lambda data: fn(data)))("foo")
+    assert outcome.status == "failed"
+    assert "of which nothing has run" in outcome.reason
+    assert "return a list instead of yielding" in outcome.reason
+
+
+class Generates:
+    def __call__(self, data: str) -> Iterator[str]:
+        yield data
+
+
+@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize(
+    "fn", [generator, async_generator, Generates(), functools.partial(Generates())]
+)
+def test_a_generator_function_is_refused(fn: Any, threads: bool) -> None:
+    with pytest.raises(TypeError, match=r"generator function.*nothing of it has run.*a list"):
+        each(fn, threads=threads)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import itertools
 import logging
 import math
 import signal
+import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -636,6 +640,81 @@ async def test_a_plain_function_that_returns_an_awaitable_ends_the_store() -> No
     assert message.outcome.status == "failed"
 
 
+def generates(rows: Sequence[Any]) -> Iterator[None]:
+    for _ in rows:
+        yield
+
+
+async def generates_on_the_loop(rows: Sequence[Any]) -> AsyncIterator[None]:
+    for _ in rows:
+        yield
+
+
+class Generates:
+    def __call__(self, rows: Sequence[Any]) -> Iterator[None]:
+        return (yield from generates(rows))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        generates,
+        generates_on_the_loop,
+        Generates(),
+        functools.partial(generates),
+        functools.partial(Generates()),
+    ],
+)
+def test_a_generator_function_is_refused_as_it_writes_nothing(write: Any) -> None:
+    with pytest.raises(TypeError, match=r"generator function.*nothing of it has run.*yield"):
+        store(write)
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        generates,
+        generates_on_the_loop,
+        lambda rows: (row for row in rows),
+        lambda rows: map(print, rows),
+        lambda rows: filter(print, rows),
+        lambda rows: itertools.starmap(print, rows),
+        lambda rows: functools.partial(print, rows),
+        lambda rows: rows.clear,
+        lambda rows: Future[None](),
+    ],
+)
+@pytest.mark.parametrize("on_loop", [True, False])
+async def test_nothing_is_acked_that_a_write_left_to_be_run(returns: Any, on_loop: bool) -> None:
+    async def on_the_loop(rows: Sequence[Any]) -> Any:
+        return returns(rows)
+
+    channel = Channel[Message[int]](math.inf)
+    message = Message(1)
+    await channel.send(message)
+    with pytest.raises(StoreError, match=r"returned an? .*which nobody runs"):
+        await store(on_the_loop if on_loop else lambda rows: returns(rows))(channel)
+    assert message.outcome is not None
+    assert message.outcome.status == "failed"
+
+
+async def test_an_async_function_that_returns_an_awaitable_ends_the_store() -> None:
+    async def write(rows: Sequence[Any]) -> Any:
+        return asyncio.get_running_loop().create_future()
+
+    with pytest.raises(StoreError, match=r"write.*returned a Future, which nobody runs"):
+        await stored(store(write), [1])
+
+
+async def test_a_cursor_may_be_returned() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        write: Any = lambda rows: connection.executemany(  # noqa: E731
+            "INSERT INTO t VALUES (?)", [(row,) for row in rows]
+        )
+        assert await stored(store(write), [1]) == [Outcome("stored")]
+
+
 async def test_coroutine_functions_are_known_in_every_form() -> None:
     rows: list[Any] = []
 
@@ -648,7 +727,8 @@ async def test_coroutine_functions_are_known_in_every_form() -> None:
 
     await stored(store(functools.partial(write, "partial")), [1])
     await stored(store(Writer()), [2])
-    assert rows == [("partial", True, 1), ("object", True, 2)]
+    await stored(store(functools.partial(Writer())), [3])
+    assert rows == [("partial", True, 1), ("object", True, 2), ("object", True, 3)]
 
 
 async def test_what_a_database_raises_when_it_is_closed_is_raised_by_the_store() -> None:
@@ -705,6 +785,8 @@ def test_its_repr_shows_what_it_did_and_no_secrets() -> None:
         ({"max_batch": 0}, ValueError, "max_batch must be at least 1, not 0"),
         ({"max_batch": 1.5}, TypeError, "max_batch must be a whole number, not 1.5"),
         ({"key": "id"}, TypeError, "key must be a function of a message's data, not 'id'"),
+        ({"key": Database.write}, TypeError, "key must be a plain function.*not async"),
+        ({"key": generates}, TypeError, "key must be a plain function.*generator"),
         ({"retry": 3}, TypeError, "retry must be a Retry, not 3"),
     ],
 )

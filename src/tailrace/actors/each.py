@@ -12,15 +12,16 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
+from tailrace._calls import close, is_async, is_generator, unwrapped
 from tailrace._worker import Worker
 from tailrace.channel import Receiver, Sender
 from tailrace.errors import Abort, Reject
@@ -75,7 +76,8 @@ def each(
     Concurrency is the group's: ``go(each(fetch), urls, pages, actors=8)``; the order is then that
     of completion. A message that is settled already is skipped and counted.
 
-    TypeError for what is not a function, ValueError for options that exclude each other. Called
+    TypeError for what is not a function, or is a generator function, ValueError for options that
+    exclude each other. A function that returns a generator or a coroutine fails its message. Called
     as an actor it raises TypeError for a value that is no `Message`. Cancelled: the message in
     hand fails.
     """
@@ -110,7 +112,7 @@ class Each(Generic[A, B]):
         if not callable(fn):
             raise TypeError(f"each takes a function of a message's data, not {fn!r}")
         self.name = _name(fn)
-        asynchronous = _is_async(fn)
+        asynchronous = is_async(fn)
         if on_error not in get_args(OnError):
             raise ValueError(
                 f"each({self.name}): on_error={on_error!r} is none of {get_args(OnError)}"
@@ -119,15 +121,11 @@ class Each(Generic[A, B]):
             raise ValueError(f"each({self.name}): timeout={timeout!r} is not a positive time")
         if threads and asynchronous:
             raise ValueError(f"each({self.name}): an async function does not run in threads")
-        if threads and (inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)):
-            raise ValueError(
-                f"each({self.name}): a generator function does not run in threads, as nothing of "
-                f"it has run when it returns; return a list instead of yielding"
-            )
-        if inspect.isasyncgenfunction(fn):
+        if is_generator(fn):
             raise TypeError(
-                f"each({self.name}): an async generator function has run nothing when it returns; "
-                f"return a list instead of yielding, or write an actor that sends each value"
+                f"each({self.name}): a generator function makes no data, as nothing of it has run "
+                f"when it returns; return a list instead of yielding, or write an actor that sends "
+                f"each value"
             )
         if timeout is not None and not asynchronous and not threads:
             raise ValueError(
@@ -192,6 +190,8 @@ class Each(Generic[A, B]):
                 return None
             make_current(message)
             value = await call(message.data)
+            if type(value) in _NOT_RUN:
+                raise _not_run(self.name, value)
             if message.outcome is None:
                 return message.with_data(value)
             self._skipped += 1  # it was settled meanwhile
@@ -308,15 +308,21 @@ def _finished(fn: Callable[[Any], Any], data: Any) -> Any:
         value = fn(data)
     except StopIteration as error:  # no future can carry it; whoever waits for one would hang
         raise RuntimeError(f"{_name(fn)} raised StopIteration") from error
-    if inspect.iscoroutine(value) or inspect.isgenerator(value):
-        value.close()
-    elif not inspect.isawaitable(value) and not inspect.isasyncgen(value):
-        return value
-    kind = type(value).__name__
-    raise TypeError(
-        f"{_name(fn)} returned a {kind}, of which nothing has run: each(threads=True) takes a "
-        f"function that returns its result; leave out threads=True for an async function, and "
-        f"return a list instead of yielding"
+    if inspect.isawaitable(value) or type(value) in _NOT_RUN:
+        raise _not_run(_name(fn), value)
+    return value
+
+
+_NOT_RUN: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
+
+
+def _not_run(name: str, value: Any) -> TypeError:
+    """The error of a function that returned `value` instead of a result."""
+    close(value)
+    return TypeError(
+        f"{name} returned a {type(value).__name__}, of which nothing has run: each takes a "
+        f"function that returns its result; await what is async (no threads=True for an async "
+        f"function), and return a list instead of yielding"
     )
 
 
@@ -325,14 +331,7 @@ def _is_being_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
-def _is_async(fn: Callable[..., Any]) -> bool:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
-
-
 def _name(fn: Callable[..., Any]) -> str:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
+    fn = unwrapped(fn)
     name = getattr(fn, "__name__", None)
     return name if isinstance(name, str) else type(fn).__name__

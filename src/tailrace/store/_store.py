@@ -7,13 +7,14 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
+from tailrace._calls import is_async, is_generator
 from tailrace.channel import Receiver
 from tailrace.message import Message
 from tailrace.message.failures import FailureLog
 from tailrace.retry import Retry
 from tailrace.store._commit import GroupCommit, StoreStatistics, Tally, shown
 from tailrace.store._errors import StoreError
-from tailrace.store._target import AsyncFunction, InThread, PlainFunction, Target, is_async, name_of
+from tailrace.store._target import AsyncFunction, InThread, PlainFunction, Target, name_of
 
 T = TypeVar("T")
 
@@ -145,6 +146,16 @@ def store(
     if key is not None and not callable(key):
         raise TypeError(f"key must be a function of a message's data, not {key!r}")
     name = name_of(write)
+    if is_generator(write):
+        raise TypeError(
+            f"store({name}): a generator function writes no rows, as nothing of it has run when "
+            f"it returns; write all rows that it is given, without yield"
+        )
+    if key is not None and (is_async(key) or is_generator(key)):
+        raise TypeError(
+            f"store({name}): key must be a plain function that returns the key of a message's "
+            f"data, not async or a generator function: {name_of(key)}"
+        )
 
     def make_target() -> Target[T]:
         if is_async(write):

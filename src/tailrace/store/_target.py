@@ -8,12 +8,12 @@ thread, in order, which is what connections to databases want.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
+from tailrace._calls import close, left_to_run, unwrapped
 from tailrace._worker import Worker
 from tailrace.errors import Reject
 from tailrace.message import Message
@@ -162,10 +162,12 @@ class AsyncFunction(Generic[T]):
         """Nothing to do."""
 
     async def write(self, messages: Messages[T], /) -> Written:
-        """As `Target.write`."""
+        """As `Target.write`. StoreError if the function returns work that it has not done."""
         rows, written = self._fold(messages)
         if rows:
-            await self._write(rows)
+            result = cast("object", await self._write(rows))
+            if result is not None:
+                _check_ran(self._write, result)
         return written
 
     async def close(self) -> None:
@@ -188,32 +190,36 @@ class PlainFunction(Generic[T]):
         """Nothing to do."""
 
     def write(self, messages: Messages[T], /) -> Written:
-        """As `Target.write`. StoreError if the function turns out to be asynchronous."""
+        """As `Target.write`. StoreError if the function returns work that it has not done."""
         rows, written = self._fold(messages)
         if not rows:
             return written
         result = cast("object", self._write(rows))
         if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
+            close(result)
             raise StoreError(
                 f"{name_of(self._write)} is a plain function, so it is called in a thread, but it "
                 f"returned an awaitable: define it with `async def` to have it awaited on the loop"
             )
+        if result is not None:
+            _check_ran(self._write, result)
         return written
 
     def close(self) -> None:
         """Nothing to do."""
 
 
-def is_async(write: Callable[..., Any]) -> bool:
-    """Whether `write` is a coroutine function, or an object whose `__call__` is one."""
-    kind = type(write)
-    return inspect.iscoroutinefunction(write) or inspect.iscoroutinefunction(kind.__call__)
+def _check_ran(write: Callable[..., Any], result: object) -> None:
+    """StoreError if `write` returned work instead of doing it: the rows are not written."""
+    if left_to_run(result):
+        close(result)
+        raise StoreError(
+            f"{name_of(write)} returned a {type(result).__name__}, which nobody runs, so the rows "
+            f"are not written: let it write all rows before it returns"
+        )
 
 
 def name_of(write: Callable[..., Any]) -> str:
     """What to call it; never its repr, which may show what a partial has bound (a password)."""
-    while isinstance(write, functools.partial):
-        write = write.func
+    write = unwrapped(write)
     return getattr(write, "__qualname__", None) or type(write).__qualname__
