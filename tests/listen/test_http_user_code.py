@@ -372,6 +372,18 @@ async def test_a_line_whose_result_cannot_be_shown_keeps_its_report(serve: Any) 
     assert (report["line"], report["code"], report["status"]) == (1, 200, "stored")
 
 
+async def test_a_log_shows_no_more_of_an_id_than_an_id_may_have(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(request: Any) -> bool:
+        raise ValueError
+
+    async with serve(listen_http(ANY, "/in", authorize=breaks)) as service:
+        answer = await service.get("/in?data=foo", idempotency_key="k" * 300)
+    assert answer.status == 500
+    assert f"(id {'k' * 255}):" in caplog.text
+
+
 async def test_a_logging_filter_that_raises_changes_no_answer(serve: Any) -> None:
     def broken(record: logging.LogRecord) -> bool:
         raise AttributeError("id of None")
