@@ -169,6 +169,10 @@ def test_no_policy_is_better_than_the_plan(seed: int) -> None:
     assert reached <= len(survival)
 
 
+def test_a_plan_that_saves_a_single_bucket_is_made() -> None:
+    assert plan(Curve(500, [0.2, 0.05, 0.0], 1000), 0.9, 1.0) == Plan(0.0, 1.0)
+
+
 def test_latencies_below_a_millisecond_are_not_hedged() -> None:
     assert plan(curve_of(lambda dice: straggling(dice) / 100), 0.99, 0.05) == NEVER
     assert plan(curve_of(lambda dice: straggling(dice) / 10), 0.99, 0.05) != NEVER

@@ -496,6 +496,24 @@ def test_run_stops_waiting_for_threads_at_the_end_of_the_grace_not_after_another
     assert 1.5 <= float(printed[-1]) < 3
 
 
+def test_run_leaves_a_thread_behind_at_the_end_of_the_grace_after_a_failure() -> None:
+    code, printed, _ = outcome_of("""
+        async def fails(inbox: Receiver[int]) -> None:
+            raise ValueError
+        def main(go: Group) -> None:
+            a = Channel[int](name="a")
+            go(deaf, a.sync)
+            go(fails, a)
+        try:
+            run(main, grace=0.5)
+        except* ValueError:
+            say("failed")
+    """)
+    assert code == 0
+    assert printed[-1] == "failed"
+    assert any("deaf is still running in its thread" in line for line in printed)
+
+
 def test_run_the_exit_code_says_that_it_was_cut_short_even_if_something_fails_then() -> None:
     code, printed, _ = outcome_of("""
         async def fails(inbox: Receiver[int]) -> None:
