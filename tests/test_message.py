@@ -22,6 +22,7 @@ from tailrace.errors import Closed
 from tailrace.group import Group
 from tailrace.message import Message, Outcome, current_message, submit
 from tailrace.message.current import make_current
+from tailrace.message.failures import FailureLog
 from tailrace.message.message import delayed_by_outage, digest_of, message_of
 from tailrace.message.outcome import Status
 from tailrace.testing import wait_all_parked
@@ -842,3 +843,11 @@ def test_only_the_first_who_fails_a_message_logs_it(caplog: pytest.LogCaptureFix
     message.abort("filtered")
     message.fail("too late")
     assert caplog.records == []
+
+
+def test_a_reason_that_no_file_can_hold_is_logged_with_escapes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    FailureLog("work").add("m1", "no \ud800 text")
+    (record,) = caplog.records
+    assert "no \\ud800 text" in record.getMessage()

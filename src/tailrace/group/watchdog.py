@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import linecache
 import logging
 import queue
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -35,11 +35,15 @@ _AGAIN: Final = 60.0  # the same line is named once in so many seconds
 _DEBUGGERS: Final = frozenset(
     {"bdb", "cmd", "code", "debugpy", "ipdb", "pdb", "pudb", "pydevd", "_pydevd_bundle"}
 )
-_NOT_THE_USERS: Final = (
-    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
-    str(Path(__file__).parents[1]),
-    "<frozen",
-)
+
+
+@functools.cache
+def _not_the_users() -> tuple[str, ...]:
+    """How the paths begin of code that the user has not written."""
+    import sysconfig  # here, since it loads a module for each platform, which takes 2 ms
+
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return (*folders, str(Path(__file__).parents[1]), "<frozen")
 
 
 class Watchdog:
@@ -123,7 +127,7 @@ class Watchdog:
         frames = list(_frames(sys._current_frames().get(self._watched)))
         if not frames or _debugged(frames):
             return
-        frame = next((f for f in frames if not _file(f).startswith(_NOT_THE_USERS)), frames[0])
+        frame = next((f for f in frames if not _file(f).startswith(_not_the_users())), frames[0])
         try:
             task = asyncio.current_task(loop)
         except RuntimeError:

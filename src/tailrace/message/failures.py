@@ -100,7 +100,9 @@ def _now() -> float:
 
 def _say(text: str, *args: object, error: BaseException | None = None) -> None:
     try:
-        _log.error(text, *args, exc_info=error)
+        # With escapes for lone surrogates, which no log file can hold.
+        line = (text % args).encode("utf-8", "backslashreplace").decode()
+        _log.error("%s", line, exc_info=error)
     except KeyboardInterrupt:
         raise
     except BaseException:  # of a filter, a handler or the text: no reason to fail others
