@@ -29,6 +29,7 @@ from tailrace.message.settlement import Fate, Settlement
 __all__ = ["Message", "Told", "delayed_by_outage", "digest_of", "message_of", "settle_failed"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
 Told = Callable[[Outcome, Any], object]
@@ -49,14 +50,16 @@ _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _making = threading.RLock()
 
 
-class Message(Generic[T]):
+class Message(Generic[T_co]):
     """A value on its way to being settled, once: by `ack`, `abort`, `reject` or `fail`.
 
     The first settle wins; later ones change nothing and return False. A message that is collected
     unsettled (dropped by a bug, or in an actor that crashed) is settled as "lost", so nobody waits
     forever for it. All methods may be called from any thread.
 
-    `data` may be changed in place; `with_data` is the typed way to go on with other data.
+    `data` may be changed in place; `with_data` is the typed way to go on with other data. To type
+    checkers a `Message[int]` is a `Message[int | str]` too (covariant), so a function of wider
+    data can be wired to a channel of narrower messages.
     `id` names the message in logs and makes repeats recognisable in stores; it is made up (32 hex
     digits) when first asked for, if not given. `headers` is a read-only copy.
 
@@ -77,11 +80,11 @@ class Message(Generic[T]):
         "data",
     )
 
-    data: T
+    data: T_co
 
     def __init__(
         self,
-        data: T,
+        data: T_co,
         *,
         id: str | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
@@ -234,7 +237,7 @@ class Message(Generic[T]):
         derived._headers = self._headers
         return derived
 
-    def split(self, n: int) -> list[Message[T]]:
+    def split(self, n: int) -> list[Message[T_co]]:
         """`n` messages with this one's data and headers; it is settled when all of them are.
 
         The worst outcome wins: lost, failed, dead, rejected, aborted, stored. If all are stored

@@ -21,6 +21,7 @@ from tailrace.message.message import digest_of
 from tailrace.store._errors import StoreError
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 R = TypeVar("R")
 
 Messages: TypeAlias = Sequence[Message[T]]
@@ -39,7 +40,7 @@ class Written:
     refused: Mapping[int, Exception] = field(default_factory=dict[int, Exception])
 
 
-class Target(Protocol[T]):
+class Target(Protocol[T_contra]):
     """Takes one batch after another, each as one transaction.
 
     `open` comes first, once per actor, and `close` last; the calls of one actor never overlap,
@@ -50,7 +51,7 @@ class Target(Protocol[T]):
     async def open(self, element: Any) -> None:
         """Get ready for rows of type `element`; None if nobody knows it yet."""
 
-    def write(self, messages: Messages[T], /) -> Awaitable[Written]:
+    def write(self, messages: Messages[T_contra], /) -> Awaitable[Written]:
         """Store the rows of these messages, for good. Begins at once."""
         ...
 
@@ -58,13 +59,13 @@ class Target(Protocol[T]):
         """Let go of everything."""
 
 
-class BlockingTarget(Protocol[T]):
+class BlockingTarget(Protocol[T_contra]):
     """The same in plain functions, which are all called from one thread."""
 
     def open(self, element: Any) -> None:
         """As `Target.open`."""
 
-    def write(self, messages: Messages[T], /) -> Written:
+    def write(self, messages: Messages[T_contra], /) -> Written:
         """As `Target.write`."""
         ...
 

@@ -1,6 +1,7 @@
 """What `go` accepts: any stage whose parameters fit what is wired to it."""
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from typing import assert_type
 
 from tailrace import (
@@ -18,6 +19,7 @@ from tailrace import (
     emit,
     submit,
 )
+from tailrace.store import store
 
 
 async def parse(inbox: Receiver[str], out: Sender[int]) -> None:
@@ -75,6 +77,57 @@ def functions_of_data(go: Group) -> None:
     lengths = Channel[Message[int]]()
     go(each(upper), words, loud)
     go(each(length, timeout=1.0), words, lengths, actors=8)
+
+
+def parse_any(text: str | bytes) -> int:
+    return int(text)
+
+
+async def check(text: object) -> str:
+    return repr(text)
+
+
+async def show_messages(inbox: Receiver[Message[object]]) -> None:
+    async for message in inbox:
+        print(message.data)
+
+
+async def answer(inbox: Receiver[Message[str]], out: Sender[Message[bool]]) -> None:
+    async for message in inbox:
+        await out.send(message.with_data(message.data == "yes"))
+
+
+def functions_of_wider_data(go: Group) -> None:
+    words, things = Channel[Message[str]](), Channel[Message[object]]()
+    numbers, either = Channel[Message[int]](), Channel[Message[int | str]]()
+    go(each(len), words, numbers)
+    go(each(json.loads), words, things)
+    go(each(parse_any), words, numbers)
+    go(each(parse_any), words, either)
+    go(each(parse_any, threads=True), words, either)
+    go(each(check, timeout=1.0), numbers, either)
+    go(answer, words, either)
+    go(show_messages, numbers)
+    go(store(write_any), numbers)
+
+
+def write_any(rows: Sequence[object]) -> None:
+    print(rows)
+
+
+async def wider_messages(message: Message[int], either: Channel[Message[int | str]]) -> None:
+    wider: Message[int | str] = message
+    assert_type(wider.with_data(b""), Message[bytes])
+    await either.send(message)
+    assert_type(await submit(either, 1), Outcome)
+    joined: Message[list[int]] = Message.join([message, message])
+    seen: Message[Sequence[object]] = joined
+    print(seen)
+
+
+def data_may_be_assigned(message: Message[int | str]) -> None:
+    message.data = 1
+    message.data = "one"
 
 
 async def helpers(words: Channel[str], requests: Channel[Message[str]]) -> None:

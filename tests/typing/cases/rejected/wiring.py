@@ -1,6 +1,6 @@
 """What `go` rejects: a stage wired to other elements, directions, numbers or orders of channels."""
 
-from tailrace import Channel, Group, Message, Receiver, Sender, SyncReceiver, each
+from tailrace import Channel, Group, Message, Receiver, Sender, SyncReceiver, each, submit
 from tailrace.listen import listen_http
 from tailrace.store import store_sqlite
 
@@ -71,6 +71,28 @@ def stock_actors(go: Group) -> None:
     go(each(upper), numbers, words)  # error: upper takes words
     go(listen_http("127.0.0.1:8080", "/incoming"), words.receiver)  # error: it sends
     go(store_sqlite("events.db"), words.sender)  # error: it receives
+
+
+async def length(word: str) -> int:
+    return len(word)
+
+
+async def show(inbox: Receiver[Message[str | bytes]]) -> None: ...
+
+
+async def narrower_messages(go: Group, wide: Message[int | str], word: Message[str]) -> None:
+    words, numbers = Channel[Message[str]](), Channel[Message[int]]()
+    either, things = Channel[Message[int | str]](), Channel[Message[object]]()
+    go(each(upper), either, words)  # error: not all of them are words
+    go(each(length), things, numbers)  # error: nor are these
+    go(each(abs), numbers, words)  # error: abs makes numbers
+    go(show, either)  # error: some are numbers
+    narrow: Message[int] = wide  # error: it may be a word
+    await numbers.send(wide)  # error: it may be a word
+    await submit(numbers, "one")  # error: a word where numbers go
+    word.data = 1  # error: a number for a word
+    word.with_data(1).data = "one"  # error: a word for a number
+    print(narrow)
 
 
 def no_value_comes_back(go: Group) -> None:
