@@ -22,7 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tailrace._core.common import End, Verb
 from tailrace.channel import Channel
@@ -223,7 +223,7 @@ class Watch:
             if frame is None:
                 continue  # none that could be named
             for held in gc.get_referents(step):
-                unsettled: Any = getattr(type(held), "__unsettled__", None)
+                unsettled: Any = getattr(cast(type[object], type(held)), "__unsettled__", None)
                 # Those of this loop and of the list, and of the call: nobody has it but the frame.
                 if unsettled is None or sys.getrefcount(held) > 4:
                     continue

@@ -46,7 +46,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _written_out(value: Any) -> Any:
-    kind: type[object] = type(value)
+    kind = cast(type[object], type(value))
     if kind in _PLAIN:
         return value
     if isinstance(value, dict):
