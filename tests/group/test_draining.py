@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from tailrace import Channel, Group, Message, Receiver, Sender, collect, emit
+from tailrace import Channel, Group, Message, Receiver, Sender, collect, emit, together
 
 pytestmark = pytest.mark.virtual_time
 
@@ -518,6 +518,118 @@ async def test_group_5_actors_that_wait_wait_for_the_others() -> None:
             await go.wait()
     assert order[0] == "works"
     assert sorted(order[1:]) == ["first", "second"]
+
+
+@pytest.mark.parametrize("actors", [2, 3])
+async def test_group_5_actors_of_one_stage_that_wait_all_return(actors: int) -> None:
+    order: list[str] = []
+
+    async def waits(seconds: int) -> None:
+        await asyncio.sleep(seconds)
+        await go.wait()
+        order.append("waits")
+        await asyncio.sleep(seconds)
+
+    async def works() -> None:
+        await asyncio.sleep(5)
+        order.append("works")
+
+    for seconds in (0, 1):
+        order.clear()
+        async with asyncio.timeout(30), Group() as go:
+            go(waits, seconds, actors=actors)
+            go(works)
+        assert order == ["works"] + actors * ["waits"]
+
+
+async def test_group_5_an_actor_that_waits_while_another_of_its_stage_works_returns() -> None:
+    order: list[str] = []
+
+    async def waits_or_works(inbox: Receiver[str]) -> None:
+        match await inbox.recv():
+            case "wait":
+                await go.wait()
+                order.append("returned")
+            case _:
+                await asyncio.sleep(5)
+                order.append("worked")
+
+    inbox = Channel[str](2)
+    async with asyncio.timeout(30), Group() as go:
+        go(waits_or_works, inbox, actors=2)
+        await inbox.send("wait")
+        await inbox.send("work")
+    assert order == ["worked", "returned"]
+
+
+Wait = Callable[[], Coroutine[Any, Any, None]]
+
+
+async def by_gather(wait: Wait) -> None:
+    await asyncio.gather(asyncio.sleep(1), wait())
+
+
+async def by_task(wait: Wait) -> None:
+    await asyncio.create_task(wait())
+
+
+async def by_tasks(wait: Wait) -> None:
+    await asyncio.create_task(by_task(wait))
+
+
+async def by_wait(wait: Wait) -> None:
+    await asyncio.wait([asyncio.create_task(wait())])
+
+
+async def by_wait_for(wait: Wait) -> None:
+    await asyncio.wait_for(by_shield(wait), 1000)
+
+
+async def by_shield(wait: Wait) -> None:
+    await asyncio.shield(wait())
+
+
+async def by_task_group(wait: Wait) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(wait())
+        tasks.create_task(asyncio.sleep(1))
+
+
+async def by_together(wait: Wait) -> None:
+    await together(asyncio.sleep(1), wait())
+
+
+WAYS = [by_gather, by_task, by_tasks, by_wait, by_wait_for, by_shield, by_task_group, by_together]
+
+
+@pytest.mark.parametrize("until", ["wait", "idle"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_group_5_an_actor_may_wait_through_tasks_that_it_started(
+    way: Callable[[Wait], Coroutine[Any, Any, None]], until: str
+) -> None:
+    async def waits() -> None:
+        await way(go.wait if until == "wait" else go.idle)
+
+    async with asyncio.timeout(100), Group() as go:
+        go(waits, actors=2)
+        go(asyncio.sleep, 5)
+
+
+async def test_group_5_a_task_that_waits_for_something_else_beside_one_that_waits_does_not() -> (
+    None
+):
+    async def works() -> None:
+        helper = asyncio.create_task(go.wait())
+        await asyncio.sleep(5)
+        worked.append(go.loop.time())
+        helper.cancel()
+
+    worked: list[float] = []
+    async with Group() as go:
+        go(works)
+        go(asyncio.sleep, 1)
+        await go.wait()
+        assert worked == [5]
 
 
 async def test_group_5_a_failure_interrupts_wait() -> None:

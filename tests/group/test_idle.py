@@ -20,6 +20,7 @@ from tailrace import (
     done,
     select,
     ticker,
+    together,
 )
 from tailrace.group import idle
 from tailrace.group.actor import Doing
@@ -210,6 +211,24 @@ async def test_groups_that_pass_values_to_each_other_are_idle_each_for_itself() 
         assert second.loop.time() == 4
         first.cancel()
         second.cancel()
+
+
+async def test_an_actor_that_asks_backends_goes_on_while_somebody_waits_for_idleness() -> None:
+    asked: list[float] = []
+
+    async def asks(inbox: Receiver[int]) -> None:
+        async for _ in inbox:
+            await together(asyncio.sleep(1), asyncio.sleep(2))
+            asked.append(go.loop.time())
+
+    todo = Channel[int](2)
+    async with asyncio.timeout(50), Group() as go:
+        go(asks, todo)
+        await todo.send(1)
+        await todo.send(2)
+        await go.idle()
+        assert asked == [2, 4]
+        go.cancel()
 
 
 async def test_all_that_wait_for_idleness_are_told_and_one_that_gives_up_stops_nobody() -> None:

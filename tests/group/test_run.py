@@ -583,6 +583,10 @@ def test_run_an_executor_that_hangs_after_the_end_can_be_interrupted() -> None:
 MAINS = {
     "waits for ever": "await asyncio.Event().wait()",
     "waits for its actors": "await go.wait(); print('main goes on')",
+    "waits for its actors in tasks": """
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(asyncio.wait_for(go.wait(), 100))
+            print('main goes on')""",
     "waits for idleness": "await go.idle(); print('main goes on')",
     "sends": "await out(); print('never')",
     "has a group of its own": """
@@ -643,4 +647,9 @@ def test_run_an_async_main_counts_as_a_source(body: str) -> None:
         assert code == 124  # nobody receives what it sends
         return
     assert code == 0, (printed, errors)
-    assert sorted(line for line in printed if line != "ready") == (sorted(expected))
+    (told,) = [line for line in printed if "cut off" in line] or [""]
+    if body == "waits for ever":
+        assert told.startswith("INFO main is cut off by the drain, as a source, at <string>:")
+    elif "waits for its" in body or "waits for idle" in body:
+        assert not told
+    assert sorted(line for line in printed if line not in ("ready", told)) == (sorted(expected))

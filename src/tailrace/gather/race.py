@@ -65,6 +65,7 @@ class Race(Generic[R]):
     _abandoned = False  # our coroutine is being closed: it cannot await any more
     _asyncio_future_blocking = False
     _wakeup: Callable[[Any], object] | None = None  # of the task that waits
+    _watchers: tuple[tuple[Callable[[Any], object], Context], ...] = ()  # who want to know it too
 
     def __init__(self, who: str, dispose: Dispose[R] | None = None) -> None:
         self.who = who
@@ -188,7 +189,10 @@ class Race(Generic[R]):
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
-        """A task waits."""
+        """A task waits, or somebody wants to know when it goes on."""
+        if self._wakeup is not None:
+            self._watchers = (*self._watchers, (callback, context or copy_context()))
+            return
         self._wakeup = callback
         self._context = context or copy_context()
 
@@ -204,6 +208,10 @@ class Race(Generic[R]):
         wakeup, self._wakeup = self._wakeup, None
         if wakeup is not None:
             self._context.run(wakeup, self)
+        if self._watchers:
+            watchers, self._watchers = self._watchers, ()
+            for watcher, context in watchers:
+                self.loop.call_soon(watcher, self, context=context)
 
 
 def close(result: Any) -> object:

@@ -22,6 +22,7 @@ from tailrace._worker import leave_behind
 from tailrace.channel import Channel
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, ActorState, LoopActor
+from tailrace.group.awaits import place_of, waits_for
 from tailrace.group.checks import check_callable, stage_name
 from tailrace.group.graph import Graph
 from tailrace.group.idle import Idleness, joining
@@ -183,7 +184,7 @@ class Group:
         them, it is stopped like another source. Calling it again does nothing.
 
         The code of an async main function under `run` is such a source, unless it waits in
-        `wait` or `idle`.
+        `wait` or `idle`, or for a task that does.
         """
         first = not self._draining
         self._draining = True
@@ -242,12 +243,19 @@ class Group:
             return
         around: Any = nest.around(self)
         for group in around:
-            group._spared = group._spared or parent in group._patient
+            group._spared = group._spared or waits_for(parent, group._patient)
         if any(group._spared for group in around):
             return
         for group in around:  # its cancellation comes through all of them
             group._block_stopped = True
         nest.note_stopped(parent)
+        if self._main is not None and any(group._live for group in around):
+            _log.info(
+                "%s is cut off by the drain, as a source%s: to outlast its actors, it would wait "
+                "for them, `await go.wait()`",
+                parent.get_name(),
+                place_of(parent),
+            )
         LoopActor(parent).stop()
 
     def _stopped_by_drain(self) -> bool:
@@ -286,6 +294,11 @@ class Group:
             + (f", sending to {sends}" if sends else "")
         )
 
+    def _actor_ended(self) -> None:
+        """An actor has ended, and its stage has others."""
+        if self._waiters:
+            self._wake_waiters()
+
     def _stage_ended(self, stage: Stage) -> None:
         del self._live[stage]
         self._seen_by().ended(stage)
@@ -304,7 +317,8 @@ class Group:
     def _others_have_ended(self) -> bool:
         """Whether the actors that live are in the background or wait for the others themselves."""
         return all(
-            stage.background or (not stage.threads and self._patient.issuperset(stage.tasks))
+            stage.background
+            or (not stage.threads and all(waits_for(each, self._patient) for each in stage.tasks))
             for stage in self._live
         )
 
@@ -499,8 +513,8 @@ class Group:
         """Return when all actors have ended, but those in the background.
 
         For a block that holds a client or a pool open for as long as its pipeline runs: a drain
-        under `run` leaves alone what waits here. An actor that waits here waits for the others.
-        Cancelled: nothing has changed. RuntimeError outside the block.
+        under `run` leaves alone what waits here, or for a task that does. An actor that waits
+        here waits for the others. Cancelled: nothing has changed. RuntimeError outside the block.
         """
         if asyncio.get_running_loop() is not self.loop:
             raise RuntimeError("wait was called from another event loop than its group's")

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 from tailrace import _core
 from tailrace.group.actor import ThreadedActor, doing
+from tailrace.group.awaits import await_chain, waits_for
 from tailrace.group.stage import Stage
 
 Member: TypeAlias = "asyncio.Task[Any] | ThreadedActor"
@@ -160,8 +161,8 @@ class Idleness:
             return not member.doing().receives
         if member.done():
             return False
-        waiting = self._waiting.get(member)
-        if waiting is not None and not waiting.done():
+        untold = [task for task, future in self._waiting.items() if not future.done()]
+        if waits_for(member, untold):
             return False
         if member in _joined:  # it does what the actors of that group do, until they have ended
             awaited = _core.awaited_by(member)
@@ -220,19 +221,6 @@ def has_deadline(task: asyncio.Task[Any]) -> bool:
                 if _is_running_timeout(each):
                     return True
     return False
-
-
-def await_chain(task: asyncio.Task[Any]) -> Generator[Any]:
-    """The coroutines and generators that `task` sleeps in, from the outermost one."""
-    step: Any = task.get_coro()
-    while step is not None:
-        yield step
-        for inner in ("cr_await", "gi_yieldfrom", "ag_await"):
-            if hasattr(step, inner):
-                step = getattr(step, inner)
-                break
-        else:
-            return
 
 
 _TIMEOUTS: Final = frozenset({"asyncio", "anyio", "async_timeout"})

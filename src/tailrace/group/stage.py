@@ -32,6 +32,7 @@ class Owner(Protocol):
     """Whom a stage tells what becomes of it: its group."""
 
     def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None: ...
+    def _actor_ended(self) -> None: ...
     def _stage_lets_go(self, stage: Stage) -> None: ...
     def _stage_ended(self, stage: Stage) -> None: ...
 
@@ -262,6 +263,7 @@ class Stage:
 
     def _check_ended(self) -> None:
         if self._tasks or self._threads or self._drainer is not None:
+            self._owner._actor_ended()
             return
         finish = None if self._cancelled else _method(self._fn, "finish")
         try:

@@ -27,7 +27,8 @@ from typing import Any, Final, cast
 from tailrace._core.common import End, Verb
 from tailrace.channel import Channel
 from tailrace.group.actor import Actor, ActorState, LoopActor, doing
-from tailrace.group.idle import await_chain, has_deadline, later
+from tailrace.group.awaits import await_chain
+from tailrace.group.idle import has_deadline, later
 from tailrace.group.stage import Stage
 from tailrace.group.topology import Topology
 from tailrace.timers import is_pending
