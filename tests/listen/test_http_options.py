@@ -149,6 +149,24 @@ async def test_authorize_sees_where_the_client_is(serve: Any) -> None:
 # --- ids ------------------------------------------------------------------------------------
 
 
+async def test_where_only_a_json_body_is_read_a_query_is_no_data(serve: Any) -> None:
+    async with (
+        serve(listen_http(ANY, "/in", body="json")) as service,
+        await service.connect() as client,
+    ):
+        client.ask("GET", "/in?data=foo")
+        got = await client.hear()
+        client.ask("POST", "/in?data=foo", b"")
+        empty = await client.hear()
+        client.ask("POST", "/in?data=bar", b'"foo"')
+        sent = await client.hear()
+
+    assert (got.status, got.headers["allow"]) == (405, "POST")
+    assert got.text == "method not allowed: use POST"
+    assert empty.status == 400
+    assert (sent.status, sent.text) == (200, "OK: ☆ foo ☆")
+
+
 async def test_another_header_may_be_the_id(serve: Any) -> None:
     seen = Seen()
     async with serve(listen_http(ANY, "/in", id_header="X-GitHub-Delivery"), seen) as service:

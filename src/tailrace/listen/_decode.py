@@ -65,7 +65,8 @@ _WRITTEN_AS_JSON = (
 
 class Decoder(Generic[T]):
     """Reads the data of requests as `kind`, from the field `param` or from a JSON body. `json`
-    takes every body for JSON, whatever its Content-Type says."""
+    takes every body for JSON, whatever its Content-Type says, and no query for data: whoever
+    checks a signature of the body would not have checked the query."""
 
     __slots__ = (
         "_from_json",
@@ -75,6 +76,7 @@ class Decoder(Generic[T]):
         "_most_containers",
         "_param",
         "_structured",
+        "methods",
         "prefix",
     )
 
@@ -84,6 +86,7 @@ class Decoder(Generic[T]):
         self._most_containers = max(_FEWEST_CONTAINERS, max_body // _BYTES_A_CONTAINER)
         self._kind = kind
         self._json = json
+        self.methods = ("POST",) if json else ("GET", "POST")
         self._param = param.encode()
         self.prefix = self._param + b"="  # what a query of this field alone begins with
         self._from_text: Callable[[str], Any] | None  # from the field's value

@@ -29,7 +29,6 @@ __all__ = ["RECEIVE_IN_DRAIN", "Intake"]
 
 RECEIVE_IN_DRAIN: Final = 5.0  # seconds for a request to come to its end, once a drain has begun
 
-_METHODS = ("GET", "POST")
 _TICK = 0.01  # seconds: timeouts are looked at no more often than that
 
 Source = Message[Any] | LinesExchange
@@ -173,8 +172,10 @@ class Intake:
     def open(self, request: Request, respond: Respond) -> Exchange:
         """Let a request in, at its head. Refused if it is not: answer that, and count it."""
         fields = request.fields
-        if request.method not in _METHODS:
-            raise Refused(405, "use GET or POST", ((b"allow", b"GET, POST"),))
+        if request.method not in self.decoder.methods:
+            methods = self.decoder.methods
+            allowed = ", ".join(methods).encode()
+            raise Refused(405, f"use {' or '.join(methods)}", ((b"allow", allowed),))
         if self._bearer is not None:
             self._check_token(fields.get(b"authorization", b""), self._bearer)
         if not self.accepting:

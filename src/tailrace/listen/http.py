@@ -219,7 +219,8 @@ class HttpServer:
         - `max_body`: bytes of a body, also when unpacked; more are answered 413 as soon as they
           come.
         - `body`: ``"json"`` takes a body of any Content-Type for JSON; else ``application/json``
-          and types that end in ``+json`` are. NDJSON stays NDJSON.
+          and types that end in ``+json`` are. NDJSON stays NDJSON. The query is no data then, and
+          GET is answered 405.
         - `authorize(request)`: True lets it in, False is answered 403; so does a mapping of str to
           str let it in, which becomes headers of the message. It may be async.
         - `token`: what clients must send as ``Authorization: Bearer …``, else 401.
