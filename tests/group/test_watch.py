@@ -38,6 +38,16 @@ async def receive(inbox: Receiver[int]) -> None:
         pass
 
 
+async def receive_first(inbox: Receiver[int], out: Sender[int]) -> None:
+    async for value in inbox:
+        await out.send(value)
+
+
+def blocking(inbox: SyncReceiver[int]) -> None:
+    for _ in inbox:
+        pass
+
+
 async def beat(ticks: Receiver[float]) -> None:
     async for _ in ticks:
         pass
@@ -139,6 +149,75 @@ async def test_a_stall_is_not_of_a_group_without_actors(said: list[str]) -> None
         go(asyncio.sleep, 1)
         await asyncio.sleep(50)
     assert not said
+
+
+@pytest.mark.parametrize("beside", ["background", "sleeping", "thread", "listening"])
+async def test_a_stall_is_logged_beside_actors_that_have_no_part_in_it(
+    said: list[str], beside: str
+) -> None:
+    a, b, c = (Channel[int](name=name) for name in "abc")
+
+    async with Group(stall_after=2.0) as go:
+        go(swap, a, b, name="left")
+        go(swap, b, a, name="right")
+        match beside:
+            case "background":
+                go(beat, ticker(1), background=True)
+            case "sleeping":
+                go(asyncio.sleep, 1000)
+            case "thread":
+                go(blocking, c.sync)
+            case _:
+                go(receive, c)
+        with c.sending():
+            await asyncio.sleep(9)
+        go.cancel()
+    (text,) = said
+    assert [line.partition(" for ")[0] for line in text.splitlines()[1:]] == [
+        "  left: sending to b",
+        "  right: sending to a",
+    ]
+
+
+@pytest.mark.parametrize("how", ["closure", "argument", "object", "idle"])
+async def test_no_stall_is_where_another_actor_of_the_group_can_go_on(
+    said: list[str], how: str
+) -> None:
+    a, b = Channel[int](name="a"), Channel[int](name="b")
+
+    class Holder:
+        channel = None
+
+        def __init__(self) -> None:
+            self.channel = [a]
+
+        async def __call__(self) -> None:
+            await asyncio.sleep(20)
+            await self.channel[0].recv()
+
+    async def closure() -> None:
+        await asyncio.sleep(20)
+        await a.recv()
+
+    async def argument(channel: Channel[int]) -> None:
+        await asyncio.sleep(20)
+        await channel.recv()
+
+    async with Group(stall_after=2.0) as go:
+        match how:
+            case "closure":
+                go(closure)
+            case "argument":
+                go(argument, a)
+            case "object":
+                go(Holder())
+            case _:
+                go(asyncio.sleep, 20)  # a feedback loop that is done does not end yet
+        go(swap if how != "idle" else receive_first, a, b, name="left")
+        go(swap if how != "idle" else receive_first, b, a, name="right")
+        await asyncio.sleep(15)
+        assert not said
+        go.cancel()
 
 
 OUTSIDE = ("held", "after", "ticker", "done", "timeout", "select", "unheld")
@@ -249,6 +328,28 @@ async def test_an_end_that_is_used_or_held_by_hand_is_not_missed(said: list[str]
                 await asyncio.sleep(5)
         go.cancel()
     assert [each.partition(",")[0] for each in said] == ["nobody sends to `late`"]
+
+
+@pytest.mark.parametrize("end", ["send", "receive"])
+async def test_nobody_is_said_when_who_held_no_end_has_used_the_channel_and_ended(
+    said: list[str], end: str
+) -> None:
+    async def uses(channel: Channel[int]) -> None:
+        await asyncio.sleep(5)
+        for n in range(2):
+            await (channel.send(n) if end == "send" else channel.recv())
+
+    async def sends(out: Sender[int]) -> None:
+        for n in range(9):
+            await out.send(n)
+
+    a = Channel[int](name="a")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(100), Group(stall_after=None) as go:
+            go(uses, a)
+            go(receive if end == "send" else sends, a)
+    (text,) = said
+    assert text.startswith(f"nobody {'sends to' if end == 'send' else 'receives from'} `a`")
 
 
 async def test_an_actor_that_goes_on_within_the_second_is_not_told_of(said: list[str]) -> None:

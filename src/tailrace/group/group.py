@@ -391,7 +391,9 @@ class Group:
         self._parent = asyncio.current_task()
         self._requests = self._parent.cancelling() if self._parent is not None else 0
         self._state = "open"
-        self._watch = Watch(self._loop, self._live, self._topology, self._stall_after)
+        self._watch = Watch(
+            self._loop, self._live, self._topology, self._stall_after, self._block_acts
+        )
         self._idleness = Idleness(self._loop, self._live)
         nest = self._nest = enclosing.get()
         if nest is not None:
@@ -505,6 +507,11 @@ class Group:
                     self._cancel_all(error)
             finally:
                 self._changed = None
+
+    def _block_acts(self) -> bool:
+        """Whether the code of the block does anything but wait for the actors."""
+        parent = self._parent
+        return self._state == "open" and (parent is None or not waits_for(parent, self._patient))
 
     def _none_is_waited_for(self) -> bool:
         return all(stage.background for stage in self._live)

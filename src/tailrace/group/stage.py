@@ -104,6 +104,11 @@ class Stage:
         """The actors in threads that have not ended."""
         return list(self._threads)
 
+    @property
+    def started_with(self) -> tuple[Any, ...]:
+        """Its function and the arguments of that, until it lets go of them."""
+        return (self._fn, self._args)
+
     def prepare(self, actors: int) -> list[Any]:
         """Make ready that many actors and take hold of all ends, or do nothing at all.
 

@@ -3,9 +3,10 @@
 What an actor does is data (`Doing`): `actors` puts it into words, the watch decides by it. The
 watch looks now and then, first after a second and then less and less often, and logs, each once:
 
-- a stall: every actor has been parked for `stall_after` seconds on channels whose other ends only
-  they hold, so that nobody can ever resume one;
-- an actor that has been parked for a second on a channel whose other end nobody holds;
+- a stall: some actors, or all, have been parked for `stall_after` seconds on channels whose other
+  ends only they hold, so that nobody can ever resume one;
+- an actor that has been parked for a second on a channel whose other end nobody holds, or only a
+  stage did, without saying so, that has ended;
 - an actor that waits for its next value while a variable of it has the last reference to something
   unsettled, which so nobody can settle.
 
@@ -20,10 +21,13 @@ import itertools
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any, Final, cast
+from weakref import WeakSet
 
+from tailrace import _core
 from tailrace._core.common import End, Verb
 from tailrace.channel import Channel
 from tailrace.group.actor import Actor, ActorState, LoopActor, doing
@@ -42,6 +46,10 @@ FIRST: Final = 1.01
 SELDOM: Final = 8.0
 FRAMES: Final = 100
 """Of how many actors one look reads the frames."""
+REACH: Final = 4
+LOOKED_AT: Final = 1000
+"""How many steps from an actor, and through how many objects, a channel is looked for."""
+_NO_WAY: Final = (type, ModuleType, str, bytes, int, float, CodeType)
 
 
 class Watch:
@@ -53,8 +61,11 @@ class Watch:
         live: Mapping[Stage, None],
         topology: Topology,
         stall_after: float | None,
+        block_acts: Callable[[], bool],
     ) -> None:
         self._loop = loop
+        self._block_acts = block_acts  # whether the code of the group's block may use channels
+        self._left: WeakSet[Channel[Any]] = WeakSet()  # by stages that used them, maybe, unheld
         self._live = live
         self._topology = topology
         self._stall_after = stall_after
@@ -119,6 +130,11 @@ class Watch:
     def ended(self, stage: Stage) -> None:
         """Forget `stage`."""
         self._one_sided.pop(stage, None)
+        if stage.wiring.unheld:
+            self._left.update(stage.wiring.unheld)
+            for other in self._live:
+                if any(channel in self._left for channel, _, _ in other.wiring.holds):
+                    self.started(other)
 
     def stop(self) -> None:
         """Look no more."""
@@ -138,32 +154,78 @@ class Watch:
                 del self._one_sided[stage]
         self._look_for_unsettled(now)
         if self._stall_after is not None and not self._stalled:
-            self._stalled = self._is_stalled(now - self._stall_after)
-            if self._stalled:
-                graph = "\n".join(f"  {state}" for state in self.actors())
-                _log.warning("every actor waits for another:\n%s", graph)
+            self._look_for_stall(now - self._stall_after)
 
-    def _is_stalled(self, parked_before: float) -> bool:
-        """Whether every actor has been parked since then where only another one can resume it."""
-        ours: Counter[tuple[Channel[Any], End]] | None = None
-        actor = None
-        for _, actor in self._actors():
+    def _look_for_stall(self, parked_before: float) -> None:
+        """Say so if some actors can only be resumed by each other."""
+        stuck = self._stuck(parked_before)
+        if not stuck:
+            return
+        others = [stage for stage in self._live if stage not in stuck]
+        if others and (self._may_be_idle(stuck, others) or self._may_use(others, stuck)):
+            return
+        self._stalled = True
+        stages = {stage.name for stage in stuck}
+        graph = "\n".join(f"  {state}" for state in self.actors() if state.stage in stages)
+        who = "these actors wait for each other, and no" if others else "every actor waits for"
+        _log.warning("%s%s:\n%s", who, " other can resume them" if others else " another", graph)
+
+    def _stuck(self, parked_before: float) -> dict[Stage, set[tuple[Channel[Any], End]]]:
+        """The stages all of whose actors have been parked since then where only actors of these
+        stages can resume them; with whom they need: the other ends of the channels."""
+        needs: dict[Stage, set[tuple[Channel[Any], End]]] = {}
+        for stage in self._live:
+            needed = self._needed(stage, parked_before)
+            if needed:
+                needs[stage] = needed
+        changed = bool(needs)
+        while changed:
+            ours = Counter(hold[:2] for stage in needs for hold in stage.wiring.holds)
+            free = {
+                stage
+                for stage, needed in needs.items()
+                for channel, end in needed
+                if not (holders := channel._holders(end)) or holders > ours[channel, end]
+            }
+            changed = bool(free)
+            for stage in free:
+                del needs[stage]
+        return needs
+
+    def _needed(self, stage: Stage, parked_before: float) -> set[tuple[Channel[Any], End]]:
+        """Whom the actors of a stage wait for; nobody, if one can go on by itself."""
+        needed: set[tuple[Channel[Any], End]] = set()
+        for actor in stage.actors:
             does = actor.doing()
             if does.since is None or does.since > parked_before or does.timed:
-                return False
-            if ours is None:
-                ours = Counter(
-                    (channel, end) for stage in self._live for channel, end, _ in stage.wiring.holds
-                )
+                return set()
             for verb, channel in does.waits:
                 if verb == "done" or is_pending(channel):
-                    return False
-                holders = channel._holders(other := _other(verb))
-                if not holders or holders > ours[channel, other]:
-                    return False  # somebody outside can resume it
+                    return set()
+                needed.add((channel, _other(verb)))
             if isinstance(actor, LoopActor) and has_deadline(actor.task):
-                return False
-        return actor is not None
+                return set()
+        return needed
+
+    def _may_be_idle(
+        self, stuck: Mapping[Stage, set[tuple[Channel[Any], End]]], others: list[Stage]
+    ) -> bool:
+        """Whether it is a feedback loop that has done its work, while others have not yet."""
+        receive = all(end == "send" for needed in stuck.values() for _, end in needed)
+        return receive and not all(stage.background for stage in others)
+
+    def _may_use(
+        self, others: list[Stage], stuck: Mapping[Stage, set[tuple[Channel[Any], End]]]
+    ) -> bool:
+        """Whether one of the other stages has a channel of theirs of which it holds no such end."""
+        channels = {channel for needed in stuck.values() for channel, _ in needed}
+        if sum(stage.live for stage in others) > FRAMES:
+            return True  # too many to look at
+        return any(
+            _refers_to(root, channels)
+            for stage in others
+            for root in (stage.wiring, *stage.started_with, *_steps_of(stage))
+        )
 
     def _may_miss_somebody(self, stage: Stage, now: float) -> bool:
         """Say so if an actor of `stage` waits where nobody is. Whether that may come yet."""
@@ -188,7 +250,8 @@ class Watch:
         if channel.closed or is_pending(channel) or (holders and holders[_other(end)]):
             return False
         counts = channel.statistics()
-        if counts.sent if end == "receive" else counts.received:
+        used = counts.sent if end == "receive" else counts.received
+        if used and (channel not in self._left or self._block_acts()):
             return False
         return not any(channel in stage.wiring.unheld for stage in self._live)
 
@@ -241,6 +304,28 @@ class Watch:
                         frame.f_code.co_name,
                     )
                     return
+
+
+def _steps_of(stage: Stage) -> Iterator[Any]:
+    for task in stage.tasks:
+        yield from await_chain(task)
+
+
+def _refers_to(root: Any, channels: Set[Channel[Any]]) -> bool:
+    """Whether one of these channels, or an end of one, is to be had from `root` in a few steps."""
+    near: list[Any] = [root]
+    seen: set[int] = set()
+    for _ in range(REACH):
+        found: list[Any] = []
+        for each in gc.get_referents(*near):
+            resolved = _core.resolve(each)
+            if resolved is not None and resolved[0] in channels:
+                return True
+            if resolved is None and id(each) not in seen and not isinstance(each, _NO_WAY):
+                seen.add(id(each))
+                found.append(each)
+        near = found[:LOOKED_AT]
+    return False
 
 
 def _other(end: End) -> End:
