@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -422,3 +423,13 @@ async def test_each_a_cancellation_that_nobody_sent_fails_its_message_alone() ->
             go(actor, inbox, out)
             go(ack, out)
         assert statuses == {0: "stored", 1: "failed", 2: "stored"}
+
+
+async def test_a_failure_of_the_block_is_shown_once() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with Group() as go:
+            go(asyncio.sleep, 100)
+            raise ValueError("shown once")
+    text = "".join(traceback.format_exception(caught.value))
+    assert text.count("ValueError: shown once") == 1
+    assert "During handling" not in text

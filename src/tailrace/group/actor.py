@@ -61,8 +61,8 @@ class ActorState:
     `verb` is "run", "wait" (for anything that is not a channel) or "park"; `waits` are then what
     it waits for: pairs of "send", "receive" or "done" and the name of the channel, future or
     event. `state` says the same in words: "running", "waiting", "sending to X", "receiving from
-    X" (or a select of those), "in thread". `seconds` is for how long: since it parked on the
-    channel, else since it was first seen so.
+    X" (or a select of those), "in thread". `seconds` is for how long it has been parked on the
+    channels; None where it does something else, of which nobody notes the beginning.
     """
 
     name: str
@@ -70,7 +70,7 @@ class ActorState:
     verb: Literal["run", "wait", "park"]
     waits: tuple[tuple[Verb, str], ...]
     in_thread: bool
-    seconds: float
+    seconds: float | None
 
     @property
     def parked(self) -> bool:
@@ -91,7 +91,8 @@ class ActorState:
         return f"{words}, in thread" if self.in_thread else words
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.state} for {self.seconds:.3g} s"
+        since = "" if self.seconds is None else f" for {self.seconds:.3g} s"
+        return f"{self.name}: {self.state}{since}"
 
 
 _VERBS = {"run": "running", "wait": "waiting"}

@@ -474,7 +474,8 @@ class Group:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 _log_hidden([other for other in failures if other is not error])
                 raise error  # as it is: the process is to end
-        raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures)
+        # From None: where the block has failed it is among them, with its own traceback.
+        raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures) from None
 
     def _cancel_anew(self) -> None:
         """Cancel the parent again, unless whoever did has taken it back, as a timeout does.

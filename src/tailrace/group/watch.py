@@ -79,7 +79,6 @@ class Watch:
             Stage, None
         ] = {}  # stages that may wait for somebody who is not there
         self._said: set[str] = set()  # of which channels and stages something was said
-        self._seen: dict[str, tuple[str, float]] = {}  # what actors that are not parked do
         self._frames = 0  # of how many actors they were read in this round
 
     def __repr__(self) -> str:
@@ -88,21 +87,16 @@ class Watch:
     def actors(self) -> list[ActorState]:
         """As `Group.actors`."""
         now = self._loop.time()
-        before, self._seen = self._seen, {}
         states: list[ActorState] = []
         for stage, actor in self._actors():
             does = actor.doing()
-            since = does.since
-            if since is None:
-                last, first_seen = before.get(actor.name, (None, now))
-                since = first_seen if last == does.verb else now
-                self._seen[actor.name] = (does.verb, since)
+            seconds = None if does.since is None else now - does.since
             waits: tuple[tuple[Verb, str], ...] = tuple(
                 (verb, self._called(what)) for verb, what in does.waits
             )
             states.append(
                 ActorState(
-                    actor.name, stage.name, does.verb, tuple(waits), does.in_thread, now - since
+                    actor.name, stage.name, does.verb, tuple(waits), does.in_thread, seconds
                 )
             )
         return states
