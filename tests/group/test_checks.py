@@ -9,7 +9,19 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from tailrace import Channel, Group, Receiver, Sender, SyncReceiver, SyncSender, collect, emit
+from tailrace import (
+    Channel,
+    Group,
+    Receiver,
+    Sender,
+    SyncReceiver,
+    SyncSender,
+    collect,
+    each,
+    emit,
+)
+from tailrace.listen import listen_http
+from tailrace.store import store_sqlite
 
 pytestmark = pytest.mark.virtual_time
 
@@ -32,6 +44,20 @@ async def maybe(out: Sender[int] | None) -> None: ...
 
 
 async def several(*outs: Sender[int]) -> None: ...
+
+
+async def by_hand(channel: Channel[int]) -> None: ...
+
+
+async def bare(channel) -> None: ...  # type: ignore[no-untyped-def]
+
+
+class Actor:
+    async def __call__(self, out: Sender[int]) -> None: ...
+
+
+def makes() -> Actor:
+    return Actor()
 
 
 def not_async(fn: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -58,7 +84,16 @@ a, b = Channel[int](name="a"), Channel[int](name="b")
         (in_thread, (a.sync, b.sync.receiver), r"'out' takes the sending end.*the receiving end"),
         (forward, (a, 5), r"'out' takes the sending end of a channel, not 5"),
         (forward, (a, None), r"'out' takes the sending end of a channel, not None"),
-        (forward, (Channel, b), r"'inbox' takes the receiving end of a channel, not <class"),
+        (forward, (Channel, b), r"'inbox' was given the type Channel, not a channel: make one"),
+        (forward, (a, Channel[int]), r"'out' was given the type Channel, not a channel: make one"),
+        (forward, (a, Sender[int]), r"'out' was given the type Sender, not a channel"),
+        (by_hand, (Channel[int],), r"'channel' was given the type Channel, not a channel"),
+        (bare, (Channel[int],), r"'channel' was given the type Channel, not a channel"),
+        (each, (len, a, b), r"each makes an actor, and is none: call it, as in go\(each\("),
+        (functools.partial(each, timeout=1), (len, a, b), r"each makes an actor, and is none"),
+        (store_sqlite, (a,), r"store_sqlite makes an actor, and is none: call it"),
+        (listen_http, ("127.0.0.1:0", "/"), r"listen_http makes an actor, and is none: call it"),
+        (makes, (), r"makes makes an actor, and is none: call it"),
         (forward, ([a], b), r"'inbox' takes the receiving end of a channel, not \[<Channel a"),
         (functools.partial(forward, out=7), (a,), r"'out' takes the sending end.*not 7"),
         (maybe, ("a",), r"'out' takes the sending end of a channel, not 'a'"),
@@ -211,3 +246,12 @@ async def test_a_mock_may_be_a_stage() -> None:
     async with Group() as go:
         go(mock, Channel[int]().sender)
     mock.assert_awaited_once()
+
+
+async def test_a_stage_that_takes_a_type_is_given_one() -> None:
+    async def makes_channels(kind: type[Channel[int]]) -> None:
+        kind()
+
+    async with Group() as go:
+        go(makes_channels, Channel[int])
+        go(makes_channels, Channel)

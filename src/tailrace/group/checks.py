@@ -9,7 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, get_origin
 
 from tailrace import _core
 from tailrace._core.common import End, label
@@ -51,6 +51,7 @@ def check(
 
     `on_loop` says whether the stage `name` runs on the event loop; else it runs in threads.
     """
+    check_no_type(name, parameter, heads, value)
     if not only_ends(heads) or (value is None and (None in heads or parameter.default is None)):
         return
     wanted = heads - {None}
@@ -92,6 +93,31 @@ def check(
         raise TypeError(
             f"{where} takes an end that blocks, but `{label(channel)}` is awaited: pass "
             f"channel.sync"
+        )
+
+
+def check_no_type(
+    name: str, parameter: inspect.Parameter, heads: Set[object] | None, value: Any
+) -> None:
+    """TypeError if `value` is the type of a channel, or of an end, where such a one is wanted."""
+    kind = get_origin(value) or value
+    if not isinstance(kind, type) or not issubclass(kind, (_core.Channel, *HEADS)):  # type: ignore[arg-type]
+        return
+    annotation = str(parameter.annotation)
+    wants = heads is None or only_ends(heads) or "Channel" in annotation
+    if wants and "type[" not in annotation.lower():
+        raise TypeError(
+            f"{name}: parameter {parameter.name!r} was given the type {kind.__name__}, not a "
+            f"channel: make one, `{parameter.name} = Channel[...]()`, and pass that"
+        )
+
+
+def check_no_factory(name: str, made: object) -> None:
+    """TypeError if the plain function of that name says that it returns an actor: a `made`."""
+    if isinstance(made, type) and inspect.iscoroutinefunction(getattr(made, "__call__", None)):  # noqa: B004
+        raise TypeError(
+            f"{name} makes an actor, and is none: call it, as in go({name}(...), inbox, out), with "
+            f"what it takes itself in its own brackets"
         )
 
 

@@ -95,9 +95,7 @@ class Watch:
                 (verb, self._called(what)) for verb, what in does.waits
             )
             states.append(
-                ActorState(
-                    actor.name, stage.name, does.verb, tuple(waits), does.in_thread, seconds
-                )
+                ActorState(actor.name, stage.name, does.verb, tuple(waits), does.in_thread, seconds)
             )
         return states
 

@@ -35,8 +35,11 @@ from tailrace.group.checks import (
     HEADS,
     OTHER,
     check,
+    check_no_factory,
+    check_no_type,
     is_async,
     only_ends,
+    stage_name,
     warn_bare,
     warn_contained,
 )
@@ -110,6 +113,8 @@ def _wire_again(
 def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
     given, on_loop = fn, is_async(fn)
     fn, args, keywords = _unbind(fn, args)
+    if not on_loop and type(fn) is types.FunctionType:
+        check_no_factory(stage_name(fn), _made_by(fn))
     function, bound = _bind(name, fn, args, keywords)
     holds: list[Hold] = []
     unheld: list[Channel[Any]] = []
@@ -121,6 +126,8 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
         heads = _heads_of(name, parameter, function, needed=unclear_end)
         if heads is not None:
             check(name, parameter, heads, value, on_loop=on_loop)
+        else:
+            check_no_type(name, parameter, heads, value)
         seen = known.setdefault(
             parameter.name, _Parameter(parameter.name, heads is not None and only_ends(heads))
         )
@@ -259,6 +266,20 @@ def _heads_of(
             f"module level (not under TYPE_CHECKING only), or pass channel.sender or "
             f"channel.receiver"
         ) from None
+
+
+def _made_by(fn: Any) -> object:
+    """The head of what a function says that it returns; None if that cannot be told."""
+    annotation = getattr(fn, "__annotations__", {}).get("return")
+    try:
+        if isinstance(annotation, str):
+            node = ast.parse(annotation.strip(), mode="eval").body
+            if isinstance(node, ast.Subscript):
+                node = node.value
+            annotation = _evaluate(node, _namespace(fn))
+        return get_origin(annotation) or annotation
+    except Exception:
+        return None
 
 
 class _SaysNothing(Exception):
