@@ -348,6 +348,28 @@ async def test_a_backend_that_is_not_async_fails_with_its_name() -> None:
     assert caught.value.exceptions[0].__notes__ == ["backend 1 of 1: Plain"]
 
 
+@virtual_time
+async def test_a_backend_made_of_a_plain_function_says_so_when_it_is_asked() -> None:
+    def search(query: str) -> Any:
+        return query
+
+    with pytest.raises(TypeError, match=r"backend search.*not async.*returned a str.*async def"):
+        await backend(search).query("q")
+    assert await backend(lambda query: asyncio.sleep(0, query)).query("q") == "q"
+
+
+def test_a_backend_made_of_a_generator_function_is_refused() -> None:
+    def plain(query: str) -> Any:
+        yield query
+
+    async def on_the_loop(query: str) -> Any:
+        yield query
+
+    for fn in (plain, on_the_loop, partial(on_the_loop)):
+        with pytest.raises(TypeError, match="backend: a generator function answers nothing"):
+            backend(fn)
+
+
 def test_a_backend_made_of_a_function_carries_its_name() -> None:
     @backend
     async def web(query: str) -> str:

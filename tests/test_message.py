@@ -689,6 +689,36 @@ def test_threads_that_ask_for_an_id_at_once_get_the_same() -> None:
     assert seen[0] == seen[1] == seen[2] == seen[3]
 
 
+def test_names_of_headers_are_in_lower_case_as_those_of_requests_are() -> None:
+    message = Message("foo", headers={"X-GitHub-Event": "Push"})
+    assert message.headers == {"x-github-event": "Push"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"headers": {"a": 1}}, TypeError, "header 'a' must be a str, not 1"),
+        ({"headers": {"a": b"1"}}, TypeError, "header 'a' must be a str, not b'1'"),
+        ({"headers": {b"a": "1"}}, TypeError, "name of a header must be a str, not b'a'"),
+        ({"headers": {"A": "1", "a": "2"}}, ValueError, "header 'a' is given twice"),
+        ({"headers": None}, TypeError, "headers must be a mapping of str to str, not None"),
+        ({"headers": "a: b"}, TypeError, "headers must be a mapping of str to str"),
+        ({"id": ""}, ValueError, "id of a message must not be empty"),
+    ],
+)
+def test_what_is_no_header_and_no_id_is_named(
+    options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        Message("foo", **options)
+
+
+def test_what_is_joined_must_be_messages() -> None:
+    no_messages: Any = [1]
+    with pytest.raises(TypeError, match="join takes messages, not 1"):
+        Message.join(no_messages)
+
+
 def test_headers_are_a_read_only_copy() -> None:
     given = {"content-type": "text/plain"}
     message = Message("foo", headers=given)

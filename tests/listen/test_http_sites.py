@@ -179,6 +179,9 @@ async def test_a_foreign_page_makes_no_message(serve: Any, hold: Any) -> None:
         ({"hosts": 1}, TypeError),
         ({"hosts": [""]}, TypeError),
         ({"origins": ["http://a/b"]}, ValueError),
+        ({"origins": ["https://*.example.com"]}, ValueError),
+        ({"origins": ["*.example.com"]}, ValueError),
+        ({"hosts": ["*.example.com"]}, ValueError),
         ({"origins": ["//a"]}, ValueError),
         ({"origins": [None]}, TypeError),
         ({"origins": None}, TypeError),
@@ -190,3 +193,14 @@ def test_what_is_no_host_and_no_origin_is_said_at_once(
 ) -> None:
     with pytest.raises(error, match=next(iter(options))):
         HttpServer(ANY, **options)
+
+
+def test_a_pattern_that_could_never_match_is_refused_with_what_is_allowed() -> None:
+    with pytest.raises(ValueError, match=r"'https://\*\.a\.com'.*no patterns.*name each site"):
+        HttpServer(ANY, origins=["https://*.a.com"])
+
+
+def test_the_short_form_needs_an_address() -> None:
+    nowhere: Any = None
+    with pytest.raises(TypeError, match=r"HttpServer\(None\)"):
+        listen_http(nowhere, "/a")

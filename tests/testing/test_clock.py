@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import math
 import socket
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -191,8 +193,18 @@ def test_the_seed_decides_what_select_chooses() -> None:
     assert testing.run(main) == runs[0]
 
 
+def test_a_coroutine_is_closed_when_its_seed_is_refused() -> None:
+    async def main() -> None: ...
+
+    made = main()
+    seed: Any = "x"
+    with pytest.raises(TypeError, match="seed must be a whole number, not 'x'"):
+        testing.run(made, seed=seed)
+    assert inspect.getcoroutinestate(made) == inspect.CORO_CLOSED
+
+
 def test_a_seed_that_is_no_whole_number_is_refused() -> None:
-    with pytest.raises(TypeError, match="str"):
+    with pytest.raises(TypeError, match="whole number, not '3'"):
         VirtualClockLoop(seed="3")  # pyright: ignore[reportArgumentType]  # the point
 
 

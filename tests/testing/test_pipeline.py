@@ -425,6 +425,69 @@ async def test_a_name_that_no_stage_has_is_an_error_that_names_those_there_are()
     )
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_async_main_that_waits_for_its_stages_lacks_a_name_too(run: Run, ended: bool) -> None:
+    async def program(go: Group) -> None:
+        main(go)
+        if not ended:
+            await go.wait()
+
+    async def test() -> None:
+        with pytest.raises(LookupError) as caught:
+            async with testing.pipeline(program, replace=ends(store_sqlit=testing.sink())):
+                pytest.fail("the block was entered")
+        assert str(caught.value) == (
+            "no stage is named 'store_sqlit'; the stages are 'listen_http', 'filter', 'enrich', "
+            "'store_sqlite'"
+        )
+
+    run(test)
+
+
+def test_an_async_main_that_waits_for_something_else_lacks_a_name_at_the_end(run: Run) -> None:
+    async def program(go: Group) -> None:
+        main(go)
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        says = r"no stage is named 'other'; the stages are 'listen_http', .*and main still waits"
+        with pytest.raises(RuntimeError, match=says):
+            async with testing.pipeline(program, replace=ends(other=testing.sink())):
+                pass
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "says"),
+    [
+        (testing.source, r"testing\.source is not called: write testing\.source\(\)"),
+        (testing.sink, r"testing\.sink is not called: write testing\.sink\(\)"),
+        (testing.Sink, "Sink is a class"),
+        ("stored", "'stored' is no actor"),
+    ],
+)
+async def test_what_is_no_stand_in_is_named(stand_in: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=f"'listen_http'.*{says}"):
+        testing.pipeline(main, replace=ends(listen_http=stand_in))
+
+
+def test_a_message_has_headers_as_in_production(run: Run) -> None:
+    seen: list[Any] = []
+
+    async def look(inbox: Receiver[Text], out: Sender[Text]) -> None:
+        async for message in inbox:
+            seen.append(dict(message.headers))
+            await out.send(message)
+
+    async def test() -> None:
+        async with testing.pipeline(main, replace=ends(filter=look)) as p:
+            await p.send("foo", headers={"X-GitHub-Event": "push"})
+
+    run(test)
+    assert seen == [{"x-github-event": "push"}]
+
+
 @pytest.mark.virtual_time
 async def test_a_stage_is_replaced_by_the_name_it_was_given() -> None:
     def program(go: Group) -> None:
@@ -528,7 +591,7 @@ def test_an_async_main_may_go_on_while_the_test_runs(run: Run) -> None:
 
 def test_an_async_main_that_lacks_a_stage_fails_the_group(run: Run) -> None:
     async def program(go: Group) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         main(go)
 
     async def test() -> None:

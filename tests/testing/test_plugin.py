@@ -47,6 +47,21 @@ def test_a_marked_test_runs_on_the_virtual_clock(run: Run) -> None:
     result.assert_outcomes(passed=2)
 
 
+def test_a_seed_that_is_no_whole_number_is_named(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.virtual_time(seed="x")
+        async def test_seeded():
+            pass
+        """,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*TypeError: seed must be a whole number, not 'x'"])
+    result.stdout.no_fnmatch_line("*never awaited*")
+
+
 def test_a_marked_test_that_fails_is_reported_as_its_own_failure(run: Run) -> None:
     result = run(
         """

@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from tailrace._calls import is_generator
+
 __all__ = ["Answer", "Backend", "FunctionBackend", "backend", "check", "close_unstarted", "label"]
 
 Q = TypeVar("Q")
@@ -73,12 +75,24 @@ class FunctionBackend(Generic[Q_contra, R_co]):
     def __init__(self, fn: Callable[[Q_contra], Awaitable[R_co]]) -> None:
         if not callable(fn):
             raise TypeError(f"backend: not an async function: {fn!r}")
+        if is_generator(fn):
+            raise TypeError(
+                f"backend: a generator function answers nothing when it is asked: {fn!r}; return "
+                f"the answer, as a list, instead of yielding"
+            )
         self.name: str = getattr(fn, "__name__", None) or repr(fn)
         self._fn = fn
 
     async def query(self, query: Q_contra, /) -> R_co:
-        """Call the function."""
-        return await self._fn(query)
+        """Call the function. TypeError if it is a plain one, which returns no awaitable."""
+        answer = self._fn(query)
+        if not hasattr(answer, "__await__") and not inspect.isawaitable(answer):
+            raise TypeError(
+                f"backend {self.name} is made of a function that is not async: it returned a "
+                f"{type(answer).__name__}; define it with `async def`, and call what blocks by "
+                f"`asyncio.to_thread`"
+            )
+        return await answer
 
     def __repr__(self) -> str:
         return f"backend({self.name})"

@@ -33,13 +33,18 @@ class Sites:
         self._hosts = None if hosts is None else _names("hosts", hosts)
         self._origins = _names("origins", origins)
         for name in self._hosts or ():
-            if not is_host(name):
-                raise ValueError(f"hosts must be names like 'example.com', not {name.decode()!r}")
+            if not is_host(name) or b"*" in name:
+                raise ValueError(
+                    f"hosts must be names like 'example.com', not {name.decode()!r}{_hint(name)}"
+                )
         for name in self._origins or ():
             match = _origin(name)
-            if name != b"null" and not is_host(name if match is None else match[2]):
-                text = name.decode()
-                raise ValueError(f"origins must be like 'https://example.com' or '*', not {text!r}")
+            authority = name if match is None else match[2]
+            if name != b"null" and (not is_host(authority) or b"*" in authority):
+                raise ValueError(
+                    f"origins must be like 'https://example.com', 'example.com' or '*', not "
+                    f"{name.decode()!r}{_hint(name)}"
+                )
         self.restricted = self._hosts is not None  # whether each request must be looked at
 
     def __repr__(self) -> str:
@@ -73,6 +78,10 @@ class Sites:
             if port is not None and port == _DEFAULT_PORTS.get(match[1]):
                 names.add(match[1] + b"://" + name)
         return not names.isdisjoint(self._origins)
+
+
+def _hint(name: bytes) -> str:
+    return "; there are no patterns: name each site" if b"*" in name else ""
 
 
 def _same(origin: bytes, scheme: bytes, host: bytes, site: bytes) -> bool:

@@ -338,8 +338,14 @@ def listen_http(
     """An HTTP server for one path, as an actor: ``go(listen_http(":8080", "/incoming"), ch)``.
 
     `bind`, `tls`, `in_flight`, `access_log`, `origins` and `hosts` are as for `HttpServer`, the
-    rest as for `HttpServer.listen`; the server is the actor's `server`.
+    rest as for `HttpServer.listen`; the server is the actor's `server`. TypeError for
+    ``bind=None``: ``HttpServer(None).listen(path)`` is for servers that are mounted only.
     """
+    if cast("object", bind) is None:
+        raise TypeError(
+            f"listen_http needs an address to listen on, like '127.0.0.1:8080': nobody could reach "
+            f"{path!r}; a server that is mounted in another is an HttpServer(None)"
+        )
     server = HttpServer(
         bind,
         tls=tls,

@@ -61,7 +61,9 @@ class Message(Generic[T_co]):
     checkers a `Message[int]` is a `Message[int | str]` too (covariant), so a function of wider
     data can be wired to a channel of narrower messages.
     `id` names the message in logs and makes repeats recognisable in stores; it is made up (32 hex
-    digits) when first asked for, if not given. `headers` is a read-only copy.
+    digits) when first asked for, if not given. `headers` is a read-only copy, with names in lower
+    case. TypeError for an id or a header that is no str, ValueError for an empty id and for names
+    that differ in case only.
 
     `on_settle(outcome)` is called once, in the thread that settles, after waiters have been
     woken. For "lost" that is a finaliser: it must be quick, must not block, and must not use a
@@ -96,10 +98,13 @@ class Message(Generic[T_co]):
         self._claim: list[Told | None] = [None if on_settle is None else _of_outcome(on_settle)]
         self._fate: Fate | None = None
         self._digest: bytes | None = None
-        if id is not None and not isinstance(id, str):
-            raise TypeError(f"the id of a message must be a str, not {id!r}")
+        if id is not None:
+            if not isinstance(id, str):
+                raise TypeError(f"the id of a message must be a str, not {id!r}")
+            if not id:
+                raise ValueError("the id of a message must not be empty: leave it out")
         self._id = id
-        self._headers = headers if headers is _NO_HEADERS else MappingProxyType(dict(headers))
+        self._headers = headers if headers is _NO_HEADERS else _headers(headers)
 
     # --- settling ---------------------------------------------------------------------------
 
@@ -261,11 +266,15 @@ class Message(Generic[T_co]):
     def join(messages: Iterable[Message[U]]) -> Message[list[U]]:
         """One message for many, with the list of their data; its outcome goes to all of them.
 
-        It has an id of its own and no headers. ValueError if there are no messages.
+        It has an id of its own and no headers. ValueError if there are no messages, TypeError
+        for what is no message.
         """
         members = list(messages)
         if not members:
             raise ValueError("join: there are no messages to join")
+        for member in members:
+            if not isinstance(cast("object", member), Message):
+                raise TypeError(f"join takes messages, not {shown(member)}")
         return message_of([m.data for m in members], None, _Joined(members))
 
 
@@ -323,6 +332,22 @@ def delayed_by_outage(message: Message[Any]) -> None:
     outage = getattr(told, "outage", None)
     if outage is not None:
         outage()
+
+
+def _headers(given: Mapping[str, str]) -> Mapping[str, str]:
+    """A read-only copy with names in lower case, as a listener has them."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"headers must be a mapping of str to str, not {given!r}")
+    headers = dict[str, str]()
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a header must be a str, not {name!r}")
+        if not isinstance(value, str):
+            raise TypeError(f"header {name!r} must be a str, not {value!r}")
+        if (lower := name.lower()) in headers:
+            raise ValueError(f"header {lower!r} is given twice, in upper and lower case")
+        headers[lower] = value
+    return MappingProxyType(headers)
 
 
 def _of_outcome(on_settle: Callable[[Outcome], object]) -> Told:

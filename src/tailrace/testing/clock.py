@@ -32,6 +32,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from tailrace import _core
+from tailrace._calls import close
 from tailrace.errors import Deadlock
 from tailrace.testing._deadlock import wait_for_graph
 from tailrace.testing._outside import Job, Outside
@@ -94,7 +95,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
             self.seed = operator.index(seed)
         except TypeError:
             self.close()
-            raise
+            raise TypeError(f"seed must be a whole number, not {seed!r}") from None
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed() else "running" if self.is_running() else "stopped"
@@ -328,13 +329,19 @@ def run(main: Any, *, seed: int = 0) -> Any:
     """Run `main` on the virtual clock, as `asyncio.run` does on the real one; return its result.
 
     `main` is a coroutine, an async function without parameters, or a program's ``main(go)``,
-    which is run in a `Group`. Raises whatever it raises, and `Deadlock` when it can never end.
+    which is run in a `Group`. TypeError for a `seed` that is no
+    whole number. Raises whatever it raises, and `Deadlock` when it can never end.
     """
     if not inspect.iscoroutine(main):
         if not callable(main):
             raise TypeError(f"run takes a coroutine or a main function, not {main!r}")
         main = main() if _takes_nothing(main) else _in_a_group(main)  # pyright: ignore[reportArgumentType]  # it takes a group, then
-    with asyncio.Runner(loop_factory=lambda: VirtualClockLoop(seed)) as runner:
+    try:
+        loop = VirtualClockLoop(seed)
+    except BaseException:
+        close(main)
+        raise
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
         return runner.run(main)
 
 

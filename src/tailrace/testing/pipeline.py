@@ -28,6 +28,7 @@ from tailrace.channel import Channel, Receiver, Sender
 from tailrace.errors import Closed, WouldBlock
 from tailrace.group import Group
 from tailrace.group.actor import doing
+from tailrace.group.awaits import waits_for
 from tailrace.group.checks import stage_name
 from tailrace.group.wiring import wire
 from tailrace.message import Message, Outcome
@@ -70,7 +71,7 @@ class Source:
         TimeoutError after `timeout` seconds; the message goes on. RuntimeError once the source
         has ended. Cancelled: nothing happens to the message.
         """
-        message = Message(data, id=id, headers=headers or {})
+        message = Message(data, id=id, headers={} if headers is None else headers)
         settlement = message.settled(timeout)
         try:
             self._waiting.send_nowait(message)
@@ -231,12 +232,30 @@ def pipeline(
 
     The block begins when `main` has returned or, if it is async, waits for something. One that
     has not returned is cancelled when the block is left; RuntimeError if it had not started
-    every stage that `replace` names by then.
+    every stage that `replace` names by then, LookupError at once if it waits in `Group.wait`.
     """
     if inspect.iscoroutine(main):
         main.close()
         raise TypeError(f"pipeline takes the function itself: pipeline({main.__name__}, ...)")
-    return _Block(_run(main, {} if replace is None else dict(replace)))
+    stand_ins = {} if replace is None else dict(replace)
+    for name, stand_in in stand_ins.items():
+        _check_stand_in(name, stand_in)
+    return _Block(_run(main, stand_ins))
+
+
+def _check_stand_in(name: str, stand_in: object) -> None:
+    """TypeError for what cannot be an actor."""
+    for make in (source, sink):
+        if stand_in is make:
+            called = f"testing.{make.__name__}"
+            raise TypeError(f"replace: of {name!r}, {called} is not called: write {called}()")
+    if isinstance(stand_in, type):
+        raise TypeError(f"replace: of {name!r}, {stand_in.__name__} is a class: give an instance")
+    if not callable(stand_in):
+        raise TypeError(
+            f"replace: of {name!r}, {stand_in!r} is no actor: give testing.source(), "
+            f"testing.sink(), or an async function"
+        )
 
 
 async def _run(
@@ -303,6 +322,9 @@ class _Rig(Group):
         self.replace = replace
         self._replaced: Counter[str] = Counter()
         self._main_task: asyncio.Task[Any] | None = None  # an async `main` that has not returned
+        self._main_is_stage = False  # the stage "main" is `main` itself
+        self._entered = False  # the block has begun
+        self._is_waited_for: set[asyncio.Task[Any] | None] = set()  # by these tasks, in `wait`
 
     def begin(self, main: Callable[[Group], Awaitable[None] | None]) -> None:
         """Call `main`; an async one runs on as an actor, since it may never return."""
@@ -310,34 +332,59 @@ class _Rig(Group):
         if started is None:
             self._check_all_replaced()
         else:
+            self._main_is_stage = "main" not in self._stages()
             super().__call__(self._finish, started, name="main", background=True)
 
     async def _finish(self, started: Awaitable[None]) -> None:
         self._main_task = asyncio.current_task()
         await started
         self._main_task = None
-        self._check_all_replaced()
+        if self._entered:  # else `begun` checks, and its error is raised as it is
+            self._check_all_replaced()
 
     async def begun(self) -> None:
-        """Return when an async `main` has returned, or waits for something that is yet to come."""
+        """Return when an async `main` has returned, or waits for something that is yet to come.
+
+        LookupError if it will start no more stages, and `replace` names one that it has not.
+        """
         loop = asyncio.get_running_loop()
         if isinstance(loop, VirtualClockLoop):
             await loop.wait_all_parked()
-            return
-        for _ in range(PATIENCE):
-            await asyncio.sleep(0)
-            if self._main_task is None or doing(self._main_task).verb != "run":
-                return
+        else:
+            for _ in range(PATIENCE):
+                await asyncio.sleep(0)
+                if self._main_task is None or doing(self._main_task).verb != "run":
+                    break
+        self._entered = True
+        main = self._main_task
+        if main is None or waits_for(main, self._is_waited_for):
+            self._check_all_replaced()
+
+    async def wait(self) -> None:
+        """As `Group`'s."""
+        me = asyncio.current_task()
+        self._is_waited_for.add(me)
+        try:
+            await super().wait()
+        finally:
+            self._is_waited_for.discard(me)
 
     def check_begun(self) -> None:
         """RuntimeError if an async `main` is about to be cancelled before it has started it all."""
         missing = self._missing()
-        if self._main_task is not None and not self._main_task.done() and missing:
+        if self._main_task is None or self._main_task.done() or not missing:
+            return
+        later = "await something in the block that needs them, such as p.send(...)"
+        if self._stages():
             raise RuntimeError(
-                f"the block of pipeline() has ended while main still waits, before it has started "
-                f"{' and '.join(map(repr, missing))}: await something in the block that needs "
-                f"them, such as p.send(...), or let main start its stages before it waits"
+                f"{self._unnamed(missing)}, and main still waits at the end of the block: if it "
+                f"starts more stages later, {later}"
             )
+        raise RuntimeError(
+            f"the block of pipeline() has ended while main still waits, before it has started "
+            f"{' and '.join(map(repr, missing))}: {later}, or let main start its stages before it "
+            f"waits"
+        )
 
     def _missing(self) -> list[str]:
         return [name for name in self.replace if name not in self._replaced]
@@ -345,10 +392,16 @@ class _Rig(Group):
     def _check_all_replaced(self) -> None:
         missing = self._missing()
         if missing:
-            stages = ", ".join(repr(stage.name) for stage in self.graph().stages) or "none"
-            raise LookupError(
-                f"no stage is named {' or '.join(map(repr, missing))}; the stages are {stages}"
-            )
+            raise LookupError(self._unnamed(missing))
+
+    def _unnamed(self, missing: list[str]) -> str:
+        stages = ", ".join(map(repr, self._stages())) or "none"
+        return f"no stage is named {' or '.join(map(repr, missing))}; the stages are {stages}"
+
+    def _stages(self) -> list[str]:
+        """The names of the stages that `main` has started."""
+        names = [stage.name for stage in self.graph().stages]
+        return [name for name in names if name != "main" or not self._main_is_stage]
 
     def __call__(
         self,
