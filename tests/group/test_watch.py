@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import types
@@ -434,3 +435,46 @@ async def test_what_is_settled_shared_or_waited_with_is_not_told_of(said: list[s
             await asyncio.sleep(4)
         go.cancel()
     assert not [text for text in said if "unsettled" in text]
+
+
+# An actor that was cancelled and does not end.
+
+
+@pytest.mark.parametrize("how", ["cancel", "drain", "failure", "background"])
+async def test_an_actor_that_does_not_end_when_cancelled_is_told_of_once(
+    said: list[str], how: str
+) -> None:
+    async def stubborn() -> None:
+        for _ in range(20):
+            try:
+                await asyncio.sleep(1)
+            except asyncio.CancelledError:
+                pass
+
+    async def fails() -> None:
+        raise ValueError
+
+    async def cleans_up() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(0.5)
+
+    with contextlib.suppress(ExceptionGroup):
+        async with Group() as go:
+            go(stubborn, background=how == "background")
+            if how != "background":
+                go(cleans_up)
+            await asyncio.sleep(0.1)
+            match how:
+                case "cancel":
+                    go.cancel()
+                case "drain":
+                    go.drain()
+                case "failure":
+                    go(fails)
+                case _:
+                    pass
+    (text,) = said
+    assert text.startswith("cancelled 1 s ago, and not ended yet: `stubborn`, at test_watch.py:")
+    assert text.endswith(" in stubborn; waiting for that")

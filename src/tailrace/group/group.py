@@ -192,6 +192,8 @@ class Group:
             self._stop(stage)
         if first and self._main is not None:
             self._main.stop()
+        if self._live:
+            self._seen_by().cancelled()
 
     def _stop(self, stage: Stage) -> None:
         """Stop a source. A background actor that feeds nothing ends with the others anyway."""
@@ -213,6 +215,7 @@ class Group:
             self.loop.call_later(self._abandon_after, self.abandon_threads)
         for stage in list(self._live):
             stage.cancel(cause)
+        self._seen_by().cancelled()
 
     def abandon_threads(self) -> None:
         """Stop waiting for actors in threads that cannot be made to end, and say so."""
@@ -498,6 +501,7 @@ class Group:
             if self._none_is_waited_for():
                 for stage in list(self._live):
                     stage.cancel(asyncio.CancelledError("all others have ended"))
+                self._seen_by().cancelled()
             self._changed = asyncio.get_running_loop().create_future()
             try:
                 with joining(self._idleness):

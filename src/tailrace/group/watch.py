@@ -7,6 +7,7 @@ watch looks now and then, first after a second and then less and less often, and
   ends only they hold, so that nobody can ever resume one;
 - an actor that has been parked for a second on a channel whose other end nobody holds, or only a
   stage did, without saying so, that has ended;
+- an actor that has not ended a second after it was cancelled;
 - an actor that waits for its next value while a variable of it has the last reference to something
   unsettled, which so nobody can settle.
 
@@ -31,7 +32,7 @@ from tailrace import _core
 from tailrace._core.common import End, Verb
 from tailrace.channel import Channel
 from tailrace.group.actor import Actor, ActorState, LoopActor, doing
-from tailrace.group.awaits import await_chain
+from tailrace.group.awaits import await_chain, place_of
 from tailrace.group.idle import has_deadline, later
 from tailrace.group.stage import Stage
 from tailrace.group.topology import Topology
@@ -74,6 +75,8 @@ class Watch:
         self._longest = SELDOM if stall_after is None else max(often, min(SELDOM, stall_after / 4))
         self._pause = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._stubborn_timer: asyncio.TimerHandle | None = None
+        self._stubborn: WeakSet[asyncio.Task[Any]] = WeakSet()  # that were told of
         self._stalled = False  # said
         self._one_sided: dict[
             Stage, None
@@ -129,12 +132,39 @@ class Watch:
                     self.started(other)
 
     def stop(self) -> None:
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Look no more, and let go of the group."""
+        self._block_acts = _never
+        for timer in (self._timer, self._stubborn_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def cancelled(self) -> None:
+        """Some actors have been cancelled: look after a second for any that does not end."""
+        if self._stubborn_timer is not None:
+            self._stubborn_timer.cancel()
+        self._stubborn_timer = later(self._loop, PATIENCE, self._look_for_stubborn)
+
+    def _look_for_stubborn(self) -> None:
+        stubborn = [
+            task
+            for stage in self._live
+            for task in stage.tasks
+            if task.cancelling() and task not in self._stubborn
+        ]
+        self._stubborn.update(stubborn)
+        if not stubborn:
+            return
+        few = ", ".join(f"`{task.get_name()}`{place_of(task)}" for task in stubborn[:3])
+        _log.warning(
+            "cancelled %g s ago, and not ended yet: %s%s; waiting for that",
+            PATIENCE,
+            few,
+            f", and {len(stubborn) - 3} more" if len(stubborn) > 3 else "",
+        )
 
     def _look_later(self) -> None:
-        self.stop()
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = later(self._loop, self._pause, self._look)
 
     def _look(self) -> None:
@@ -296,6 +326,10 @@ class Watch:
                         frame.f_code.co_name,
                     )
                     return
+
+
+def _never() -> bool:
+    return False
 
 
 def _steps_of(stage: Stage) -> Iterator[Any]:
