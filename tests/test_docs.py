@@ -186,7 +186,7 @@ def test_the_page_on_http_lists_every_status_that_there_is() -> None:
 # All pages
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "programs"])
 def test_a_page_is_short(page: str) -> None:
     lines = (DOCS / f"{page}.md").read_text("utf-8").splitlines()
     assert len(lines) <= LONGEST

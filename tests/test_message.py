@@ -862,10 +862,27 @@ async def test_a_message_that_is_failed_by_hand_is_logged_with_its_id_stage_and_
     async with Group() as go:
         go(fails, inbox, name="picky")
     first, last = caplog.records
-    assert first.getMessage() == "picky failed for message id1"
+    assert first.getMessage() == "'picky' failed for message id1"
     assert first.exc_info is not None
     assert first.exc_info[1] is BAD
-    assert last.getMessage() == "picky failed for message id9 (and 2 others before it)"
+    assert last.getMessage() == "'picky' failed for message id9 (and 2 others before it)"
+
+
+def test_one_failure_that_was_not_logged_is_counted_in_the_singular(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = FailureLog("'picky'")
+    for number in range(3):
+        log.add(f"id{number}", "bad")
+        if number:
+            log.rest()
+    log.rest()
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == [
+        "'picky' failed for message id0: bad",
+        "'picky' failed for 1 more message",
+        "'picky' failed for 1 more message",
+    ]
 
 
 def test_only_the_first_who_fails_a_message_logs_it(caplog: pytest.LogCaptureFixture) -> None:

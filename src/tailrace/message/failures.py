@@ -44,7 +44,8 @@ class FailureLog:
                 return
             self._next = moment + PERIOD
             count, self._unreported = self._unreported, 0
-        more = f" (and {count} others before it)" if count else ""
+        others = "others" if count > 1 else "other"
+        more = f" (and {count} {others} before it)" if count else ""
         if isinstance(error, BaseException):
             _say("%s failed for message %s%s", self._stage, message_id, more, error=error)
         else:
@@ -55,7 +56,7 @@ class FailureLog:
         with self._lock:
             count, self._unreported = self._unreported, 0
         if count:
-            _say("%s failed for %d more messages", self._stage, count)
+            _say("%s failed for %d more message%s", self._stage, count, "s" * (count > 1))
 
 
 _stages: Final[dict[str, FailureLog]] = {}
@@ -81,7 +82,7 @@ def _rest() -> None:
 
 
 def _running() -> str:
-    """What runs: the name of an actor without its number, of a task, or of a thread."""
+    """What runs, for a log: the name of an actor without its number, a task's, or a thread's."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
@@ -89,8 +90,8 @@ def _running() -> str:
     name = threading.current_thread().name if task is None else task.get_name()
     stage, mark, number = name.rpartition("#")
     if mark and number.isdecimal():
-        return stage
-    return "a task" if name.startswith("Task-") else name
+        return repr(stage)
+    return "a task" if name.startswith("Task-") else repr(name)
 
 
 def _now() -> float:
