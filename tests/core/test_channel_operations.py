@@ -52,6 +52,18 @@ def test_channel_1_an_operation_never_awaited_warns_as_a_coroutine_does(
         gc.collect()
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "select"])
+@pytest.mark.filterwarnings("ignore:.*was never awaited")
+async def test_channel_1_asyncio_wait_refuses_an_operation_and_says_what_would_be_right(
+    core: Any, kind: str
+) -> None:
+    a = core.Channel(name="a")
+    operation = core.select(a.recv()) if kind == "select" else make(a, kind)
+    named = "select among receiving from a" if kind == "select" else f"Channel.{kind} on a"
+    with pytest.raises(TypeError, match=rf"^<{named}.*is no future: await it, or give it to"):
+        await asyncio.wait([operation])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_channel_1_an_operation_is_used_once(core: Any, kind: str) -> None:
     channel = core.Channel(3)

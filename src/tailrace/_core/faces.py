@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Never, TypeAlias, TypeVar, cast
 
 from tailrace._core.common import WORDS, ChannelStatistics, End, Verb, Wait, label
 from tailrace._core.ends import Blocking, ReceivingEnd, SendingEnd
@@ -219,6 +219,18 @@ class ChannelFace(Generic[T]):
         """How many hold `end`."""
         holders = self._ends
         return 0 if holders is None else max(0, holders[end])
+
+
+class NoFuture:
+    """What is awaited, and is no future to add callbacks to."""
+
+    __slots__ = ()
+
+    def add_done_callback(self, callback: object, /, *, context: object = None) -> Never:
+        """TypeError, as for asyncio.wait: what is not awaited yet is no future."""
+        raise TypeError(
+            f"{self!r} is no future: await it, or give it to select; asyncio.wait takes tasks"
+        )
 
 
 class OperationFace:

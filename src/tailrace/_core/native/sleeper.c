@@ -342,7 +342,14 @@ static PyObject *sleeper_add_done_callback(Sleeper *self, PyObject *const *args,
         return NULL;
     if ((self->phase != PARKED && self->phase != YIELDED) || self->party != NOBODY) {
         Py_DECREF(own);
-        PyErr_SetString(PyExc_RuntimeError, "only the task that is parked here may wait for it");
+        if (self->phase == FRESH)
+            PyErr_Format(PyExc_TypeError,
+                         "%R is no future: await it, or give it to select; "
+                         "asyncio.wait takes tasks",
+                         self);
+        else
+            PyErr_SetString(PyExc_RuntimeError,
+                            "only the task that is parked here may wait for it");
         return NULL;
     }
     self->context = own;
@@ -404,7 +411,9 @@ static PyMemberDef sleeper_members[] = {
 };
 
 static PyMethodDef sleeper_methods[] = {
-    {"add_done_callback", FAST_NAMED(sleeper_add_done_callback), NULL},
+    {"add_done_callback", FAST_NAMED(sleeper_add_done_callback),
+     "add_done_callback($self, callback, /, *, context=None)\n--\n\n"
+     "TypeError, as for asyncio.wait: what is not awaited yet is no future."},
     {"cancel", FAST_NAMED(sleeper_cancel), NULL},
     {"_interrupted", ONE(sleeper_interrupted), NULL},
     {"_wake", ONE(sleeper_wake), NULL},

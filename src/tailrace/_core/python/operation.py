@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from tailrace._core.cancellation import rearmed
 from tailrace._core.common import ParkedThread, Verb, check_timeout, label
-from tailrace._core.faces import OperationFace, SendManyFace
+from tailrace._core.faces import NoFuture, OperationFace, SendManyFace
 from tailrace._core.python.waiter import (
     CANCELLED,
     PENDING,
@@ -52,7 +52,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Operation(OperationFace, Generic[T_co]):
+class Operation(NoFuture, OperationFace, Generic[T_co]):
     """One channel operation that has not happened yet: await it, or give it to `select`, once.
 
     Awaiting raises `Closed` as its channel's semantics say. When the await raises

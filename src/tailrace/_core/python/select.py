@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tailrace._core.cancellation import rearmed
 from tailrace._core.common import check_timeout
-from tailrace._core.faces import SelectFace
+from tailrace._core.faces import NoFuture, SelectFace
 from tailrace._core.python.operation import Fresh, Operation, RecvMany, SendMany
 from tailrace._core.python.waiter import (
     CANCELLED,
@@ -33,7 +33,7 @@ from tailrace.errors import Closed, WouldBlock
 T = TypeVar("T")
 
 
-class Select(SelectFace):
+class Select(NoFuture, SelectFace):
     """What `select` returns: await it once for ``(index, value)``."""
 
     __slots__ = ("cases", "priority", "timeout", "used", "waiter")
