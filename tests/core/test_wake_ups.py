@@ -132,14 +132,20 @@ def test_channel_6_a_blocked_thread_that_a_signal_interrupts_leaves_no_waiter(
     core: Any, does: str
 ) -> None:
     channel = core.Channel()
+    hit = threading.Event()
 
     def handler(number: int, frame: object) -> None:
-        raise Interrupt
+        if not hit.is_set():
+            hit.set()
+            raise Interrupt
 
     def shoot(at: int = threading.get_ident()) -> None:
         while at not in core.parked_threads:
             pass
-        signal.pthread_kill(at, signal.SIGUSR1)
+        # Again: one that comes just before the thread sleeps does not wake it.
+        while not hit.is_set():
+            signal.pthread_kill(at, signal.SIGUSR1)
+            hit.wait(0.05)
 
     before = signal.signal(signal.SIGUSR1, handler)
     shooter = threading.Thread(target=shoot)

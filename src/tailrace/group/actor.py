@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from tailrace import _core
 from tailrace._core.common import WORDS, Verb, Wait
-from tailrace.timers import is_pending
+from tailrace.timers import _is_pending
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Doing(NamedTuple):
         return (
             self.verb == "park"
             and not self.timed
-            and all(verb == "receive" and not is_pending(channel) for verb, channel in self.waits)
+            and all(verb == "receive" and not _is_pending(channel) for verb, channel in self.waits)
         )
 
 

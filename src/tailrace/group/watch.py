@@ -36,7 +36,7 @@ from tailrace.group.awaits import await_chain, place_of
 from tailrace.group.idle import has_deadline, later
 from tailrace.group.stage import Stage
 from tailrace.group.topology import Topology
-from tailrace.timers import is_pending
+from tailrace.timers import _is_pending
 
 _log = logging.getLogger("tailrace")
 
@@ -222,7 +222,7 @@ class Watch:
             if does.since is None or does.since > parked_before or does.timed:
                 return set()
             for verb, channel in does.waits:
-                if verb == "done" or is_pending(channel):
+                if verb == "done" or _is_pending(channel):
                     return set()
                 needed.add((channel, _other(verb)))
             if isinstance(actor, LoopActor) and has_deadline(actor.task):
@@ -269,7 +269,7 @@ class Watch:
     def _other_end_is_unheld(self, channel: Channel[Any], end: End) -> bool:
         """Nobody holds it, has ever done so, or has used it without."""
         holders = channel._ends
-        if channel.closed or is_pending(channel) or (holders and holders[_other(end)]):
+        if channel.closed or _is_pending(channel) or (holders and holders[_other(end)]):
             return False
         counts = channel.statistics()
         used = counts.sent if end == "receive" else counts.received
