@@ -58,7 +58,7 @@ def _start(name: str, delay: float, period: float | None) -> Receiver[float]:
 _timers: weakref.WeakKeyDictionary[Channel[Any], _Timer] = weakref.WeakKeyDictionary()
 
 
-def _is_pending(channel: Channel[Any]) -> bool:
+def _is_pending(channel: Channel[Any]) -> bool:  # pyright: ignore[reportUnusedFunction]  # group asks
     """Whether `channel` is that of an `after` or `ticker` that will send another value."""
     timer = _timers.get(channel)
     return timer is not None and timer.pending

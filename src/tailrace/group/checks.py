@@ -9,7 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import islice
-from typing import Any, Final, get_origin
+from typing import Any, Final, cast, get_origin
 
 from tailrace import _core
 from tailrace._core.common import End, label
@@ -101,7 +101,8 @@ def check_no_type(
 ) -> None:
     """TypeError if `value` is the type of a channel, or of an end, where such a one is wanted."""
     kind = get_origin(value) or value
-    if not isinstance(kind, type) or not issubclass(kind, (_core.Channel, *HEADS)):  # type: ignore[arg-type]
+    types = cast(tuple[type, ...], (_core.Channel, *HEADS))
+    if not isinstance(kind, type) or not issubclass(kind, types):
         return
     annotation = str(parameter.annotation)
     wants = heads is None or only_ends(heads) or "Channel" in annotation
