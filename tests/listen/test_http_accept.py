@@ -274,7 +274,8 @@ async def test_where_descriptors_run_out_accepting_pauses(
         acceptor = Acceptor([listening], admitted.put_nowait)
         began = asyncio.get_running_loop().time()
         with connect(listening.getsockname()), await admitted.get() as accepted:
-            assert asyncio.get_running_loop().time() - began >= 3 * 0.01
+            # A clock that counts whole milliseconds may be one short.
+            assert asyncio.get_running_loop().time() - began >= 3 * 0.01 - 0.002
             assert accepted.getblocking() is False
         acceptor.close()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
