@@ -126,8 +126,9 @@ static void fill_buffer(Operation *self) {
     }
 }
 
-/* Values until it sleeps or all are sent. */
-static PySendResult send_many_step(Operation *self, PyObject **result) {
+/* Values until it sleeps or all are sent. One that has `yielded` does not yield again before it has
+ * attempted the value in hand, whatever others have spent meanwhile: so do all operations. */
+static PySendResult send_many_step(Operation *self, bool yielded, PyObject **result) {
     State *state = self->base.state;
     /* At the first step all but a list or tuple is asked for an iterator, which is others' code. */
     if (self->base.phase != YIELDED && !is_plain(self->values)) {
@@ -143,8 +144,9 @@ static PySendResult send_many_step(Operation *self, PyObject **result) {
             *result = more == 0 ? Py_NewRef(Py_None) : NULL;
             return more == 0 ? PYGEN_RETURN : PYGEN_ERROR;
         }
-        if (budget_is_spent(state))
+        if (!yielded && budget_is_spent(state))
             return yield_for_others(&self->base, result);
+        yielded = false;
         Effects effects = {NULL};
         Verdict verdict = attempt(self, &effects);
         if (verdict == PENDING) {

@@ -126,6 +126,7 @@ static PySendResult woken(Sleeper *sleeper, PyObject **result) {
 
 /* Attempt, unless it happened while it slept or others must have their turn first. */
 static ALWAYS_INLINE PySendResult go_on(Sleeper *sleeper, PyObject **result) {
+    bool yielded = sleeper->phase == YIELDED;
     if (UNLIKELY(sleeper->phase == PARKED)) {
         if (sleeper->claim == UNCLAIMED) /* driven by hand */
             return yield_itself(sleeper, result);
@@ -134,8 +135,8 @@ static ALWAYS_INLINE PySendResult go_on(Sleeper *sleeper, PyObject **result) {
             return how;
     }
     if (sleeper->kind == SEND_MANY)
-        return send_many_step((Operation *)sleeper, result);
-    if (UNLIKELY(sleeper->phase != YIELDED && budget_is_spent(sleeper->state))) {
+        return send_many_step((Operation *)sleeper, yielded, result);
+    if (UNLIKELY(!yielded && budget_is_spent(sleeper->state))) {
         sleeper->phase = YIELDED;
         return yield_for_others(sleeper, result);
     }

@@ -511,9 +511,7 @@ class FreshSendMany(Fresh[None], SendMany):
             return
         plain = cast("Sequence[Any]", values)
         while self.sent < len(plain):
-            if budget.left <= 0:
-                yield budget.anew()
-            if not self.fill(plain):
+            if budget.left <= 0 or not self.fill(plain):
                 yield from self._send_one(plain[self.sent])
 
 
