@@ -10,16 +10,19 @@ import asyncio
 import math
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pytest
 
 from tailrace import Channel, Message
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, store_sqlite
+from tailrace.store._files import check_none_is_cut_off
 from tailrace.store.sqlite import SqliteTarget
 
 T = TypeVar("T")
@@ -141,6 +144,104 @@ async def test_when_files_beside_it_are_removed_the_database_has_all_the_same(
                 copy.with_name(copy.name + suffix).write_bytes(source.read_bytes())
         assert rows(copy) == [*MANY, "after"]
     assert rows(path) == [*MANY, "after"]
+
+
+# What another process does with the database. It goes on with each line that it reads.
+STORES: Final = """
+import asyncio, math, sys
+from tailrace import Channel, Message
+from tailrace.store import store_sqlite
+
+async def main():
+    channel = Channel[Message[str]](math.inf)
+    storing = asyncio.create_task(store_sqlite(sys.argv[1], type=str)(channel))
+    for data in ("theirs/1", "theirs/2"):
+        message = Message(data)
+        await channel.send(message)
+        print((await message.settled(10)).status, flush=True)
+        sys.stdin.readline()
+    channel.close()
+    await storing
+
+asyncio.run(main())
+"""
+WRITES: Final = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("CREATE TABLE theirs (x)")
+print("stored", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def other_process(program: str, path: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        try:
+            yield process
+        finally:
+            process.stdin.close()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def unlink_beside(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+
+
+async def test_a_store_waits_for_another_process_that_alone_has_the_removed_wal(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def check(real: Path) -> None:
+        try:
+            check_none_is_cut_off(real)
+        except OSError:
+            loop.call_soon_threadsafe(refused.set)
+            raise
+
+    monkeypatch.setattr("tailrace.store._sqlite.check_none_is_cut_off", check)
+    with other_process(STORES, path) as process:
+        assert said(process) == "stored"
+        unlink_beside(path)
+        async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
+            message = Message("ours")
+            await channel.send(message)
+            await refused.wait()
+            assert message.outcome is None
+            print(file=process.stdin, flush=True)
+            assert said(process) == "stored"
+            assert (await message.settled(10)).ok
+    assert rows(path)[:1] == ["theirs/1"]
+    assert sorted(rows(path)) == ["ours", "theirs/1", "theirs/2"]
+
+
+async def test_what_is_only_in_a_wal_that_others_have_replaced_is_kept_in_a_copy(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
+        assert await put(channel, "before") == ["stored"]
+        unlink_beside(path)
+        with other_process(WRITES, path) as process:
+            assert said(process) == "stored"
+            assert await put(channel, "after") == ["stored"]
+    (kept,) = path.parent.glob("*-saved-*")
+    assert f"only in the copy {kept}" in caplog.text
+    assert rows(kept) == ["before"]
+    assert rows(path) == ["after"]
+    assert rows(path, "(SELECT x AS data, 0 AS rowid FROM theirs)") == []
 
 
 async def test_a_file_that_is_replaced_during_a_transaction_is_not_where_the_acks_are(

@@ -22,12 +22,16 @@ Invariants
 - All connections of one process to one database have one -shm, even one that was removed: so those
   that have other files than are in place are closed before the process opens the database again.
 - No WAL is moved into a database that others use with another WAL: that would overwrite theirs.
+  What was only in ours is kept in a copy of the database as this connection sees it.
+- No store opens a database of which another process has a WAL or -shm open that was removed: it
+  would not see what is in there, and have nobody save it (`check_none_is_cut_off`).
 
 What cannot be seen: another content written into the same file (``cp backup.db events.db``).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sqlite3
@@ -126,6 +130,34 @@ def bring_back(real: Path) -> None:
         wal.unlink(missing_ok=True)
 
 
+def check_none_is_cut_off(real: Path) -> None:
+    """BlockingIOError if others use the database with a -wal or -shm that was removed.
+
+    What they have committed is in there alone. A store among them saves it with its next
+    transaction. For callers that are `alone`.
+    """
+    database = identity(real)
+    if all(map(Path.exists, _beside(real))) or database in _brought_home:
+        return
+    with closing(sqlite3.connect(real, isolation_level=None, timeout=0.1)) as connection:
+        # So it needs no -shm, which is refused as long as anybody has the database open.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        try:
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                raise BlockingIOError(
+                    f"database {str(real)!r} is locked: others use it, and it has no -wal or no "
+                    f"-shm; if that was removed, they must store once more, or close it, before"
+                ) from error
+            # Else whoever opens it hears the same.
+
+
+# Databases into which this process has moved what was in a WAL that was removed. Others may have
+# that one open yet, but it is empty.
+_brought_home: Final[set[Identity]] = set()
+
+
 def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
@@ -172,6 +204,8 @@ class Files:
         self._opened = database, wal, shm
         if wal is not None and _marked(self._names[1], wal) is None:
             _mark(self._names[1], wal, database)
+        if self.complete:
+            _brought_home.discard(database)
 
     def __repr__(self) -> str:
         return f"<Files of {str(self._path)!r}: {'moved' if self.moved() else 'in place'}>"
@@ -202,6 +236,7 @@ class Files:
     def rescue_alone(self, connection: sqlite3.Connection) -> None:
         """As `rescue`, where the caller is `alone`."""
         if self._taken_over():
+            self._save_what_others_lack(connection)
             self._abandon(connection)
             return
         try:
@@ -219,6 +254,8 @@ class Files:
             self._abandon(connection)
         else:
             self._remove(connection)
+            if identity(self._real) == self._database:
+                _brought_home.add(self._database)
 
     def set_aside(self, connection: sqlite3.Connection) -> str:
         """Where `rescue` is impossible and nobody can wait: close the connection and rename the
@@ -231,11 +268,7 @@ class Files:
         return str(name.rename(_saved(name, opened)))
 
     def _taken_over(self) -> bool:
-        """Whether the database is in its place, and others use it with another WAL or -shm.
-
-        What this connection had committed by then, they have: it was moved into the database,
-        or is in the WAL that they use.
-        """
+        """Whether the database is in its place, and others use it with another WAL or -shm."""
         database, wal, shm = self._opened
         if identity(self._real) != database:
             return False
@@ -247,6 +280,37 @@ class Files:
         with suppress(OSError):
             return self._names[1].stat().st_size > 0
         return False
+
+    def _save_what_others_lack(self, connection: sqlite3.Connection) -> None:
+        """Where others use the database with another WAL, what is in ours is seen by nobody: keep
+        a copy of the database as `connection` sees it, and say so.
+        """
+        wal = self._opened[1]
+        if wal is None or identity(self._names[1]) == wal or _is_empty(wal):
+            return  # they have it all: it is in the WAL that they use, or in the database
+        kept = next(
+            path
+            for number in itertools.count()
+            if not (path := Path(f"{self._real}-saved-{wal[1]}-{number}")).exists()
+        )
+        try:
+            with closing(sqlite3.connect(kept)) as copy:
+                connection.backup(copy)
+        except sqlite3.Error as error:
+            kept.unlink(missing_ok=True)
+            _log.error(
+                "the -wal of database %r was removed, and others have made a new one: the last "
+                "rows that this store had acked are lost (they could not be saved: %s)",
+                str(self._path),
+                error,
+            )
+        else:
+            _log.error(
+                "the -wal of database %r was removed, and others have made a new one: the last "
+                "rows that this store had acked are only in the copy %s; take them from there",
+                str(self._path),
+                kept,
+            )
 
     def _abandon(self, connection: sqlite3.Connection) -> None:
         """Close the connection, and have SQLite not move its WAL into the database."""
@@ -278,6 +342,17 @@ class Files:
 
     def _now(self) -> tuple[Identity | None, ...]:
         return tuple(map(identity, self._names))
+
+
+def _is_empty(which: Identity) -> bool:
+    """Whether a file that this process has open, perhaps without a name, is known to be empty."""
+    with suppress(OSError):
+        for descriptor in Path("/dev/fd").iterdir():
+            with suppress(OSError):
+                status = os.fstat(int(descriptor.name))
+                if (status.st_dev, status.st_ino) == which:
+                    return not status.st_size
+    return False
 
 
 _HOPELESS: Final = frozenset(

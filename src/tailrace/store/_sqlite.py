@@ -29,7 +29,15 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from tailrace.errors import Reject
 from tailrace.store._errors import StoreError
-from tailrace.store._files import Files, Identity, alone, bring_back, identity, put_aside_foreign
+from tailrace.store._files import (
+    Files,
+    Identity,
+    alone,
+    bring_back,
+    check_none_is_cut_off,
+    identity,
+    put_aside_foreign,
+)
 from tailrace.store._fit import Fit, fit_of
 from tailrace.store._repeats import Judged, judge
 from tailrace.store._table import Row, Rows, Table
@@ -216,6 +224,7 @@ class SqliteTarget(Generic[T]):
         if before is not None:
             self._close_others(before[0])
             self._clear_up(real)
+            check_none_is_cut_off(real)
         before = _look(real)  # again: bringing back has written into it
         connection = sqlite3.connect(
             real,
