@@ -121,6 +121,28 @@ async def test_a_drain_does_not_wait_for_stalled_handshakes(serve: Any, tls: Any
     stalled.close()
 
 
+async def test_a_client_that_the_loop_cannot_take_over_is_let_go(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[socket.socket] = []
+
+    async def refuse(factory: object, accepted: socket.socket, **options: object) -> None:
+        refused.append(accepted)
+        raise ConnectionResetError
+
+    listener = limited()
+    async with serve(listener) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", refuse)
+            client = connect(at(listener))
+            assert await heard(client) == b""
+            client.close()
+        (accepted,) = refused
+        assert accepted.fileno() == -1
+        assert service.server.statistics().connections == 0
+        assert (await service.get("/incoming?data=foo")).status == 200
+
+
 async def test_clients_beyond_the_limit_hear_503_and_take_nothing(
     serve: Any, any_loop: Loops
 ) -> None:

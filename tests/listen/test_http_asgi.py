@@ -233,6 +233,24 @@ async def test_another_loop_than_its_actors_is_an_error() -> None:
             await asyncio.to_thread(asyncio.run, elsewhere())
 
 
+@pytest.mark.parametrize(("max_head", "status"), [(26, 200), (25, 431)])
+async def test_a_head_may_be_just_as_large_as_the_limit(max_head: int, status: int) -> None:
+    server = HttpServer(None, max_head=max_head)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+
+    scope = {"type": "http", "method": "GET", "path": "/incoming", "query_string": b"data=foo"}
+    async with running(server.listen("/incoming"), store):
+        await server.app(scope | {"headers": [(b"host", b"a")]}, receive, send)
+
+    assert sent[0]["status"] == status
+
+
 async def test_websockets_are_closed_and_the_unknown_is_an_error() -> None:
     app = HttpServer(None).app
     sent: list[MutableMapping[str, Any]] = []

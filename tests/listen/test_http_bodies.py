@@ -306,6 +306,17 @@ def test_a_multipart_form_is_read_as_it_may_be_written(body: bytes) -> None:
     assert decoded(str, made) == "foo"
 
 
+@pytest.mark.parametrize(
+    "boundary",
+    [r'"\b"', r'"b"; boundary=c', r'"b;c"', r'"b\";c\\"', "b;;"],
+)
+def test_a_boundary_is_read_as_it_may_be_quoted(boundary: str) -> None:
+    bare = {r'"b;c"': "b;c", r'"b\";c\\"': 'b";c\\'}.get(boundary, "b")
+    body = f"--{bare}\r\nContent-Disposition: form-data; name=data\r\n\r\nfoo\r\n--{bare}--"
+    made = request(body=body.encode(), content_type=f"multipart/form-data; boundary={boundary}")
+    assert decoded(str, made) == "foo"
+
+
 @pytest.mark.parametrize("noise", ["a=b;" * 4000, ';"' * 8000, 'a="\\' * 4000, ";" * 16_000])
 def test_a_content_type_that_cannot_be_read_is_refused(noise: str) -> None:
     made = request(body=b"x", content_type="multipart/form-data; " + noise)
@@ -428,3 +439,15 @@ async def test_a_struct_arrives_as_one(serve: Callable[..., Any]) -> None:
 
     assert right.text == "OK: Event(name='a', n=1)"
     assert (wrong.status, wrong.text) == (422, "rejected: Expected `str`, got `int` - at `$.name`")
+
+
+def test_an_interrupt_in_the_code_of_a_type_is_raised() -> None:
+    @dataclass
+    class Interrupted:
+        x: int
+
+        def __post_init__(self) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decoded(Interrupted, request(body=b'{"x": 1}', content_type=JSON))

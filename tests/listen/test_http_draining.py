@@ -252,3 +252,22 @@ async def test_a_listener_without_a_group_answers_what_it_has_sent() -> None:
         assert (await asking).text == "OK: foo"
         await finishing
     assert listener.server.statistics().connections == 0
+
+
+async def test_a_listener_whose_channel_is_closed_ends_connections_with_its_last_answers(
+    serve: Any,
+) -> None:
+    """A server that stops although nobody asked it to drain."""
+
+    async def first_only(inbox: Receiver[Message[Any]]) -> None:
+        (await inbox.recv()).ack()
+
+    listener = listen_http(ANY, "/in")
+    async with serve(listener, first_only) as service, await service.connect() as client:
+        assert (await client.get("/in?data=1")).status == 200
+        not_sent = await client.get("/in?data=2")
+        later = await client.get("/in?data=3")
+        assert await client.closed()
+
+    assert [not_sent.status, later.status] == [503, 503]
+    assert ["connection" in not_sent.headers, later.headers["connection"]] == [False, "close"]

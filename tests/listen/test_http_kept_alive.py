@@ -16,6 +16,7 @@ from tailrace.listen import HttpServer, Request, listen_http
 from tailrace.listen._http1 import Connection
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
+FORM = "application/x-www-form-urlencoded"
 ANY = "127.0.0.1:0"
 
 
@@ -356,6 +357,20 @@ async def test_a_refused_request_leaves_its_connection_idle(serve: Any, any_loop
         assert (await client.get("/elsewhere")).status == 404
         await asyncio.sleep(0.3)
         assert (await client.get("/incoming?data=foo")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/incoming", "/elsewhere"])
+async def test_a_request_that_came_in_pieces_leaves_its_connection_idle(
+    serve: Any, any_loop: Loops, path: str
+) -> None:
+    listener = HttpServer(ANY, receive_timeout=30, keep_alive=0.3).listen("/incoming")
+    async with serve(listener) as service, await service.connect() as client:
+        client.ask("POST", path, b"data=", content_type=FORM, content_length="8")
+        await service.until(lambda now: path == "/elsewhere" or now.in_flight)
+        await asyncio.sleep(0.05)  # the pieces are two packets
+        client.say("foo")
+        assert (await client.hear()).status == (200 if path == "/incoming" else 404)
+        assert await client.closed()  # without a 408
 
 
 async def test_an_answered_client_that_stalls_in_its_next_head_is_let_go(

@@ -150,3 +150,18 @@ async def test_reports_do_not_grow_with_what_they_quote(
     assert [report["status"] for report in reports] == ["rejected", *["stored"] * 6]
     # The fourth result exceeds four times `max_body`.
     assert ["result" in report for report in reports] == [False, *[True] * 4, *[False] * 2]
+
+
+@pytest.mark.parametrize("length", [200, 201])
+async def test_a_reason_in_a_report_is_cut_where_it_exceeds_200_characters(
+    serve: Any, length: int
+) -> None:
+    async def work(inbox: Receiver[Message[Any]]) -> None:
+        async for message in inbox:
+            message.reject("x" * length)
+
+    async with serve(HttpServer(ANY).listen("/in", type=int), work) as service:
+        answer = await service.post("/in", b"1\n", content_type=NDJSON)
+
+    whole = "x" * 200
+    assert json.loads(answer.text)["reason"] == (whole if length == 200 else f"{whole}…")

@@ -122,6 +122,22 @@ async def test_requests_that_wait_behind_another_are_counted(
         assert service.server.statistics().body_bytes == 0
 
 
+async def test_requests_that_wait_for_the_turns_of_others_are_counted(
+    serve: Any, any_loop: Loops
+) -> None:
+    """A client that sends very many has some of them answered in each turn of the loop."""
+    async with serve(limited()) as service, await service.connect() as client:
+        client.say(b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n" * 1000)
+        most = 0
+        while service.server.statistics().answers.get(404, 0) < 1000:
+            most = max(most, service.server.statistics().body_bytes)
+            await asyncio.sleep(0)
+        for _ in range(1000):
+            assert (await client.hear()).status == 404
+        assert service.server.statistics().body_bytes == 0
+    assert most > 1000
+
+
 async def test_requests_that_wait_are_dropped_where_there_is_no_room(serve: Any, hold: Any) -> None:
     held = hold()
     listener = limited(body_memory=1000)

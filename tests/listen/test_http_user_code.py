@@ -14,6 +14,8 @@ import pytest
 
 from tailrace import Message, Receiver
 from tailrace.listen import Request, listen_http
+from tailrace.listen import _access as access_module
+from tailrace.listen import _shown as shown_module
 
 ANY = "127.0.0.1:0"
 RATES = {"EUR": 1.0}
@@ -101,7 +103,9 @@ async def test_a_value_error_of_a_type_is_the_senders_fault(serve: Any) -> None:
     assert (answer.status, answer.text.partition(" - ")[0]) == (422, "rejected: nobody pays in ZZZ")
 
 
-async def test_a_line_whose_type_raises_is_reported_and_the_others_are_stored(serve: Any) -> None:
+async def test_a_line_whose_type_raises_is_reported_and_the_others_are_stored(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     lines = b"\n".join(map(money, ["EUR", "XXX", "0", "1", "2", "3", "ZZZ", "EUR"]))
     async with serve(listen_http(ANY, "/pay", type=Payment), ack) as service:
         answer = await service.post("/pay", lines, content_type=NDJSON)
@@ -112,6 +116,9 @@ async def test_a_line_whose_type_raises_is_reported_and_the_others_are_stored(se
     assert [r["code"] for r in reports] == [200, 500, 500, 500, 500, 500, 422, 200]
     assert "secret" not in answer.text
     assert (left, after.status) == (0, 200)
+    # The first of them only: a request may have very many lines.
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert "line 2" in record.getMessage()
 
 
 async def test_an_attrs_class_is_a_type_and_its_validators_are_the_senders_affair(
@@ -398,3 +405,54 @@ async def test_a_logging_filter_that_raises_changes_no_answer(serve: Any) -> Non
         log.removeFilter(broken)
 
     assert answer.status == 500
+
+
+class InTurn:
+    """A value whose `str` does in turn what it was given: raises, or is a text."""
+
+    def __init__(self, *does: str | type[BaseException]) -> None:
+        self._does = iter(does)
+
+    def __str__(self) -> str:
+        does = next(self._does, "fine")
+        if isinstance(does, str):
+            return does
+        raise does
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: shown_module.said(InTurn(KeyboardInterrupt)),
+        lambda: shown_module.as_json(InTurn(KeyboardInterrupt)),
+        lambda: shown_module.as_json(InTurn(ValueError, KeyboardInterrupt)),
+        lambda: shown_module.as_json({"a": InTurn(ValueError, KeyboardInterrupt)}),
+        lambda: shown_module.as_json({"a": InTurn(ValueError, ValueError, KeyboardInterrupt)}),
+    ],
+)
+def test_an_interrupt_while_a_value_is_shown_is_raised(make: Callable[[], object]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make()
+
+
+def test_an_interrupt_while_a_record_is_logged_is_raised() -> None:
+    def interrupted(record: logging.LogRecord) -> bool:
+        raise KeyboardInterrupt
+
+    def log_access() -> None:
+        access_module.log_access(None, 400, 0, None)
+
+    for name, write in (
+        ("tailrace.listen", lambda: shown_module.log_error("broken")),
+        ("tailrace.access", log_access),
+    ):
+        log = logging.getLogger(name)
+        level = log.level
+        log.setLevel(logging.INFO)
+        log.addFilter(interrupted)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                write()
+        finally:
+            log.removeFilter(interrupted)
+            log.setLevel(level)
