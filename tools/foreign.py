@@ -17,13 +17,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import session
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "foreign"
@@ -101,33 +101,12 @@ def call(*command: str | Path, cwd: Path = ROOT) -> None:
     """Run a command. PassedOver if it fails, with the last line that it printed, or takes longer
     than PIP_SECONDS."""
     shown = " ".join(map(str, (Path(command[0]).name, *command[1:])))
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=PIP_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise PassedOver(f"{shown}: not done within {PIP_SECONDS:g} s") from None
-    finally:
-        kill_all(process)
-    if process.returncode:
-        last = (said.strip().splitlines() or ["no output"])[-1]
+    ended = session.run(command, cwd=cwd, seconds=PIP_SECONDS)
+    if ended.code is None:
+        raise PassedOver(f"{shown}: not done within {PIP_SECONDS:g} s")
+    if ended.code:
+        last = (ended.output.strip().splitlines() or ["no output"])[-1]
         raise PassedOver(f"{shown}: {last}")
-
-
-def kill_all(process: subprocess.Popen[str]) -> None:
-    """End the leader of a session and every process that it has left there."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
 
 
 def prepare(name: str, project: Project) -> tuple[Path, Path]:
@@ -170,26 +149,13 @@ def outcomes(
     command += ["-p", "conclude", "-p", "no:cacheprovider"]
     command += ["-W", "ignore:Module already imported", "-p", "no:tailrace"]
     command += ["-o", "addopts="]  # coverage, several processes: what is asked for there
-    with (source.parent / f"{kind}.log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, *project.tests],
-            cwd=source,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            print(f"  {kind}: ended after {seconds:g} s; see {log.name}")
-        finally:
-            kill_all(process)
+    log = source.parent / f"{kind}.log"
+    command += project.tests
+    if session.run(command, cwd=source, seconds=seconds, env=environment, log=log).code is None:
+        print(f"  {kind}: ended after {seconds:g} s; see {log}")
     ended = dict(line.rsplit(" ", 1) for line in lines_of(report))
     if not ended:
-        raise PassedOver(f"no test ran with {kind}; see {log.name}")
+        raise PassedOver(f"no test ran with {kind}; see {log}")
     return ended
 
 

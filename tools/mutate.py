@@ -9,17 +9,20 @@ diff, any other with a test that does. The sample depends on `--seed` alone::
 How it works
 - One run of the tests under coverage says which test executes which line.
 - Each worker has a copy of `src` of its own, which PYTHONPATH puts before the installed package.
-- A mutant is killed if a test fails, or if the tests take several times as long as before.
+- A mutant is killed if a test fails, and fails again by itself: one that fails now and then is left
+  out. It is killed too if a test, or all of them, take several times as long as before; how many
+  were, the last line says.
 - Not changed are annotations, docstrings, texts, `__repr__`, and code for type checkers only.
 
-Whether a mutant that lived is equivalent to the program is for a person to say: give the line as
-``--equivalent gather/tuning.py:44:<operator>`` to leave it out of the figure.
+Whether a mutant that lived is equivalent to the program is for a person to say: give its name,
+``--equivalent gather/tuning.py:44:12:<operator>``, to leave it out of the figure.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import bisect
 import collections
 import difflib
 import itertools
@@ -27,7 +30,6 @@ import os
 import random
 import shutil
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +38,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Final
+
+import session
+
+TEST_SECONDS: Final = 60  # for one test; the slowest takes a tenth of that
+NOTHING_RAN: Final = 5  # an exit code of pytest
+TOO_LONG: Final = "the tests take too long"
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "tailrace"
@@ -87,6 +96,9 @@ class Mutant:
 
     path: Path
     line: int
+    """What coverage calls the line."""
+    place: str
+    """Line and column of the change, as editors count them."""
     start: int
     end: int
     text: str
@@ -97,7 +109,7 @@ class Mutant:
     @property
     def name(self) -> str:
         """What `--equivalent` calls it."""
-        return f"{self.path.relative_to(PACKAGE)}:{self.line}:{self.operator}"
+        return f"{self.path.relative_to(PACKAGE)}:{self.place}:{self.operator}"
 
     def apply(self, source: bytes) -> bytes:
         """The source with this change."""
@@ -135,7 +147,11 @@ class Finder(ast.NodeVisitor):
         self._found(node.lineno, start, end, text, operator)
 
     def _found(self, line: int, start: int, end: int, text: str, operator: str) -> None:
-        self.found.append(Mutant(self.path, line, start, end, text, operator, self._on_import))
+        at = bisect.bisect(self._starts, start)
+        place = f"{at}:{start - self._starts[at - 1] + 1}"
+        self.found.append(
+            Mutant(self.path, line, place, start, end, text, operator, self._on_import)
+        )
 
     def _between(self, left: ast.expr, right: ast.expr, text: str, operator: str) -> None:
         """Replace the operator that stands between two operands."""
@@ -301,8 +317,8 @@ class Lines:
                 ROOT / "src", [*tests, *options, *pytest_args], {"COVERAGE_FILE": str(data)}, None
             )
             self.seconds = time.monotonic() - started
-            if ended is None or ended.returncode:
-                sys.stdout.write("" if ended is None else ended.stdout[-4000:])
+            if ended.code:
+                sys.stdout.write(ended.output[-4000:])
                 raise SystemExit("the tests fail without any mutant")
             with sqlite3.connect(data) as database:
                 self._tests = self._read(database)
@@ -326,6 +342,12 @@ class Lines:
                         tests.setdefault((path, index * 8 + bit), set()).add(test)
         return tests
 
+    def named(self, line: str) -> str | None:
+        """The test that a line of pytest's summary, ``FAILED <test> - <why>``, is about."""
+        text = line.partition(" ")[2]
+        # A test's id may have " - " in it.
+        return max((test for test in self._breadth if text.startswith(test)), key=len, default=None)
+
     def tests(self, mutant: Mutant, all_tests: Sequence[str]) -> list[str]:
         """The tests to run for a mutant: all, if its line is executed by an import or outside.
 
@@ -338,34 +360,25 @@ class Lines:
 
 
 def _pytest(
-    source: Path, arguments: Sequence[str], extra: dict[str, str], timeout: float | None
-) -> subprocess.CompletedProcess[str] | None:
-    """Run pytest on the package in `source`; None if it took longer than `timeout` seconds."""
+    source: Path, arguments: Sequence[str], extra: dict[str, str], seconds: float | None
+) -> session.Ended:
+    """Run pytest on the package in `source`, for at most `seconds`."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1", **extra}
-    process = subprocess.Popen(
-        [*command, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.communicate()
+    return session.run([*command, *arguments], cwd=ROOT, seconds=seconds, env=environment)
+
+
+def _failure(ended: session.Ended) -> str | None:
+    """What failed, in pytest's words; None if nothing did."""
+    if ended.code is None or "+ Timeout +" in ended.output:
+        return TOO_LONG
+    if "ERROR: not found: " in ended.output:
+        raise SystemExit(f"pytest does not find what it ran before:\n{ended.output}")
+    if ended.code in (0, NOTHING_RAN):
         return None
-    return subprocess.CompletedProcess(command, process.returncode, output)
-
-
-def _failure(ended: subprocess.CompletedProcess[str]) -> str:
-    lines = ended.stdout.splitlines()
+    lines = ended.output.splitlines()
     failed = [line for line in lines if line.startswith(("FAILED ", "ERROR tests"))]
-    return failed[0] if failed else f"pytest ends with {ended.returncode}"
+    return failed[0] if failed else f"pytest ends with {ended.code}"
 
 
 class Workers:
@@ -387,19 +400,22 @@ class Workers:
         before = target.read_bytes()
         try:
             target.write_bytes(mutant.apply(before))
-            selected = self._lines.tests(mutant, self._tests)
-            timeout = 60 + 4 * self._lines.seconds
-            # By a thread, which ends the process: what a mutant leaves could keep pytest from that.
-            hangs = ["-o", "timeout=40", "-o", "timeout_method=thread"]
-            ended = _pytest(copy, [*hangs, *selected], {}, timeout)
-            if ended is None:
-                return "the tests take too long"
-            if "ERROR: not found: " in ended.stdout:
-                raise SystemExit(f"pytest does not find what it ran before:\n{ended.stdout}")
-            return _failure(ended) if ended.returncode else None
+            return self._failure(copy, self._lines.tests(mutant, self._tests))
         finally:
             target.write_bytes(before)
             self._copies.put(copy)
+
+    def _failure(self, copy: Path, selected: list[str]) -> str | None:
+        seconds = 120 + 6 * self._lines.seconds
+        # By a thread, which ends the process: what a mutant leaves could keep pytest from that.
+        hangs = ["-o", f"timeout={TEST_SECONDS}", "-o", "timeout_method=thread"]
+        while True:
+            failure = _failure(_pytest(copy, [*hangs, *selected], {}, seconds))
+            test = None if failure is None else self._lines.named(failure)
+            if test is None or _failure(_pytest(copy, [*hangs, test], {}, seconds)) is not None:
+                return failure
+            print(f"passes when it is run again: {test}", flush=True)
+            selected = [*selected, f"--deselect={test}"]
 
 
 def main() -> int:
@@ -424,6 +440,7 @@ def main() -> int:
     print(f"{options.package}: {len(mutants)} of {count} mutants, seed {options.seed}")
     lines = Lines(tests, ["-n", "2", "--dist", "worksteal"])
     lived: list[Mutant] = []
+    slow = 0
     with tempfile.TemporaryDirectory() as folder:
         workers = Workers(Path(folder), options.workers, lines, tests)
         with ThreadPoolExecutor(options.workers) as pool:
@@ -432,10 +449,13 @@ def main() -> int:
                     lived.append(mutant)
                     print(f"\nlived: {mutant.name}\n{mutant.diff()}\n", flush=True)
                 else:
+                    slow += test == TOO_LONG
                     print(f"killed: {mutant.name} by {test}"[:200], flush=True)
-    share = 100 * (1 - len(lived) / max(1, len(mutants)))
+    killed = len(mutants) - len(lived)
+    share = 100 * killed / max(1, len(mutants))
     print(
-        f"\n{options.package}: {len(mutants) - len(lived)} of {len(mutants)} killed: {share:.0f} %"
+        f"\n{options.package}: {killed} of {len(mutants)} killed: {share:.0f} %"
+        f" ({slow} of them as the tests took too long)"
     )
     return 0 if share >= options.at_least else 1
 
