@@ -501,6 +501,28 @@ async def test_leaving_query_each_without_aclose_still_cancels_the_others() -> N
     nothing_is_left(fast, slow)
 
 
+def test_an_iteration_that_outlives_its_loop_ends_with_nothing_to_wait_for() -> None:
+    async def pending() -> str:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def fast() -> str:
+        return "fast"
+
+    async def ask() -> Any:
+        answers = query_each("q", backend(lambda _: fast()), backend(lambda _: pending()))
+        assert (await anext(answers)).value == "fast"
+        return answers
+
+    loop = asyncio.new_event_loop()
+    answers = loop.run_until_complete(ask())
+    loop.close()
+    (left,) = asyncio.all_tasks(loop)
+    left._log_destroy_pending = False  # type: ignore[attr-defined]
+    with pytest.raises(StopIteration):
+        answers.aclose().send(None)
+
+
 @virtual_time
 async def test_an_iteration_that_never_begins_asks_nobody() -> None:
     fake = Fake("fake")

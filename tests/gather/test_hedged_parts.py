@@ -220,6 +220,9 @@ def test_what_share_of_the_wanted_copies_was_paid_for_is_told_since_the_last_tim
     assert budget.paid_share() == 0.5
     assert budget.take(30)
     assert budget.paid_share() == 1
+    never_asked_before = Budget(0.1, full=False)
+    assert not never_asked_before.take(0)
+    assert never_asked_before.paid_share() == 0
 
 
 def test_what_comes_back_to_the_budget_is_saved_up_to_its_size() -> None:
