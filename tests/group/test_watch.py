@@ -353,6 +353,24 @@ async def test_nobody_is_said_when_who_held_no_end_has_used_the_channel_and_ende
     assert text.startswith(f"nobody {'sends to' if end == 'send' else 'receives from'} `a`")
 
 
+async def test_nobody_is_said_whichever_actor_of_a_stage_waits(said: list[str]) -> None:
+    working: list[bool] = []
+
+    async def works_or_sends(out: Sender[int]) -> None:
+        if working:
+            await out.send(1)
+        working.append(True)
+        while True:
+            await asyncio.sleep(0.5)
+
+    async with Group() as go:
+        go(works_or_sends, Channel[int](name="a"), actors=2)
+        await asyncio.sleep(20)
+        go.cancel()
+    (text,) = said
+    assert text.startswith("nobody receives from `a`, and `works_or_sends#2` is waiting")
+
+
 async def test_an_actor_that_goes_on_within_the_second_is_not_told_of(said: list[str]) -> None:
     a = Channel[int](math.inf, name="a")
 
@@ -389,6 +407,25 @@ async def test_a_message_that_a_loop_variable_holds_unsettled_is_told_of_once(
     assert text.startswith("`forgets#1` waits for its next value, and a variable of it still has")
     assert "message 7, unsettled, which nobody else has (test_watch.py:" in text
     assert "in forgets)" in text
+
+
+async def test_a_message_that_is_kept_is_told_of_although_one_of_another_stage_was(
+    said: list[str],
+) -> None:
+    async def forgets(inbox: Receiver[Message[str]]) -> None:
+        async for message in inbox:
+            message.data += "!"
+
+    first, second = Channel[Message[str]](), Channel[Message[str]]()
+    async with Group() as go:
+        go(forgets, first, name="first")
+        go(forgets, second, name="second")
+        with first.sending(), second.sending():
+            for inbox in (first, second):
+                await inbox.send(Message("x"))
+                await asyncio.sleep(20)
+            go.cancel()
+    assert [text.partition(" ")[0] for text in said] == ["`first`", "`second`"]
 
 
 async def test_a_message_that_a_generator_holds_unsettled_is_told_of(said: list[str]) -> None:
