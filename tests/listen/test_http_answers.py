@@ -63,6 +63,17 @@ async def test_the_result_of_ack_is_the_answer(serve: Any) -> None:
     assert told.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize("size", [4, 1023, 1024, 1025, 65535, 65536, 65537])
+async def test_an_answer_of_any_size_is_heard_whole(serve: Any, any_loop: Loops, size: int) -> None:
+    said = "x" * (size - len("OK: "))
+    work = settle(lambda m: m.ack(said))
+    listener = listen_http(ANY, "/incoming")
+    async with serve(listener, work) as service, await service.connect() as client:
+        answers = [await client.get("/incoming?data=foo") for _ in range(2)]
+
+    assert [answer.text for answer in answers] == [f"OK: {said}"] * 2
+
+
 async def test_a_result_that_is_no_json_is_answered_all_the_same(serve: Any) -> None:
     class Odd:
         def __str__(self) -> str:

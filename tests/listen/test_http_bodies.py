@@ -451,3 +451,20 @@ def test_an_interrupt_in_the_code_of_a_type_is_raised() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         decoded(Interrupted, request(body=b'{"x": 1}', content_type=JSON))
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_the_limits_of_a_multipart_form_are_exact(beyond: int) -> None:
+    field = "Content-Disposition: form-data; name=data"
+    size = 8 * 1024 - len("\r\n") - len(field) - len("\r\nx: ") - len("\r\n\r\n") + beyond
+    cases = [
+        multipart(f"{field}\r\nx: {'y' * size}\r\n\r\nfoo"),
+        multipart(field + "\r\nx: y" * (31 + beyond) + "\r\n\r\nfoo"),
+        multipart(f"{field}\r\n\r\nfoo", *["\r\n"] * (999 + beyond)),
+        multipart(f"{field}{'; x=y' * (31 + beyond)}\r\n\r\nfoo"),
+    ]
+    for made in cases:
+        if beyond:
+            assert refused(str, made)[0] == 400
+        else:
+            assert decoded(str, made) == "foo"

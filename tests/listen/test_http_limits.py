@@ -259,6 +259,14 @@ async def test_a_refused_request_with_a_small_body_keeps_its_connection(serve: A
     assert "connection" not in unknown.headers
 
 
+@pytest.mark.parametrize(("size", "kept"), [(64 * 1024, True), (64 * 1024 + 1, False)])
+async def test_a_refused_body_is_read_up_to_64_kib(serve: Any, size: int, kept: bool) -> None:
+    async with serve(limited()) as service, await service.connect() as client:
+        answer = await client.post("/elsewhere", b"x" * size, content_type=FORM)
+
+    assert (answer.status, "connection" not in answer.headers) == (404, kept)
+
+
 async def test_the_limits_are_each_listeners_own(serve: Any) -> None:
     listener = listen_http(ANY, "/incoming", max_body=10)
     async with serve(listener) as service:
