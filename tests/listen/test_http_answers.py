@@ -400,6 +400,48 @@ async def test_a_request_whose_time_runs_out_in_an_outage_hears_503(serve: Any, 
     )
 
 
+@pytest.mark.parametrize(
+    ("accept", "json"),
+    [
+        ("application/json", True),
+        ("Application/JSON", True),
+        ("application/json;q=0.5", True),
+        ("application/json; charset=utf-8; q=1.000", True),
+        ("text/html, application/json", True),
+        ("application/json, text/plain, */*", True),
+        ("application/json;q=0.9, */*;q=0.8", True),
+        ("application/json, text/*;q=0.9", True),
+        ("application/*", True),
+        ("application/json;q=2", True),  # no weight at all, so as if there were none
+        ("*/*", False),
+        ("text/plain", False),
+        ("application/json;q=0", False),
+        ("application/json;q=0.000, */*", False),
+        ("application/json ; Q=0", False),
+        ("application/*, application/json;q=0", False),
+        ("text/plain, application/json;q=0.1", False),
+        ("text/*;q=0.9, application/json;q=0.8", False),
+        ("application/jsonlines", False),
+        ("application/json-seq, text/plain", False),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+        ("", False),
+        (";q=1,,", False),
+    ],
+)
+async def test_an_answer_is_json_where_the_client_prefers_it(
+    serve: Any, accept: str, json: bool
+) -> None:
+    async with serve(listen_http(ANY, "/incoming")) as service:
+        answers = [
+            await service.get("/incoming?data=foo", accept=accept),
+            await service.get("/incoming", accept=accept),
+        ]
+
+    assert [answer.headers["content-type"] == "application/json" for answer in answers] == [
+        json
+    ] * 2
+
+
 async def test_each_line_of_ndjson_is_a_message_with_a_report(serve: Any) -> None:
     lines = b'"foo"\n\n"bar"\nnot json\n{"data": "wrapped"}\n7'
     async with serve(listen_http(ANY, "/incoming")) as service:

@@ -13,6 +13,7 @@ is_host = re.compile(
 ).fullmatch
 """Whether bytes are a host, with or without a port, as RFC 9110 allows them in `Host`."""
 
+_weight = re.compile(rb"(?:^|.*;)[ \t]*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)[ \t]*(?:;|$)").match
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 SECRET: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
@@ -32,6 +33,18 @@ class Refused(Exception):
         self.status = status
         self.reason = reason
         self.headers = headers
+
+
+def _prefers_json(accept: bytes) -> bool:
+    """Whether an `Accept` names JSON, with a weight above 0 and not below that of plain text."""
+    weights: dict[bytes, float] = {}
+    for each in accept.lower().split(b","):
+        kind, _, options = each.partition(b";")
+        weight = _weight(options)
+        weights[kind.strip()] = 1.0 if weight is None else float(weight[1])
+    json = weights.get(b"application/json", weights.get(b"application/*", 0.0))
+    text = weights.get(b"text/plain", weights.get(b"text/*", weights.get(b"*/*", 0.0)))
+    return json > 0 and json >= text
 
 
 class Headers(Mapping[str, str]):
@@ -134,8 +147,8 @@ class Request:
     @property
     def wants_json(self) -> bool:
         """Whether the client asks for a JSON answer (``Accept: application/json``)."""
-        fields = self.fields
-        return b"accept" in fields and b"application/json" in fields[b"accept"].lower()
+        accept = self.fields.get(b"accept")
+        return accept is not None and b"application/" in accept.lower() and _prefers_json(accept)
 
     def key(self, header: bytes) -> str | None:
         """The id that the client gave in `header`; Refused(400) if no store could keep it."""
