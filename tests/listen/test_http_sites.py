@@ -143,6 +143,23 @@ async def test_only_the_hosts_that_are_named_are_answered_for(serve: Any) -> Non
     assert await statuses(serve, [h for h, _ in asked], hosts=["*"]) == [200] * len(asked)
 
 
+async def test_the_port_that_the_scheme_implies_need_not_be_said(serve: Any) -> None:
+    asked = [
+        ({"host": "a.test"}, 200),  # what browsers send to port 80
+        ({"host": "a.test:80"}, 200),
+        ({"host": "a.test:"}, 200),
+        ({"host": "a.test:8080"}, 403),
+        ({"host": "b.test"}, 403),
+        ({"host": "b.test:443"}, 200),
+        ({"host": "[::1]"}, 200),
+        ({"host": "[::1]:80"}, 200),
+        ({"host": "[::1]:81"}, 403),
+    ]
+    hosts = ["a.test:80", "b.test:443", "[::1]:80"]
+    heard = await statuses(serve, [headers for headers, _ in asked], hosts=hosts)
+    assert heard == [status for _, status in asked]
+
+
 async def test_a_target_that_names_its_host_is_for_that_host(serve: Any) -> None:
     listener = listen_http(ANY, "/incoming", hosts=["localhost"])
     async with serve(listener) as service, await service.connect() as client:

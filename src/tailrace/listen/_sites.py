@@ -53,7 +53,7 @@ class Sites:
     def check(self, fields: Mapping[bytes, bytes], scheme: bytes) -> None:
         """Refused(403) for a request that is for another host or from a foreign site."""
         host = fields.get(b"host", b"").lower()
-        if self._hosts is not None and not {host, _name_and_port(host)[0]} & self._hosts:
+        if self._hosts is not None and not self._answers_for(host, scheme):
             raise Refused(403, "this server does not answer for that Host")
         if self._origins is None:
             return
@@ -66,6 +66,11 @@ class Sites:
         origin = origin.strip().lower()
         if not self._allowed(origin) and not _same(origin, scheme, host, site):
             raise Refused(403, _FOREIGN)
+
+    def _answers_for(self, host: bytes, scheme: bytes) -> bool:
+        assert self._hosts is not None
+        name, port = _with_port(host, scheme)
+        return name in self._hosts or name + b":" + port in self._hosts
 
     def _allowed(self, origin: bytes) -> bool:
         if not self._origins:
