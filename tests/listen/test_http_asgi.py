@@ -199,6 +199,47 @@ async def test_a_cancelled_request_does_not_take_its_message_with_it(hold: Any) 
     assert server.statistics().in_flight == 0
 
 
+@pytest.mark.parametrize("order", ["cancelled first", "settled first"])
+async def test_a_request_that_is_cancelled_as_its_message_is_settled_is_not_answered(
+    hold: Any, caplog: pytest.LogCaptureFixture, order: str
+) -> None:
+    server = HttpServer(None)
+    held = hold()
+    async with running(server.listen("/incoming"), held):
+        call = Call(server, b"data=foo")
+        (message,) = await held.reached(1)
+        if order == "cancelled first":
+            call.task.cancel()
+        message.ack()
+        call.task.cancel()
+        await asyncio.wait([call.task])
+
+    assert call.task.cancelled()
+    assert call.sent == []
+    assert server.statistics().in_flight == 0
+    assert caplog.records == []
+
+
+async def test_the_access_log_has_what_was_refused_at_the_head(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = HttpServer(None, access_log=True)
+    with caplog.at_level(logging.INFO, logger="tailrace.access"):
+        async with running(server.listen("/incoming"), store), client_of(server.app) as client:
+            await client.get("/incoming?data=foo")
+            await client.get("/incoming?data=foo", headers={"origin": "http://foreign.test"})
+            await client.request("MIRACLE", "/incoming")
+            await client.get("/incoming?data=" + "x" * 20_000)
+
+    records: list[Any] = [r for r in caplog.records if r.name == "tailrace.access"]
+    assert [(r.status, r.method) for r in records] == [
+        (200, "GET"),
+        (403, "GET"),
+        (501, "MIRACLE"),
+        (431, ""),  # nothing was read of it
+    ]
+
+
 async def test_a_client_that_leaves_before_its_end_makes_no_message(hold: Any) -> None:
     server = HttpServer(None)
     held = hold()

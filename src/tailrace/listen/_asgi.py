@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 from tailrace.listen import _answers
@@ -52,9 +53,10 @@ class App:
             _check(scope, request)
             self._limits.sites.check(request.fields, scope.get("scheme", "http").encode())
         except Refused as refused:
-            self._gate.answers[refused.status] += 1
             json = request is not None and request.wants_json
-            answer: Answer | None = _answers.refusal(refused, json)
+            refusal = _answers.refusal(refused, json)
+            self._gate.refused(request, refusal)
+            answer: Answer | None = refusal
         else:
             answer = await self._exchange(request, receive)
         if answer is None:
@@ -80,7 +82,7 @@ class App:
             if intake is None:
                 raise Refused(404, "nobody listens on this path")
             intake.check_loop()
-            opened = intake.open(request, answered.set_result)
+            opened = intake.open(request, partial(_set, answered))
         except Refused as refused:
             answer = _answers.refusal(refused, request.wants_json)
             self._gate.refused(request, answer)
@@ -118,6 +120,11 @@ class App:
         finally:
             intake.receiving.discard(timeout)
         return True
+
+
+def _set(answered: asyncio.Future[Answer], answer: Answer) -> None:
+    if not answered.done():  # its request may have been cancelled in this turn of the loop
+        answered.set_result(answer)
 
 
 def _limit_head(scope: Scope, most: int) -> None:
