@@ -15,6 +15,7 @@ import pytest
 from tailrace import Message, Receiver
 from tailrace.listen import Request, listen_http
 from tailrace.listen import _access as access_module
+from tailrace.listen import _exchange as exchange_module
 from tailrace.listen import _shown as shown_module
 
 ANY = "127.0.0.1:0"
@@ -251,6 +252,92 @@ async def test_an_authorize_that_hangs_is_cancelled_when_its_request_is_answered
 
     assert answer.status == 504
     assert answer.text == "timed out: not authorized within 0.05 s; nothing was stored"
+
+
+@pytest.mark.parametrize("kind", [JSON, NDJSON])
+async def test_an_authorize_that_ignores_its_cancellation_is_named_and_keeps_no_place(
+    serve: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(exchange_module, "CHECK_ENDS", 0.05)
+    let_go = asyncio.Event()
+    ended = asyncio.Event()
+
+    async def stubborn(request: Request) -> bool:
+        while not let_go.is_set():
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                pass
+        ended.set()
+        return True
+
+    listener = listen_http(ANY, "/in", authorize=stubborn, timeout=0.05, in_flight=1)
+    async with serve(listener, ack) as service:
+        answers = []
+        for key in ("k1", "k2"):
+            answers.append(
+                await service.post("/in", b'"foo"', content_type=kind, idempotency_key=key)
+            )
+            await service.until(lambda statistics: not statistics.in_flight)
+        assert service.server.statistics().body_bytes == 0
+        let_go.set()
+        await ended.wait()
+        await asyncio.sleep(0)
+        assert service.server.statistics().in_flight == 0  # its place is given back once
+
+    assert [answer.status for answer in answers] == [504, 504]
+    texts = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert len(texts) == 2
+    for text, key in zip(texts, ("k1", "k2"), strict=True):
+        assert text.startswith(f"POST /in (id {key}): authorize did not end when it was cancelled")
+
+
+async def test_an_authorize_that_ends_when_it_is_cancelled_is_not_named(
+    serve: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange_module, "CHECK_ENDS", 0.0)
+
+    async def hangs(request: Request) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async with serve(listen_http(ANY, "/in", authorize=hangs, timeout=0.05), ack) as service:
+        await service.get("/in?data=foo")
+        await service.until(lambda statistics: not statistics.in_flight)
+        await asyncio.sleep(0.01)
+
+    assert caplog.records == []
+
+
+async def test_an_authorize_that_cancels_itself_has_failed(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def cancels_itself(request: Request) -> bool:
+        check = asyncio.current_task()
+        assert check is not None
+        check.cancel()
+        await asyncio.sleep(0)
+        return True
+
+    async with serve(listen_http(ANY, "/in", authorize=cancels_itself), ack) as service:
+        answer = await service.get("/in?data=foo")
+
+    assert (answer.status, answer.text) == (500, "failed: an internal error")
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert "authorize raised" in record.getMessage()
+
+
+async def test_an_authorize_that_spoils_its_request_does_not_leave_the_client_waiting(
+    serve: Any,
+) -> None:
+    def spoils(request: Request) -> bool:
+        request.path = request.client = None  # type: ignore[assignment]  # what is to be tried
+        return True
+
+    listener = listen_http(ANY, "/in", authorize=spoils, access_log=True)
+    async with serve(listener, ack) as service:
+        assert (await service.get("/in?data=foo")).status == 200
+        assert service.server.statistics().in_flight == 0
 
 
 # --- messages that are dropped ----------------------------------------------------------------

@@ -18,11 +18,11 @@ def log_access(request: Request | None, status: int, size: int, seconds: float |
     The query is left out, since it carries the data. The values are attributes of the record too.
     """
     client = method = path = ""
-    if request is not None:
-        client, method, path = request.client, request.method, printable(request.path)
     took = "-" if seconds is None else f"{seconds * 1000:.1f}ms"
-    values = {"client": client, "method": method, "path": path, "status": status, "bytes": size}
     try:
+        if request is not None:
+            client, method, path = request.client, request.method, printable(request.path)
+        values = {"client": client, "method": method, "path": path, "status": status, "bytes": size}
         _log.info(
             '%s "%s %s" %d %d %s',
             client or "-",
@@ -36,7 +36,7 @@ def log_access(request: Request | None, status: int, size: int, seconds: float |
     except KeyboardInterrupt:
         raise
     except BaseException:
-        pass  # a handler or filter of the user's raised: it has no right to end a connection
+        pass  # a handler or filter of the user's raised, or `authorize` has spoiled the request
 
 
 def printable(text: str) -> str:

@@ -42,6 +42,8 @@ __all__ = ["Exchange", "Gate", "Limits", "Respond", "too_large"]
 
 Respond = Callable[[Answer], None]
 
+CHECK_ENDS: Final = 1.0  # seconds for an `authorize` that was cancelled to end
+
 _INTERNAL: Final = Refused(500, "an internal error")
 
 
@@ -222,6 +224,7 @@ class Exchange:
         self._body = b""
         if self._check is not None:
             self._check.cancel()  # nobody waits for it any more
+            self._intake.later(CHECK_ENDS, self._check_goes_on)
         self.made_all()
         self._intake.ended(self)
         if not self._pending:  # its place is free
@@ -273,11 +276,18 @@ class Exchange:
             raise
         except BaseException as error:
             self._checked()
-            check = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and check and check.cancelling():
+            check = cast("asyncio.Task[None]", asyncio.current_task())
+            cancelled = self.answered or self._intake.stopped  # by us, if it was cancelled
+            if isinstance(error, asyncio.CancelledError) and cancelled and check.cancelling():
                 self.refuse(Refused(503, "the server is stopping"))
                 raise
             self._broken("authorize raised", error)
+
+    def _check_goes_on(self) -> None:
+        """The check was cancelled a while ago: if it ignores that, it loses its place."""
+        if self._check is not None:
+            self.log_broken("authorize did not end when it was cancelled; it is left behind", None)
+            self._checked()
 
     def _checked(self, _: object = None) -> None:
         """The check that is in a task of its own has ended."""
@@ -304,10 +314,10 @@ class Exchange:
 
     def log_broken(self, what: str, error: BaseException | None) -> None:
         """Log that user code has failed for this request."""
-        request = self.request
+        request, path = self.request, self._intake.path
         id = request.fields.get(self._intake.id_header, b"-")[:255].decode("latin-1")
         text = "%s %s (id %s): %s"
-        log_error(text, request.method, request.path, printable(id), what, error=error)
+        log_error(text, request.method, path, printable(id), what, error=error)
 
     # --- the message ------------------------------------------------------------------------
 

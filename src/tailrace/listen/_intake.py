@@ -155,6 +155,11 @@ class Intake:
         for task in self._tasks:
             task.cancel()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the actor has ended."""
+        return not self._sending
+
     async def _roused(self) -> None:
         assert self._loop is not None
         self._wake = self._loop.create_future()
@@ -258,6 +263,11 @@ class Intake:
     def outage(self) -> None:
         """An outage keeps a message from being stored for now. Called from any thread."""
         self.out_of_order = True
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call that after so many seconds."""
+        assert self._loop is not None
+        self._loop.call_later(seconds, call)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background, at most as long as the actor."""
