@@ -164,6 +164,37 @@ async def test_an_expectation_that_nobody_knows_hears_417(serve: Any) -> None:
     assert answer.status == 417
 
 
+@pytest.mark.parametrize(
+    ("target", "expect", "status"),
+    [
+        ("/incoming", "miracles", 417),
+        ("/nowhere", "miracles", 417),
+        ("/nowhere", "100-continue", 404),
+        ("/incoming", "100-continue, miracles", 417),
+    ],
+)
+async def test_a_client_that_expects_an_answer_before_its_body_hears_a_refusal_at_once(
+    serve: Any, target: str, expect: str, status: int
+) -> None:
+    async with serve(limited()) as service, await service.connect() as client:
+        client.ask("POST", target, content_type=FORM, content_length="7", expect=expect)
+        answer = await client.hear()
+        assert await client.closed()  # the body, if it comes, must not be read as a request
+
+    assert (answer.status, answer.headers["connection"]) == (status, "close")
+
+
+async def test_a_refused_request_whose_body_stalls_hears_why_it_was_refused(
+    serve: Any, any_loop: Loops
+) -> None:
+    listener = limited(receive_timeout=0.1)
+    async with serve(listener) as service, await service.connect() as client:
+        client.ask("POST", "/nowhere", content_type=FORM, content_length="7")
+        client.say("data")
+        assert (await client.hear()).status == 404
+        assert await client.closed()
+
+
 async def test_a_client_that_stalls_in_its_head_is_let_go(serve: Any, any_loop: Loops) -> None:
     async with serve(limited(receive_timeout=0.1)) as service:
         async with await service.connect() as client:

@@ -460,6 +460,8 @@ class Connection(asyncio.Protocol):
             self.deadline = max(self.deadline, engine.time() + engine.receive_timeout)
         elif self._deaf:
             pass  # it ends by its deadline
+        elif self._refusal is not None:
+            self.answer(self._refusal)
         elif self._begun and self._request is None:
             self._reply_and_close(Refused(503, "the server is stopping"))
         else:
@@ -496,6 +498,8 @@ class Connection(asyncio.Protocol):
             self.abort()
         elif self._exchange is not None:
             self._exchange.refuse(slow, last=True)
+        elif self._refusal is not None:  # its body does not come
+            self.answer(self._refusal)
         elif self._begun and self._request is None:
             self._reply_and_close(slow)
         else:
@@ -503,9 +507,11 @@ class Connection(asyncio.Protocol):
 
 
 def _body_is_large(request: Request) -> bool:
-    """Whether a body may come that is not worth reading when the request is refused."""
-    length = request.fields.get(b"content-length")
-    return length is None or request.expects or int(length) > SMALL_BODY
+    """Whether a body may come that is not worth reading when the request is refused. A client that
+    expects anything may wait for the answer before it sends the body, and then never send it."""
+    fields = request.fields
+    length = fields.get(b"content-length")
+    return length is None or b"expect" in fields or int(length) > SMALL_BODY
 
 
 def render(start: bytes, answer: Answer, request: Request | None, last: bool) -> bytes:
