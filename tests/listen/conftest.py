@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 
 from tailrace import Channel, Group, Message, Receiver
 from tailrace.listen import HttpStatistics, ListenHttp
@@ -167,3 +170,16 @@ def serve() -> Callable[..., AbstractAsyncContextManager[Service]]:
 @pytest.fixture
 def hold() -> type[Hold]:
     return Hold
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[Any, ssl.SSLContext]:
+    """Server's files and client's context."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return (certificate, key), context

@@ -7,15 +7,12 @@ import errno
 import os
 import select
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from tailrace.listen import HttpServer, ListenHttp
 from tailrace.listen import _accept as accept_module
@@ -76,19 +73,6 @@ def few_files() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     yield limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.fixture
-def tls(tmp_path: Path) -> tuple[Any, ssl.SSLContext]:
-    """Server's files and client's context."""
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    issued.cert_chain_pems[0].write_to_path(certificate)
-    issued.private_key_pem.write_to_path(key)
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return (certificate, key), context
 
 
 async def test_a_stalled_handshake_is_a_connection(serve: Any, tls: Any, any_loop: Loops) -> None:

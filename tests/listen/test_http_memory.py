@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -13,11 +14,13 @@ import httpx
 import pytest
 
 from tailrace import Message, Receiver
-from tailrace.listen import HttpServer, ListenHttp, Request
+from tailrace.listen import HttpServer, ListenHttp, Request, listen_http
 from tailrace.listen import _engine as engine_module
 from tailrace.listen import _http1 as connection_module
 from tailrace.listen import _intake as intake_module
 from tailrace.listen._parser import Parser
+
+from .conftest import Client
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 ANY = "127.0.0.1:0"
@@ -218,6 +221,75 @@ async def test_a_client_that_reads_nothing_does_not_hold_a_drain(
     assert loop.time() - began < 10  # it would be `receive_timeout`, 30 s
     assert service.server.statistics().body_bytes == 0
     client.close()
+
+
+def ask_by_tls(listener: ListenHttp[Any], context: ssl.SSLContext, more: str = "") -> ssl.SSLSocket:
+    """Ask for a large answer, and read its first byte."""
+    host, _, port = listener.server.address.rpartition(":")
+    plain = socket.create_connection((host, int(port)), timeout=10)
+    client = context.wrap_socket(plain, server_hostname=host)
+    client.sendall(f"GET /incoming?data=foo HTTP/1.1\r\nhost: x\r\n{more}\r\n".encode())
+    assert client.recv(1) == b"H"
+    return client
+
+
+def hear_all_by_tls(client: ssl.SSLSocket) -> int:
+    heard = 0
+    try:
+        while said := client.recv(65536):
+            heard += len(said)
+    except OSError:
+        pass
+    client.close()
+    return heard
+
+
+@pytest.mark.parametrize("more", ["", "connection: close\r\n"])
+async def test_a_client_of_tls_that_reads_nothing_is_counted_and_does_not_hold_a_drain(
+    serve: Any, tls: Any, any_loop: Loops, hurried: None, more: str
+) -> None:
+    files, context = tls
+    listener = limited(tls=files)
+    loop = asyncio.get_running_loop()
+    async with serve(listener, large) as service:
+        clients = [await asyncio.to_thread(ask_by_tls, listener, context, more) for _ in range(3)]
+        await service.until(lambda now: now.body_bytes > LARGE)  # but for what the system took
+        began = loop.time()
+    assert loop.time() - began < 10
+    statistics = service.server.statistics()
+    assert (statistics.connections, statistics.body_bytes) == (0, 0)
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("more", ["", "connection: close\r\n"])
+async def test_a_client_of_tls_that_reads_its_answer_in_a_drain_gets_all_of_it(
+    serve: Any, tls: Any, any_loop: Loops, hurried: None, more: str
+) -> None:
+    files, context = tls
+    listener = limited(tls=files)
+    async with serve(listener, large) as service:
+        client = await asyncio.to_thread(ask_by_tls, listener, context, more)
+        await service.until(lambda now: now.body_bytes)
+        service.go.drain()
+        assert await asyncio.to_thread(hear_all_by_tls, client) > LARGE
+    assert service.server.statistics().body_bytes == 0
+
+
+async def test_a_client_of_tls_hears_large_answers_in_turn(
+    serve: Any, tls: Any, any_loop: Loops
+) -> None:
+    files, context = tls
+    async with serve(listen_http(ANY, "/incoming", tls=files)) as service:
+        _, _, port = service.server.address.rpartition(":")
+        opened = await asyncio.open_connection("127.0.0.1", int(port), ssl=context)
+        asked = [str(n) * size for n, size in enumerate((300_000, 1, 65_536, 500_000, 70_000))]
+        async with Client(*opened) as client:
+            for data in asked:
+                client.ask("POST", "/incoming", b"data=" + data.encode(), content_type=FORM)
+            answers = [await client.hear() for _ in asked]
+
+    assert [answer.text for answer in answers] == [f"OK: ☆ {data} ☆" for data in asked]
 
 
 async def drip(client: Any) -> None:

@@ -74,6 +74,7 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_refusal",
         "_request",
+        "_rest",
         "_transport",
         "_unsent",
         "_wire",
@@ -96,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._refusal: Answer | None = None  # to be given when its body has come
         self._wire = 0  # bytes received of the request that is incomplete, or after the last answer
         self._kept = 0  # bytes counted, that wait in the parser
+        self._rest = memoryview(b"")  # of an answer: what the transport has not been given
         self._unsent = 0  # bytes counted, of answers that the transport could not write
         self._left = math.inf  # bytes of answers that the client had not taken in at `_moved`
         self._moved = 0.0
@@ -168,6 +170,9 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """It does."""
+        if self._rest:  # until all of it is given, the client does not take in its answer
+            self.engine.call_soon(self._write_rest)
+            return
         self._choked = False
         self.deadline = math.inf
         self.count_unsent()
@@ -176,7 +181,9 @@ class Connection(asyncio.Protocol):
 
     def count_unsent(self) -> None:
         """Count what the transport keeps of answers, against `body_memory`."""
-        unsent = self._transport.get_write_buffer_size() if self._choked else 0
+        unsent = 0
+        if self._choked:
+            unsent = self._transport.get_write_buffer_size() + len(self._rest)
         self.engine.gate.bytes += unsent - self._unsent
         self._unsent = unsent
 
@@ -189,6 +196,7 @@ class Connection(asyncio.Protocol):
         """Nothing that came or was said is of use any more."""
         self._parser.clear()
         self._keep(0)
+        self._rest = memoryview(b"")
         self._choked = False
         self.count_unsent()
         self.engine.unchoked(self)
@@ -361,7 +369,7 @@ class Connection(asyncio.Protocol):
             over = True
         start = engine.starts.get((answer.status, answer.kind)) or engine.start_of_answer(answer)
         if over or request.old or answer.headers or request.method == "HEAD":
-            self._transport.write(render(start, answer, request, over))
+            self._write(render(start, answer, request, over))
         else:
             body = answer.body
             if len(body) < len(_LENGTHS):
@@ -370,7 +378,7 @@ class Connection(asyncio.Protocol):
                 self._transport.write(b"%b%d\r\n\r\n%b" % (start, len(body), body))
             else:  # together it would be a copy
                 self._transport.write(b"%b%d\r\n\r\n" % (start, len(body)))
-                self._transport.write(body)
+                self._write(body)
         if not over:
             if not self._choked:
                 self.deadline = engine.time() + engine.keep_alive
@@ -384,6 +392,34 @@ class Connection(asyncio.Protocol):
             self._end()
         else:
             self._linger()
+
+    def _write(self, said: bytes) -> None:
+        """Write a part of an answer. TLS gets it in pieces: both loops encrypt at once whatever
+        they are given, hand it on, and then tell of nothing that is unsent."""
+        if self.engine.tls is None or len(said) <= MOST_UNSENT:
+            self._transport.write(said)
+            return
+        self._rest = memoryview(said)
+        if not self._choked:  # by its head: then `resume_writing` comes
+            self._write_pieces()
+
+    def _write_pieces(self) -> None:
+        while self._rest and not self._choked:
+            piece, self._rest = self._rest[:MOST_UNSENT], self._rest[MOST_UNSENT:]
+            self._transport.write(piece)  # this may call `pause_writing`
+        if self._choked:
+            self.count_unsent()
+
+    def _write_rest(self) -> None:
+        """The client has taken in what the transport was given of its answer."""
+        if self._closed:
+            return
+        until, self._choked = self.deadline, False
+        self._write_pieces()
+        if self._choked:
+            self.deadline = until  # which is that of the whole answer
+        else:
+            self.resume_writing()
 
     def _end(self) -> None:
         """The last answer is given, to a request that was complete."""
@@ -433,12 +469,14 @@ class Connection(asyncio.Protocol):
     def retire(self, before: float) -> None:
         """Close if the client is idle, and has been since `before`."""
         idle_since = self.deadline - self.engine.keep_alive
-        if self._request is None and not self._begun and idle_since <= before:
+        if self._rest:
+            self._last = True
+        elif self._request is None and not self._begun and idle_since <= before:
             self.close()
 
     def close(self) -> None:
         """Close when what has been said is written."""
-        if not self.made:
+        if not self.made or self._closed:  # asyncio's TLS forgets itself when it is closed twice
             return
         self._deaf = self._closed = True
         engine = self.engine
@@ -469,10 +507,11 @@ class Connection(asyncio.Protocol):
 
     def stalled(self) -> bool:
         """Whether the client takes in nothing, though there may be something."""
-        left = self._transport.get_write_buffer_size() if self.made else 0
+        left = self._transport.get_write_buffer_size() + len(self._rest) if self.made else 0
+        if left or (self.made and self.engine.tls is not None):  # TLS does not tell of all it has
+            left += unacknowledged(self._transport.get_extra_info("socket"))
         if not left:
             return True
-        left += unacknowledged(self._transport.get_extra_info("socket"))
         now = self.engine.time()
         if left < self._left:
             self._left = left
