@@ -46,6 +46,8 @@ class Abort(TailraceError):
     """Raised in a function given to `each`: drop this message on purpose, as not the sender's
     fault. The HTTP caller hears 200 ``aborted: …``."""
 
+    reason = "aborted"  # of a subclass that does not call `__init__`
+
     def __init__(self, reason: str = "aborted") -> None:
         super().__init__(reason)
         self.reason = reason
@@ -54,6 +56,8 @@ class Abort(TailraceError):
 class Reject(TailraceError):
     """Raised in a function given to `each`: this message is invalid, which is the sender's
     fault. The HTTP caller hears 422 ``rejected: …``."""
+
+    reason = "rejected"  # of a subclass that does not call `__init__`
 
     def __init__(self, reason: str = "rejected") -> None:
         super().__init__(reason)

@@ -48,7 +48,7 @@ class Retry:
         """Whether `error` is worth another try (how many are left is not asked here)."""
         on = OSError if self.on is None else self.on
         if isinstance(on, (type, tuple)):
-            return isinstance(error, on)
+            return issubclass(type(error), on)
         return bool(on(error))
 
     def delays(self, random: Callable[[], float] = _random.random) -> Iterator[float]:

@@ -389,6 +389,26 @@ async def test_what_a_function_raises_in_its_thread_ends_the_message_only() -> N
     ]
 
 
+@virtual_time
+async def test_a_verdict_of_a_class_that_gives_no_reason_ends_the_message_only() -> None:
+    class Unwanted(Abort):
+        def __init__(self, code: int) -> None:
+            self.code = code
+
+    class Invalid(Reject):
+        def __init__(self, code: int) -> None:
+            self.code = code
+
+    async def raises(data: Exception) -> None:
+        raise data
+
+    outcomes = await Rig(each(raises))(Unwanted(1), Invalid(2))
+    assert [(o.status, o.reason) for o in outcomes] == [
+        ("aborted", "aborted"),
+        ("rejected", "rejected"),
+    ]
+
+
 async def test_a_blocked_thread_fails_its_message_in_time_and_takes_no_other_meanwhile() -> None:
     """In real time, since a virtual clock stands still while a thread works."""
     release, calls = threading.Event(), list[str]()

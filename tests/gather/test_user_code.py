@@ -121,8 +121,17 @@ async def test_a_predicate_that_is_async_is_refused() -> None:
         Hedged(backend(echo), fatal=fatal)
 
 
+class Untrue(Exception):
+    """Which no traceback can be printed of: that asks exceptions whether they are true."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither true nor false")
+
+
 @virtual_time
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), ZeroDivisionError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [asyncio.CancelledError(), ZeroDivisionError(), Untrue()], ids=repr
+)
 async def test_what_dispose_raises_is_logged_and_the_answer_returned(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,6 +146,20 @@ async def test_what_dispose_raises_is_logged_and_the_answer_returned(
             caplog.clear()
             assert await servers.query("foo") == "foo"
             assert "a result could not be disposed of" in caplog.text
+
+
+@virtual_time
+async def test_what_an_async_dispose_raises_is_logged_and_the_answer_returned(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def dispose(result: str) -> None:
+        raise Untrue
+
+    servers = Hedged(backend(anew), backend(anew), delay=0, budget=2, dispose=dispose)
+    for _ in range(2):
+        caplog.clear()
+        assert await asyncio.wait_for(servers.query("foo"), 100) == "foo"
+        assert "a result could not be disposed of" in caplog.text
 
 
 @virtual_time

@@ -216,6 +216,40 @@ async def test_group_2_the_block_may_raise_anything(strange: BaseException) -> N
     assert cleaned
 
 
+@pytest.mark.parametrize("where", ["block", "thread"])
+async def test_group_2_an_error_that_hides_its_class_leaves_no_actor_behind(where: str) -> None:
+    """Of an actor on the loop not even a task of asyncio can carry one."""
+
+    class Hidden(Exception):
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("not to be asked")
+
+    cleaned: list[bool] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.append(True)
+
+    def fails() -> None:
+        raise Hidden
+
+    raised: list[type] = []
+    try:
+        async with Group() as go:
+            go(waits)
+            await asyncio.sleep(1)
+            if where == "block":
+                raise Hidden
+            go(fails)
+    except BaseExceptionGroup as failures:
+        raised = [type(each) for each in failures.exceptions]
+    assert raised == [Hidden]
+    assert cleaned
+
+
 async def test_group_3_a_block_that_holds_an_end_may_raise_anything(strange: BaseException) -> None:
     channel = Channel[int]()
     for holding in (channel.sending, channel.receiving):

@@ -907,9 +907,17 @@ async def test_that_it_gave_up_is_said_of_nothing_that_was_then_stored(
     assert "the outage is over, after 2 tries" in caplog.text
 
 
-async def test_a_predicate_that_raises_ends_no_more_than_the_retrying() -> None:
+class Untrue(Exception):
+    """Which no traceback can be printed of: that asks exceptions whether they are true."""
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither true nor false")
+
+
+@pytest.mark.parametrize("raised", [AttributeError("pgcode"), Untrue()], ids=repr)
+async def test_a_predicate_that_raises_ends_no_more_than_the_retrying(raised: Exception) -> None:
     def on(error: BaseException) -> bool:
-        raise AttributeError("pgcode")
+        raise raised
 
     database = Database(lambda rows: 1 / 0 if "bad" in rows else None)
     outcomes = await stored(store(database.write, retry=Retry(on=on)), ["a", "bad", "b"])

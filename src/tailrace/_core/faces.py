@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Never, TypeAlias, TypeVar
 
 from tailrace._core.common import WORDS, ChannelStatistics, End, Verb, Wait, label
 from tailrace._core.ends import Blocking, ReceivingEnd, SendingEnd
+from tailrace._notes import is_a
 from tailrace.errors import Closed
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ class Held(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        clean = isinstance(error, Closed) and error.__cause__ is None
-        ended = clean or isinstance(error, GeneratorExit)  # these are no failure
+        clean = is_a(error, Closed) and error.__cause__ is None
+        ended = clean or is_a(error, GeneratorExit)  # these are no failure
         let_go(self._holds, None if ended else error)
 
 

@@ -21,6 +21,7 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
+from tailrace._notes import is_a
 from tailrace.gather.pool import Pool
 from tailrace.gather.race import Race, awaiting, failing, sign
 from tailrace.gather.replica import Replica
@@ -67,7 +68,7 @@ class Copy(Generic[R]):
                     pool.latencies.append(now - race.started)
                 else:
                     race.dispose(task.result())
-            elif isinstance(error, Exception):
+            elif is_a(error, Exception):
                 race.failed(error, self, now)
             else:
                 race.crash = error

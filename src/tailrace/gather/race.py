@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from tailrace._notes import add_note
+from tailrace._notes import add_note, log_error
 from tailrace.gather.backends import label
 
 __all__ = ["GRACE", "Dispose", "Race", "close", "sign"]
@@ -159,8 +159,8 @@ class Race(Generic[R]):
             disposing = self._dispose(result)
             if not inspect.isawaitable(disposing):
                 return
-        except (Exception, asyncio.CancelledError):
-            _log.exception("%s: a result could not be disposed of", self.who)
+        except (Exception, asyncio.CancelledError) as error:
+            log_error(_log, "%s: a result could not be disposed of", self.who, error=error)
             return
         task = asyncio.Task(awaiting(disposing), loop=self.loop, name=f"{self.who}: dispose")
         _left_behind.add(task)
@@ -171,7 +171,7 @@ class Race(Generic[R]):
         _left_behind.discard(task)
         self.running -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("%s: a result could not be disposed of", self.who, exc_info=error)
+            log_error(_log, "%s: a result could not be disposed of", self.who, error=error)
         self.look()
 
     # --- what a Task asks of a future, beside `_loop`

@@ -10,6 +10,7 @@ from operator import attrgetter
 from types import CoroutineType
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from tailrace._notes import is_a
 from tailrace.gather import deadline
 from tailrace.gather.backends import Answer, label
 from tailrace.gather.race import Dispose, Race, awaiting, failing, sign
@@ -94,7 +95,7 @@ class Tally(Race[R], Generic[T, R]):
                 self.won(task)
             except BaseException as crash:  # of `dispose`
                 self.crash = crash
-        elif isinstance(error, Exception):
+        elif is_a(error, Exception):
             self._failed(task, error)
         else:
             self.crash = error

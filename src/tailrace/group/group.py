@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Literal, Never, NoReturn, TypeVarTuple
 
-from tailrace._notes import add_note
+from tailrace._notes import add_note, is_a
 from tailrace._worker import leave_behind
 from tailrace.channel import Channel
 from tailrace.errors import Closed
@@ -277,7 +277,7 @@ class Group:
     def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None:
         if stage.cause is None:
             stage.cause = error
-        if isinstance(error, Closed) and error.__cause__ is not None and self._cause is not None:
+        if is_a(error, Closed) and error.__cause__ is not None and self._cause is not None:
             return  # the news of a failure that is known already, come down a channel
         self._failures[id(error)] = error
         try:
@@ -413,11 +413,11 @@ class Group:
         traceback: TracebackType | None,
     ) -> bool | None:  # a plain bool would make checkers expect it to swallow exceptions
         self._state = "leaving"
-        cancelled = error if isinstance(error, asyncio.CancelledError) else None
+        cancelled = error if is_a(error, asyncio.CancelledError) else None
         if self._parent_cancelled:
             cancelled = await self._absorb_interruption(error)
         if error is not None:
-            if not isinstance(error, asyncio.CancelledError) or not self._stopped_by_drain():
+            if not is_a(error, asyncio.CancelledError) or not self._stopped_by_drain():
                 self._cancel_all(error)
         elif self._on_exit == "cancel":
             self.cancel()
@@ -425,12 +425,12 @@ class Group:
             self.drain()
         await self._join()
         cancelled, self._outer_cancel = self._outer_cancel or cancelled, None
-        if isinstance(error, Exception):
+        if is_a(error, Exception):
             self._failures = {id(error): error, **self._failures}
         failures, self._failures = list(self._failures.values()), {}
         self._end()
         try:  # a traceback that ends here must not keep what it belongs to alive
-            if error is not None and not isinstance(error, (Exception, asyncio.CancelledError)):
+            if error is not None and not is_a(error, (Exception, asyncio.CancelledError)):
                 _log_hidden(failures)
                 return False  # KeyboardInterrupt and the like pass as they are
             if failures:
@@ -458,13 +458,13 @@ class Group:
         """Take back our own cancellation of the block; returns what others asked for, if any."""
         parent = self._parent
         assert parent is not None
-        if not isinstance(error, asyncio.CancelledError):
+        if not is_a(error, asyncio.CancelledError):
             # The block ended before it arrived: have it arrive here, not in what follows.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
         if parent.uncancel() <= self._requests:
             return None
-        return error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError()
+        return error if is_a(error, asyncio.CancelledError) else asyncio.CancelledError()
 
     def _raise(
         self, failures: list[BaseException], cancelled: asyncio.CancelledError | None
@@ -474,7 +474,7 @@ class Group:
             # thereby have swallowed the cancellation: it comes anew at a later await.
             self._cancel_anew()
         for error in failures:
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if is_a(error, (KeyboardInterrupt, SystemExit)):
                 _log_hidden([other for other in failures if other is not error])
                 raise error  # as it is: the process is to end
         # From None: where the block has failed it is among them, with its own traceback.
@@ -582,7 +582,7 @@ class Group:
 
 def _log_hidden(failures: list[BaseException]) -> None:
     """Log failures that nobody hears of, since the group raises SystemExit or its like alone."""
-    told = [error for error in failures if not isinstance(error, (KeyboardInterrupt, SystemExit))]
+    told = [error for error in failures if not is_a(error, (KeyboardInterrupt, SystemExit))]
     if told:
         text = f"{len(told)} failed in the group while the program ended"
         _log.error(text, exc_info=BaseExceptionGroup(text, told))

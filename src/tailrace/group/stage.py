@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from tailrace._core.faces import Hold, let_go, take_hold
+from tailrace._notes import is_a, log_error
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, LoopActor, ThreadedActor, start_on_loop
 from tailrace.group.checks import check_open, is_async, target_of
@@ -164,8 +165,8 @@ class Stage:
         for task in list(self._tasks):
             try:
                 task.cancel()
-            except Exception:  # raised by what it awaits, a future of a user's class
-                _log.exception("%s could not be cancelled", task.get_name())
+            except Exception as error:  # raised by what it awaits, a future of a user's class
+                log_error(_log, "%s could not be cancelled", task.get_name(), error=error)
         for thread in list(self._threads):
             thread.cancel()
 
@@ -203,7 +204,7 @@ class Stage:
             await _call(drain)
         except (Exception, asyncio.CancelledError) as error:
             if not self._cancelled:  # else it was told to stop, by `cancel`
-                _log.error("%s: drain() failed; cancelling it", self.name, exc_info=error)
+                log_error(_log, "%s: drain() failed; cancelling it", self.name, error=error)
                 self._cancel_actors()
 
     def _drained(self, _: asyncio.Task[None]) -> None:
@@ -236,7 +237,7 @@ class Stage:
     def _thread_ended(self, actor: ThreadedActor, error: BaseException | None) -> None:
         self._threads.pop(actor, None)
         try:
-            if isinstance(error, asyncio.CancelledError):
+            if is_a(error, asyncio.CancelledError):
                 self._actor_cancelled(actor, error)
             elif error is not None:
                 self._actor_raised(actor, error)
@@ -256,7 +257,7 @@ class Stage:
 
     def _actor_raised(self, actor: Actor, error: BaseException) -> None:
         """The clean end of a channel that the stage holds is no failure."""
-        if isinstance(error, Closed) and error.__cause__ is None:
+        if is_a(error, Closed) and error.__cause__ is None:
             channel: object = getattr(error, "channel", None)  # a subclass may have none
             if self._holds(channel):
                 self.closed_by = channel

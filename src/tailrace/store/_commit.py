@@ -30,6 +30,7 @@ import threading
 from dataclasses import dataclass, fields
 from typing import Any, Final, Generic, Literal, TypeVar
 
+from tailrace._notes import is_a, log_error
 from tailrace._worker import LeftBehind
 from tailrace.channel import Receiver
 from tailrace.errors import Closed, Outage, Reject
@@ -167,7 +168,7 @@ class GroupCommit(Generic[T]):
             try:
                 await _end_of(intake)
             finally:
-                cancelled = isinstance(error, asyncio.CancelledError)
+                cancelled = is_a(error, asyncio.CancelledError)
                 self._fail(self._received, STOPPED if cancelled else error)
             raise
 
@@ -207,7 +208,7 @@ class GroupCommit(Generic[T]):
                     half = len(part) // 2
                     parts += part[half:], part[:half]
         except BaseException as error:
-            self._fail(fresh, STOPPED if isinstance(error, asyncio.CancelledError) else error)
+            self._fail(fresh, STOPPED if is_a(error, asyncio.CancelledError) else error)
             raise
 
     def _wrongly_wired(self, batch: list[Any]) -> TypeError:
@@ -263,12 +264,13 @@ class GroupCommit(Generic[T]):
         return STOPPED
 
     def _is_outage(self, error: Exception) -> bool:
-        if isinstance(error, Reject):
+        if is_a(error, Reject):
             return False
         try:
             return self._retry.applies(error)
-        except Exception:  # the predicate is user code, and the error may be one row's
-            _log.exception("%s: the predicate of its Retry raised; not trying again", self.name)
+        except Exception as raised:  # the predicate is user code, and the error may be one row's
+            text = "%s: the predicate of its Retry raised; not trying again"
+            log_error(_log, text, self.name, error=raised)
             return False
 
     async def _try(self, rows: Messages[T]) -> Written | Exception:
@@ -287,12 +289,12 @@ class GroupCommit(Generic[T]):
             if stored := len(rows) - len(written.refused):
                 self._tally.committed(stored, written.repeats)
             return written
-        if isinstance(error, LeftBehind):
+        if is_a(error, LeftBehind):
             self._fail(rows, CUT_OFF)
             raise self._cancelled or asyncio.CancelledError(str(error))
-        if isinstance(error, asyncio.CancelledError):
+        if is_a(error, asyncio.CancelledError):
             return RuntimeError("the write was cancelled, but not by the store")
-        if isinstance(error, StoreError) or not isinstance(error, Exception):
+        if is_a(error, StoreError) or not is_a(error, Exception):
             raise error
         return error
 
@@ -319,7 +321,7 @@ class GroupCommit(Generic[T]):
 
     def _fail(self, messages: Messages[T], error: BaseException | str) -> None:
         """Settle what is not stored, unless it is settled already, and say so in the log."""
-        if isinstance(error, Reject):
+        if is_a(error, Reject):
             rejected = sum(message.reject(error.reason) for message in messages)
             self._tally.add("rejected", rejected)
             return

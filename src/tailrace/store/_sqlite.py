@@ -27,6 +27,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
+from tailrace._notes import is_a
 from tailrace.errors import Reject
 from tailrace.store._errors import StoreError
 from tailrace.store._files import (
@@ -84,13 +85,13 @@ _UNHELD: Final = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, Unic
 
 def is_outage(error: BaseException) -> bool:
     """Whether `error` is about the database, and not about a row."""
-    return isinstance(error, OSError) or _code(error) in _OUTAGES
+    return is_a(error, OSError) or _code(error) in _OUTAGES
 
 
 def _code(error: BaseException) -> int | None:
     """SQLite's primary result code, where `error` has one."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(error, sqlite3.Error) and isinstance(code, int) else None
+    return code & 0xFF if is_a(error, sqlite3.Error) and isinstance(code, int) else None
 
 
 class SqliteTarget(Generic[T]):
@@ -258,7 +259,7 @@ class SqliteTarget(Generic[T]):
                 raise
             rescue = functools.partial(files.rescue_alone, connection)
             self._rescue_now(connection, files, rescue)
-            if isinstance(error, (sqlite3.Error, StoreError)):
+            if is_a(error, (sqlite3.Error, StoreError)):
                 raise self._replaced() from error
             raise
         return connection, files
