@@ -1,4 +1,4 @@
-"""Where a server listens: reading the address, opening the socket, making the TLS context.
+"""Where a server listens on a port: reading the address, opening sockets, making the TLS context.
 
 The host is the loopback unless one is given: to be reachable from elsewhere is written out
 (``0.0.0.0:8080``). Every error names the address or the file.
@@ -25,11 +25,13 @@ except ImportError:  # Windows
     fcntl = termios = None  # type: ignore[assignment]  # modules, or nothing
 
 __all__ = [
+    "BACKLOG",
     "Address",
     "TlsFiles",
+    "cannot_listen",
     "let_nobody_in",
     "open_sockets",
-    "parse_bind",
+    "parse_address",
     "tls_context",
     "unacknowledged",
 ]
@@ -58,7 +60,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_bind(bind: object) -> Address:
+def parse_address(bind: object) -> Address:
     """``"host:port"``, ``"[::1]:port"``, or ``":port"`` for the loopback."""
     if not isinstance(bind, str):
         raise TypeError(f"bind must be a text like '127.0.0.1:8080', not {bind!r}")
@@ -71,7 +73,7 @@ def parse_bind(bind: object) -> Address:
     return Address(match["six"] or match["host"] or LOOPBACK, port)
 
 
-def open_sockets(address: Address) -> list[socket.socket]:
+def open_sockets(address: Address, reuse_port: bool = False) -> list[socket.socket]:
     """Listening sockets on one port: one for each address that the host's name has, so for
     ``localhost`` mostly one of IPv4 and one of IPv6. OSError, which names the address, if the port
     cannot be had on all of those that this machine has."""
@@ -80,19 +82,21 @@ def open_sockets(address: Address) -> list[socket.socket]:
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
-        raise _cannot_listen(address, error) from error
+        raise cannot_listen(address, error) from error
     places = list(dict.fromkeys((family, proto, where) for family, _, proto, _, where in found))
     for attempt in range(PORT_ATTEMPTS):
         try:
-            return _open_all(places)
+            return _open_all(places, reuse_port)
         except OSError as error:
             # A free port of one family may be taken in the other: then another one is free.
             if address.port or error.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
-                raise _cannot_listen(address, error) from error
+                raise cannot_listen(address, error) from error
     raise AssertionError("unreachable")
 
 
-def _open_all(places: Sequence[tuple[int, int, tuple[Any, ...]]]) -> list[socket.socket]:
+def _open_all(
+    places: Sequence[tuple[int, int, tuple[Any, ...]]], reuse_port: bool
+) -> list[socket.socket]:
     opened: list[socket.socket] = []
     missing: OSError | None = None
     try:
@@ -100,7 +104,8 @@ def _open_all(places: Sequence[tuple[int, int, tuple[Any, ...]]]) -> list[socket
             if opened and not where[1]:  # the port that the first one got
                 where = (where[0], opened[0].getsockname()[1], *where[2:])
             try:
-                opened.append(_open_one(family, proto, where, alone=len(places) == 1))
+                alone = len(places) == 1
+                opened.append(_open_one(family, proto, where, alone, reuse_port))
             except OSError as error:
                 if error.errno not in _NO_SUCH_ADDRESS:
                     raise
@@ -115,11 +120,15 @@ def _open_all(places: Sequence[tuple[int, int, tuple[Any, ...]]]) -> list[socket
     return opened
 
 
-def _open_one(family: int, proto: int, where: tuple[Any, ...], alone: bool) -> socket.socket:
+def _open_one(
+    family: int, proto: int, where: tuple[Any, ...], alone: bool, reuse_port: bool
+) -> socket.socket:
     opened = socket.socket(family, socket.SOCK_STREAM, proto)
     try:
         if os.name == "posix":  # elsewhere it would share the port with another server
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6 and not alone:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setblocking(False)
@@ -131,7 +140,8 @@ def _open_one(family: int, proto: int, where: tuple[Any, ...], alone: bool) -> s
     return opened
 
 
-def _cannot_listen(address: Address, error: OSError) -> OSError:
+def cannot_listen(address: object, error: OSError) -> OSError:
+    """An error of the same kind that names the address."""
     why = error.strerror or str(error)
     return OSError(error.errno, f"cannot listen on {address}: {why}")
 

@@ -13,11 +13,11 @@ from typing import Final
 from tailrace.listen import _answers
 from tailrace.listen._accept import Acceptor, Seldom, connections_allowed, descriptor_limit
 from tailrace.listen._answers import Answer, phrase
-from tailrace.listen._bind import Address, let_nobody_in, open_sockets
 from tailrace.listen._exchange import Gate, Limits
 from tailrace.listen._http1 import Connection, render
 from tailrace.listen._intake import RECEIVE_IN_DRAIN, Intake
 from tailrace.listen._request import Refused
+from tailrace.listen._sockets import Listening, Place, listen_on
 
 __all__ = ["Engine"]
 
@@ -46,6 +46,7 @@ class Engine:
         self.receive_timeout = limits.receive_timeout
         self.keep_alive = limits.keep_alive
         self.tls = tls
+        self._reuse_port = limits.reuse_port
         self.sites = limits.sites
         self.scheme = b"http" if tls is None else b"https"
         self.connections: set[Connection] = set()
@@ -57,7 +58,7 @@ class Engine:
         self._loop = loop
         self._seldom = Seldom(loop.time)
         self._acceptor: Acceptor | None = None
-        self._sockets: list[socket.socket] = []
+        self._listening: Listening | None = None
         self._choked: dict[Connection, None] = {}  # whose answers wait, the longest first
         self._hurry: asyncio.TimerHandle | None = None
         self._joining: dict[Connection, asyncio.Task[None]] = {}  # TLS shakes hands
@@ -70,17 +71,16 @@ class Engine:
     def __repr__(self) -> str:
         return f"<Engine {len(self.connections)} connections>"
 
-    async def start(self, asked: Address) -> Address:
+    async def start(self, asked: Place) -> Place:
         """Listen; the address with its port. OSError, which names the address, if it cannot."""
-        self._sockets = open_sockets(asked)
+        self._listening = listening = listen_on(asked, self._reuse_port)
         try:
-            self._acceptor = Acceptor(self._sockets, self._admit)
+            self._acceptor = Acceptor(listening.sockets, self._admit)
         except BaseException:
-            for opened in self._sockets:
-                opened.close()
+            listening.close()
             raise
         self._sweep()
-        return Address(asked.host, self._sockets[0].getsockname()[1])
+        return listening.address
 
     def drain(self) -> None:
         """From now on each answer is the last of its connection."""
@@ -102,10 +102,7 @@ class Engine:
         """
         self.draining = True
         try:
-            for listening in self._sockets:
-                let_nobody_in(listening)
-            if self._acceptor is not None:
-                self._acceptor.accept_waiting()
+            self._let_nobody_in()
             for _ in range(3):  # until those are connections
                 await asyncio.sleep(0)
             for connection in list(self.connections):
@@ -121,8 +118,7 @@ class Engine:
                             connection.abort()
         finally:
             self.stopped = True
-            if self._acceptor is not None:
-                self._acceptor.close()
+            self._stop_listening()
             for timer in (self._sweeper, self._hurry):
                 if timer is not None:
                     timer.cancel()
@@ -131,6 +127,24 @@ class Engine:
                 joining.cancel()
             for connection in list(self.connections):
                 connection.abort()
+
+    def _let_nobody_in(self) -> None:
+        listening, acceptor = self._listening, self._acceptor
+        if listening is None or acceptor is None:
+            return
+        listening.let_nobody_in()
+        if not listening.inherited:  # else the next process answers them
+            acceptor.accept_waiting()
+        if listening.inherited or listening.shared:  # new clients go to the others at once
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        acceptor, self._acceptor = self._acceptor, None
+        listening, self._listening = self._listening, None
+        if acceptor is not None:
+            acceptor.close()
+        if listening is not None:
+            listening.close()
 
     async def _ended(self, seconds: float) -> bool:
         """Whether all connections have ended within `seconds`."""

@@ -56,6 +56,7 @@ class Limits:
     receive_timeout: float
     keep_alive: float
     sites: Sites = field(default_factory=Sites)
+    reuse_port: bool = False
 
 
 class Gate:

@@ -9,9 +9,9 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING
 
-from tailrace.listen._bind import Address
 from tailrace.listen._exchange import Gate, Limits
 from tailrace.listen._intake import Intake
+from tailrace.listen._sockets import Place
 
 if TYPE_CHECKING:
     from tailrace.listen._engine import Engine
@@ -23,10 +23,10 @@ class Host:
     """What the listeners of one server have in common."""
 
     def __init__(
-        self, asked: Address | None, tls: ssl.SSLContext | None, limits: Limits, gate: Gate
+        self, asked: Place | None, tls: ssl.SSLContext | None, limits: Limits, gate: Gate
     ) -> None:
         self.asked = asked
-        self.address: Address | None = None  # with its port, while it listens
+        self.address: Place | None = None  # with its port, while it listens
         self.gate = gate
         self.routes: dict[str, Intake] = {}
         self.tls = tls
@@ -78,7 +78,7 @@ class Host:
             self._started = asyncio.get_running_loop().create_task(start)
         await asyncio.shield(self._started)
 
-    async def _start(self, engine: Engine, asked: Address) -> None:
+    async def _start(self, engine: Engine, asked: Place) -> None:
         self.address = await engine.start(asked)
 
     def drained(self) -> None:

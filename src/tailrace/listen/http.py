@@ -4,8 +4,9 @@ Built of parts with one job each: `_request` (what was asked), `_decode`, `_mult
 `_parameters` and `_gzip` (to data), `_exchange` and `_lines` (one request, to its answer),
 `_answers` and `_shown` (what is said), `_access` (what is logged of it), `_intake` (who is let in,
 and waits), `_sites` (for whom, and from where), `_listener` (the actor), `_host` (what listeners
-share), `_bind` (address and TLS), `_engine`, `_accept`, `_http1` and `_parser` (connections of our
-own), `_asgi` (the same behind another server). Only the parts from `_bind` on know the transport.
+share), `_bind` and `_sockets` (addresses and TLS), `_engine`, `_accept`, `_http1` and `_parser`
+(connections of our own), `_asgi` (the same behind another server). Only the parts from `_bind` on
+know the transport.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import builtins
 import math
 import re
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast, get_args, overload
 
-from tailrace.listen._bind import TlsFiles, parse_bind, tls_context
+from tailrace.listen._bind import Address, TlsFiles, tls_context
+from tailrace.listen._sockets import UnixPath, parse_bind, url_of
 
 
 def _needs(package: str | None) -> ModuleNotFoundError:
@@ -72,7 +75,11 @@ class HttpServer:
     It begins to listen when the first of them is started and stops when the last has ended.
 
     - `bind`: ``"127.0.0.1:8080"``, ``":8080"`` (the loopback), ``"0.0.0.0:80"`` (everybody),
-      port 0 for a free one; None to open no socket and be mounted (`app`) only.
+      port 0 for a free one; ``"unix:/run/app.sock"``, where the umask says who may connect;
+      ``"fd:3"``, a listening socket that this process was started with; None to open no socket and
+      be mounted (`app`) only.
+    - `reuse_port`: whether other processes may listen on the same port, if they ask for it too: the
+      system spreads clients over them.
     - `tls`: an SSLContext, or the files of certificate and key.
     - `in_flight`: how many requests may be at work at once; more hear 503.
     - `body_memory`: how many bytes the bodies of those may take together; more hear 503.
@@ -97,6 +104,7 @@ class HttpServer:
         self,
         bind: str | None,
         *,
+        reuse_port: bool = False,
         tls: ssl.SSLContext | TlsFiles | None = None,
         in_flight: int = 1024,
         body_memory: int = 256 * MiB,
@@ -114,9 +122,14 @@ class HttpServer:
             receive_timeout=_seconds("receive_timeout", receive_timeout),
             keep_alive=_seconds("keep_alive", keep_alive),
             sites=Sites(hosts, origins),
+            reuse_port=reuse_port,
         )
         gate = Gate(_count("in_flight", in_flight), _count("body_memory", body_memory), access_log)
         asked = None if bind is None else parse_bind(bind)
+        if reuse_port and not isinstance(asked, Address):
+            raise ValueError(f"reuse_port is for a host and a port, not for bind={bind!r}")
+        if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+            raise ValueError("reuse_port: this system cannot share a port")
         self._host = Host(asked, tls_context(tls), limits, gate)
         self._app = App(self._host.routes, gate, limits)
 
@@ -127,21 +140,27 @@ class HttpServer:
 
     @property
     def address(self) -> str:
-        """``"127.0.0.1:8080"``: where it listens, with the port it got where 0 was asked for.
+        """``"127.0.0.1:8080"``: where it listens, with the port it got where 0 was asked for; a
+        Unix socket as ``"unix:/run/app.sock"``.
 
         RuntimeError while that is not known (`ready` waits for it), or if there is no socket.
         """
         asked, address = self._host.asked, self._host.address
         if asked is None:
             raise RuntimeError("this server has no address: it is mounted only (bind=None)")
-        if address is None and not asked.port:
+        known = asked.port if isinstance(asked, Address) else isinstance(asked, UnixPath)
+        if address is None and not known:
             raise RuntimeError("this server does not listen yet: await server.ready()")
         return str(address or asked)
 
     @property
     def url(self) -> str:
-        """`address` as a URL, without a path."""
-        return f"{'http' if self._host.tls is None else 'https'}://{self.address}"
+        """`address` as a URL, without a path; a Unix socket as ``"http+unix://%2Frun%2Fapp.sock"``.
+        Raises what `address` does."""
+        _ = self.address
+        address = self._host.address or self._host.asked
+        assert address is not None
+        return url_of(address, "http" if self._host.tls is None else "https")
 
     @property
     def app(self) -> App:

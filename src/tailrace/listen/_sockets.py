@@ -1,0 +1,208 @@
+"""The open sockets of a server, by the kind of its address: a port, a Unix socket, or sockets that
+this process inherited; and how each lets nobody in any more.
+
+Invariants:
+- Nobody else's file is removed: only that of a Unix socket on which nobody listens, and at the end
+  our own, if the path still means it.
+- An inherited socket belongs to the one who passed it on: it stays open, and as it was, for the
+  next process. Clients that connect meanwhile wait for that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+from urllib.parse import quote
+
+from tailrace.listen._bind import (
+    BACKLOG,
+    Address,
+    cannot_listen,
+    let_nobody_in,
+    open_sockets,
+    parse_address,
+)
+
+__all__ = ["Inherited", "Listening", "Place", "UnixPath", "listen_on", "parse_bind", "url_of"]
+
+_DESCRIPTOR: Final = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class UnixPath:
+    """The file of a Unix socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """The number of a descriptor that this process was started with."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"fd:{self.number}"
+
+
+Place = Address | UnixPath | Inherited
+"""Where a server is asked to listen."""
+
+
+def parse_bind(bind: object) -> Place:
+    """As HttpServer takes it: ``"host:port"``, ``"unix:path"`` or ``"fd:number"``."""
+    if isinstance(bind, str):
+        kind, _, rest = bind.partition(":")
+        if kind == "unix":
+            if not rest or "\0" in rest:
+                raise ValueError(f"bind must have a path, like 'unix:/run/app.sock': {bind!r}")
+            return UnixPath(rest)
+        if kind == "fd":
+            if not _DESCRIPTOR.fullmatch(rest):
+                raise ValueError(f"bind must have the number of a descriptor, 'fd:3': {bind!r}")
+            return Inherited(int(rest))
+    return parse_address(bind)
+
+
+def url_of(address: Place, scheme: str) -> str:
+    """The address as a URL without a path; a Unix socket as many clients write it."""
+    if isinstance(address, UnixPath):
+        return f"{scheme}+unix://{quote(address.path, safe='')}"
+    return f"{scheme}://{address}"
+
+
+class Listening:
+    """Open sockets, and the `address` that clients reach them by."""
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], asked: Place, address: Place, *, shared: bool
+    ) -> None:
+        self.sockets = sockets
+        self.address = address
+        self.shared = shared  # other processes have the same port
+        self.inherited = isinstance(asked, Inherited)
+        self._file: tuple[Path, int, int] | None = None  # with its device and inode
+        if isinstance(asked, UnixPath):
+            path = Path(asked.path).absolute()  # the program may change its directory
+            self._file = path, *_identity(path)
+
+    def __repr__(self) -> str:
+        return f"<Listening on {self.address}>"
+
+    def let_nobody_in(self) -> None:
+        """Let no new client connect. Those who have can still be accepted; of an inherited socket
+        they are for the next process."""
+        if isinstance(self.address, Address) and not self.inherited:
+            for each in self.sockets:
+                let_nobody_in(each)
+        self._remove_file()
+
+    def close(self) -> None:
+        """Close the sockets, and remove the file of a Unix socket."""
+        self._remove_file()  # first: the inode is ours only while the socket is open
+        for each in self.sockets:
+            each.close()
+
+    def _remove_file(self) -> None:
+        file, self._file = self._file, None
+        if file is None:
+            return
+        path, *identity = file
+        try:
+            if _identity(path) == tuple(identity):
+                path.unlink()
+        except OSError:
+            pass  # it is gone, or its directory is not ours any more
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def listen_on(asked: Place, reuse_port: bool = False) -> Listening:
+    """Open what was asked for. OSError, which names it, if it cannot be had."""
+    if isinstance(asked, Address):
+        sockets = open_sockets(asked, reuse_port)
+        address = Address(asked.host, sockets[0].getsockname()[1])
+        return Listening(sockets, asked, address, shared=reuse_port)
+    try:
+        if isinstance(asked, UnixPath):
+            opened = _open_unix(asked.path)
+            return Listening([opened], asked, asked, shared=False)
+        opened = _open_inherited(asked.number)
+    except OSError as error:
+        raise cannot_listen(asked, error) from error
+    return Listening([opened], asked, _address_of(opened, asked), shared=False)
+
+
+def _open_unix(path: str) -> socket.socket:
+    """Listen there; the umask says who may connect."""
+    if sys.platform == "win32":
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+    _remove_dead(path)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        opened.setblocking(False)
+        opened.bind(path)
+        opened.listen(BACKLOG)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _remove_dead(path: str) -> None:
+    """Remove the file of a socket on which nobody listens, as a process that was killed leaves it
+    behind. OSError if there is anything else."""
+    try:
+        found = Path(path).lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):  # a link too: it was made by somebody, for a reason
+        raise OSError(errno.EEXIST, "there is a file, which is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)  # where its backlog is full, somebody is alive
+        try:
+            asking.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+        except FileNotFoundError:
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _open_inherited(number: int) -> socket.socket:
+    """A socket of our own for what that descriptor listens on."""
+    opened = socket.socket(fileno=os.dup(number))
+    try:
+        listens = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if opened.type != socket.SOCK_STREAM or not listens:
+            raise OSError(errno.EINVAL, "it is no listening stream socket")
+        opened.setblocking(False)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _address_of(opened: socket.socket, asked: Inherited) -> Place:
+    name = opened.getsockname()
+    if isinstance(name, tuple):
+        host, port, *_ = cast("tuple[str, int]", name)
+        return Address(host, port)
+    return UnixPath(os.fsdecode(name)) if name else asked
