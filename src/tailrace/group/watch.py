@@ -310,8 +310,7 @@ class Watch:
                 continue  # none that could be named
             for held in gc.get_referents(step):
                 unsettled: Any = getattr(cast(type[object], type(held)), "__unsettled__", None)
-                # Those of this loop and of the list, and of the call: nobody has it but the frame.
-                if unsettled is None or sys.getrefcount(held) > 4:
+                if unsettled is None or sys.getrefcount(held) > _ALONE:
                     continue
                 if called := unsettled(held):
                     self._said.add(stage.name)
@@ -326,6 +325,17 @@ class Watch:
                         frame.f_code.co_name,
                     )
                     return
+
+
+def _references_of_one() -> int:
+    """How many references are counted where a loop, as that above, meets what has one alone."""
+    holder = [object()]
+    (count,) = [sys.getrefcount(held) for held in gc.get_referents(holder)]
+    return count
+
+
+# Measured, as interpreters differ in this: from 3.14 on a call adds none for its argument.
+_ALONE: Final = _references_of_one()
 
 
 def _never() -> bool:
