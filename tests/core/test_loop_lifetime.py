@@ -7,6 +7,8 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -68,6 +70,45 @@ def cancelled_ones(core: Any, loop: Any) -> None:
     loop.run_until_complete(main())
 
 
+def failed_ones(core: Any, loop: Any) -> None:
+    async def fail(channel: Any) -> None:
+        raise LookupError(await channel.recv())
+
+    async def main() -> None:
+        channel = core.Channel()
+        failing = [asyncio.create_task(fail(channel)), spawn(core, fail(channel))]
+        await asyncio.sleep(0)
+        for number in range(2):
+            channel.send_nowait(number)
+        await asyncio.wait(failing)
+        assert all(isinstance(each.exception(), LookupError) for each in failing)
+
+    loop.run_until_complete(main())
+
+
+def one_whose_end_is_told_after_a_send(core: Any, loop: Any) -> None:
+    async def send_and_fail(channel: Any) -> None:
+        await channel.send(1)
+        raise LookupError
+
+    async def main() -> None:
+        kinds = (asyncio.create_task, partial(spawn, core))
+        for start, end in product(kinds, ("cancelled", "failed")):
+            channel = core.Channel()
+            sender = start(send_and_fail(channel))
+            await asyncio.sleep(0)
+            assert core.when_sent(sender, lambda: None)
+            assert core.when_resumed(sender, lambda: None)
+            if end == "cancelled":
+                sender.cancel()
+            else:
+                channel.recv_nowait()
+            await asyncio.wait([sender])
+            assert sender.cancelled() or isinstance(sender.exception(), LookupError)
+
+    loop.run_until_complete(main())
+
+
 def a_send_that_outlasts_its_cancellation(core: Any, loop: Any) -> None:
     async def main() -> None:
         channel = core.Channel()
@@ -122,6 +163,7 @@ async def send(channel: Any) -> Any:
 
 USES = (
     *(nothing, a_task_that_receives, actors, a_select_with_a_timeout, cancelled_ones),
+    *(failed_ones, one_whose_end_is_told_after_a_send),
     *(a_send_that_outlasts_its_cancellation, a_loop_of_actors_alone),
     *(those_cancelled_and_not_resumed, those_woken_from_a_thread_too_late),
 )

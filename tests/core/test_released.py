@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,10 +15,78 @@ import pytest
 from tailrace._core.native import tasks
 from tailrace.errors import Closed, WouldBlock
 
+from .conftest import Start
+
 
 class Value:
     channel: Any
     steps: Any
+
+
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "recv": lambda core, channel: channel.recv(),
+    "send": lambda core, channel: channel.send(1),
+    "recv_many": lambda core, channel: channel.recv_many(2),
+    "send_many": lambda core, channel: channel.send_many([1, 2]),
+    "send_many of an iterator": lambda core, channel: channel.send_many(iter([1, 2])),
+    "__anext__": lambda core, channel: channel.__anext__(),
+    "done": lambda core, channel: core.done(asyncio.Event()),
+    "select recv": lambda core, channel: core.select(channel.recv()),
+    "select send": lambda core, channel: core.select(channel.send(1), timeout=60),
+    "select both": lambda core, channel: core.select(channel.send(1), channel.recv()),
+    "select others": lambda core, channel: core.select(
+        *(core.Channel().recv(), channel.recv(), core.done(asyncio.Event()))
+    ),
+}
+
+
+def meet(channel: Any) -> None:
+    """Be a peer of whoever is parked, whichever side that is on."""
+    for meeting in (lambda: channel.send_nowait(1), channel.recv_nowait):
+        with contextlib.suppress(WouldBlock):
+            meeting()
+            meeting()
+
+
+ENDS: dict[str, Callable[[Any, Any], object]] = {
+    "met": lambda task, channel: meet(channel),
+    "closed": lambda task, channel: channel.close(),
+    "closed with a cause": lambda task, channel: channel.close(LookupError()),
+    "cancelled": lambda task, channel: task.cancel(),
+    "met and cancelled": lambda task, channel: [meet(channel), task.cancel()],
+}
+
+
+@pytest.fixture
+def without_the_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_the_collector", "any_loop")
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_task_is_freed_at_once_however_its_operation_ended(
+    core: Any, start: Start, settle: Any, operation: str, end: str
+) -> None:
+    async def wait(waited: Any) -> None:
+        await waited  # which the traceback of what is raised leads to
+        raise LookupError
+
+    channel = core.Channel()
+    task = start(wait(OPERATIONS[operation](core, channel)))
+    await settle()
+    ENDS[end](task, channel)
+    await settle()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled() or task.exception() is not None
+    freed = weakref.ref(task)
+    del task
+    await settle()  # the loop forgets whom it called last
+    assert freed() is None
 
 
 def test_a_loop_in_which_actors_ran_is_freed_and_no_longer_known(core: Any, start: Any) -> None:

@@ -227,10 +227,13 @@ def when_resumed(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
     if isinstance(task, Actor):
         task._after = _both(task._after, then)
     elif parked._driver is not None:
-        resume = parked._driver
+        resume = [parked._driver]
 
         def resume_then(parked: Any) -> None:
-            resume(parked)
+            try:
+                resume.pop()(parked)
+            finally:
+                del parked  # with `pop`: what the task raises keeps this frame alive
             then()
 
         parked._driver = resume_then

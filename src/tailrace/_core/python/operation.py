@@ -130,14 +130,15 @@ class Operation(NoFuture, OperationFace, Generic[T_co]):
         """Under the lock, after a claim: give back what was handed over; returns whom to wake."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Drop the waiter, if there is one: an operation that is kept must not lead to the task."""
+        if hasattr(self, "waiter"):
+            del self.waiter
+
     def finish(self) -> Any:
         """Outside the lock, once it happened: the value."""
         value, self.value = self.value, None
         return value
-
-    def closed_case(self, error: Closed) -> Closed:
-        """What a select makes of `error`, raised by the attempt of this case."""
-        raise error
 
     def interrupted(self, waiter: Waiter, interrupt: BaseException) -> bool:
         """Settle what an exception at the await means; True if it is to be raised."""
@@ -162,8 +163,7 @@ class Operation(NoFuture, OperationFace, Generic[T_co]):
             raise
         if happened and not self.reversible and rearmed(interrupt, waiter.requests()):
             return False
-        if hasattr(self, "waiter"):
-            del self.waiter
+        self.forget()
         if happened:
             self.ticket = 0  # that it happened, for a `send_many` that counts it all the same
         self.value = None
@@ -232,10 +232,13 @@ class Fresh(Operation[T_co]):
                 del self.waiter  # each refers to the other: not to be left to the collector
                 break
             # The channel was closed: look again, something is ready now.
+            if not self.queued:  # else that close was interrupted amid its claims
+                del self.waiter
         if self.plain:
             value: Any = self.value
             self.value = None
             return value  # type: ignore[no-any-return]  # the channel's word for it
+        del waiter  # `finish` may raise
         return self.finish()  # type: ignore[no-any-return]  # as above
 
     def begin(self) -> None:
@@ -353,11 +356,6 @@ class Recv(Operation[T]):
 
     def undo(self, here: LoopState) -> Waiter | ThreadWaiter | None:
         return self.channel._give_back(self.ticket, self.finish(), here)
-
-    def closed_case(self, error: Closed) -> Closed:
-        if error.__cause__ is not None:
-            raise error
-        return error
 
 
 class Next(Recv[T]):

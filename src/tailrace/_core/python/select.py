@@ -104,12 +104,16 @@ class Select(NoFuture, SelectFace):
             if self.waiter is None:
                 budget.left -= 1
                 assert index is not None
-                return index, outcome(self.cases[index], closed)
+                try:
+                    return index, outcome(self.cases[index], closed)
+                finally:
+                    del closed
             winner = self.waiter.winner
+            self.waiter = None  # it leads to the task, which may keep this select
             if winner is TIMED_OUT:
                 return None, None
             if isinstance(winner, Operation):
-                del winner.waiter  # each refers to the other: not to be left to the collector
+                winner.forget()
                 index = self.cases.index(winner)
                 return index, outcome(self.cases[index], None)
             # A channel was closed: look again, that case is ready now.
@@ -158,6 +162,7 @@ class Select(NoFuture, SelectFace):
         for case in self.cases:
             if case is not None and case is not waiter.winner:
                 case.withdraw()
+                case.forget()
 
     def interrupted(self, waiter: Waiter, interrupt: BaseException) -> bool:
         """As `Operation.interrupted`, for all cases."""
@@ -183,7 +188,7 @@ class Select(NoFuture, SelectFace):
         if happened and rearmed(interrupt, waiter.requests()):
             return False
         if isinstance(winner, Operation):
-            del winner.waiter
+            winner.forget()
         self.waiter = None
         return True
 
@@ -234,7 +239,14 @@ def attempt_one(
 def outcome(case: Operation[Any] | None, closed: Closed | None) -> Any:
     """The value of the case that was chosen; raises where it stands for an error."""
     assert case is not None
-    return case.finish() if closed is None else case.closed_case(closed)
+    try:
+        if closed is None:
+            return case.finish()
+        if case.receives and closed.__cause__ is None:
+            return closed
+        raise closed
+    finally:
+        del closed  # its traceback has this frame, and the frames that call this: no cycle
 
 
 def done(source: asyncio.Future[T] | asyncio.Event) -> Operation[T]:
@@ -284,7 +296,10 @@ def select_nowait(*cases: Operation[Any] | None, priority: bool = False) -> tupl
         raise
     if index is None:
         raise WouldBlock("no case of select is ready")
-    return index, outcome(cases[index], closed)
+    try:
+        return index, outcome(cases[index], closed)
+    finally:
+        del closed
 
 
 class Done(Operation[T]):
@@ -316,8 +331,9 @@ class Done(Operation[T]):
     def fired(self) -> None:
         if self.queued:
             self.queued = False
-            assert isinstance(self.waiter, Waiter)
-            self.waiter.claim_and_wake(self)
+            waiter = getattr(self, "waiter", None)  # none any more, if a wait has just ended
+            if isinstance(waiter, Waiter):
+                waiter.claim_and_wake(self)
 
     def withdraw(self) -> None:
         self.queued = False

@@ -65,10 +65,13 @@ def when_resumed(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
         return False
     waiter = parked.waiter
     assert isinstance(waiter, Waiter)
-    resume = waiter.callback
+    resume = [waiter.callback]
 
     def resume_then(waiter: Waiter) -> None:
-        resume(waiter)
+        try:
+            resume.pop()(waiter)
+        finally:
+            del waiter  # with `pop`: what the task raises keeps this frame alive
         then()
 
     waiter.callback = resume_then

@@ -416,7 +416,8 @@ class LoopState:
         often = 1 if loop.get_debug() else CLOCK_STEPS
         ends = self.time() + TURN_SECONDS
         self.steps = 0
-        waiter = None
+        waiter: Any = None
+        context: Any = None
         look = often
         # Who asks in this thread until we are done is on this loop, and need not call
         # `running_loop`, which on 3.11 makes a system call each time (getpid).
@@ -440,6 +441,8 @@ class LoopState:
             self.thread = 0
             if often == 1 and waiter is not None:
                 turn.blocker = getattr(getattr(waiter, "callback", None), "__self__", None)
+            # What a task raises keeps this frame alive: it must not lead back to the task.
+            del turn, waiter, context
             self.scheduled = False
             if ready:
                 self.schedule()
@@ -491,7 +494,10 @@ class _Turn:
 
     def __call__(self) -> None:
         self.begun = True
-        self.state.run(self)
+        try:
+            self.state.run(self)
+        finally:
+            del self  # as `run` does, and asyncio's own `Handle`
 
     @property
     def __self__(self) -> object:
