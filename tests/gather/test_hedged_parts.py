@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,6 +16,7 @@ from tailrace import Hedged
 from tailrace.gather.balance import BALANCERS
 from tailrace.gather.budget import BURST, Budget
 from tailrace.gather.eject import Eject, Health
+from tailrace.gather.race import Race
 from tailrace.gather.replica import Replica
 from tailrace.gather.schedule import Schedule
 from tailrace.gather.sketch import Curve, Sketch
@@ -50,6 +52,9 @@ def test_the_window_forgets_what_is_older() -> None:
     assert sketch.curve().quantile(0.9999) == pytest.approx(0.001, rel=0.02)
     assert 900 <= sketch.curve().samples <= 1000
     assert sketch.count == 2000
+    for _ in range(1000):
+        sketch.censored(0.001)
+    assert sketch.curve().samples <= 100, "what is only known to take longer has its place too"
 
 
 def test_censored_samples_are_counted_as_longer_than_they_were() -> None:
@@ -378,6 +383,7 @@ def test_what_was_slow_long_ago_is_tried_again() -> None:
     slow.stamp = quick.stamp = 0.0
     quick.answered(0.1, 60.0)
     assert slow.load(60.0) < quick.load(60.0)
+    assert slow.load(60.0) == pytest.approx(10.0 * math.exp(-6.0))
 
 
 def test_latencies_are_averaged_and_the_older_count_less() -> None:
@@ -394,6 +400,33 @@ def test_latencies_are_averaged_and_the_older_count_less() -> None:
     (fresh,) = replicas(0.0)
     fresh.gave_up(3.0, 7.0)
     assert (fresh.cost, fresh.stamp) == (3.0, 7.0)
+
+
+# --- the race
+
+
+class Endless(Race[object]):
+    def over(self) -> bool:
+        return False
+
+
+async def test_whoever_waits_for_a_race_goes_on_in_the_context_it_waits_in() -> None:
+    name = ContextVar("name", default="outside")
+    race, heard = Endless("race"), list[str]()
+
+    def wait(called: str) -> None:
+        name.set(called)
+        race.add_done_callback(lambda _: heard.append(name.get()))
+
+    for called in ("the task", "a watcher", "another"):
+        copy_context().run(wait, called)
+    race.add_done_callback(lambda _: heard.append(name.get()), context=copy_context())
+    race.look()
+    assert heard == []
+    race.settled = True
+    race.look()
+    await asyncio.sleep(0)
+    assert heard == ["the task", "a watcher", "another", "outside"]
 
 
 # --- the schedule

@@ -76,15 +76,14 @@ class Race(Generic[R]):
 
     # --- the copies
 
-    def won(self, task: asyncio.Task[R]) -> bool:
-        """A copy has answered; whether it is the one whose answer is returned."""
+    def won(self, task: asyncio.Task[R]) -> None:
+        """A copy has answered. Where one answer is wanted it is the winner, or disposed of."""
         if self._dispose is None:
-            return False
+            return
         if self.winner is None and not self.ending:
             self.winner = task
-            return True
-        self.dispose(task.result())
-        return False
+        else:
+            self.dispose(task.result())
 
     def over(self) -> bool:
         """Whether there is nothing to wait for any more."""
