@@ -321,6 +321,21 @@ async def test_a_client_that_drips_does_not_hold_a_drain(
     assert loop.time() - began < 10
 
 
+async def test_a_body_ends_in_a_drain_as_soon_as_its_time_is_over(
+    serve: Any, hurried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the server next looks at all of its connections."""
+    monkeypatch.setattr(engine_module.Engine, "_sweep", lambda engine: None)
+    async with serve(limited()) as service, await service.connect() as client:
+        client.ask("POST", "/incoming", content_type=FORM, content_length="8")
+        client.say(b"data=")
+        await service.until(lambda now: now.body_bytes == 5)
+        service.go.drain()
+        async with asyncio.timeout(20):
+            answer = await client.hear()
+    assert (answer.status, answer.text) == (503, "unavailable: the server is stopping")
+
+
 async def test_a_drain_of_one_path_leaves_the_requests_of_others_alone(
     serve: Any, hurried: None
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tailrace import Message, Receiver
+from tailrace.listen import _parser as parser_module
 from tailrace.listen import listen_http
 from tailrace.listen._parser import Parser
 from tailrace.listen._request import Refused
@@ -113,6 +114,30 @@ def test_a_body_is_the_same_however_it_is_chunked(size: int) -> None:
     for packet in (len(said), 65_536, 1000, 37):
         pieces = [said[start : start + packet] for start in range(0, len(said), packet)]
         assert read(pieces) == ([("POST", "/", b"", body)], False, 0)
+
+
+def test_a_head_that_comes_byte_by_byte_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    broken, heading = parser_module._broken, parser_module._heading
+
+    def counted_broken(data: bytes, begin: int) -> bool:
+        read.append(len(data) - begin)
+        return broken(data, begin)
+
+    def counted_heading(line: bytes) -> Any:
+        read.append(len(line))
+        return heading(line)
+
+    monkeypatch.setattr(parser_module, "_broken", counted_broken)
+    monkeypatch.setattr(parser_module, "_heading", counted_heading)
+    head = b"GET /incoming HTTP/1.1\r\nhost: x\r\nx-more: %b\r\n\r\n" % (b"y" * 1000)
+    parser = Parser(max_head=16 * 1024)
+    requests = []
+    for at in range(len(head)):
+        parser.feed(head[at : at + 1])
+        requests.append(parser.head())
+    assert [request is not None for request in requests] == [False] * (len(head) - 1) + [True]
+    assert sum(read) < 3 * len(head)
 
 
 def test_names_that_clients_make_up_are_not_remembered_without_end() -> None:

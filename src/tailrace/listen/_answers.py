@@ -55,7 +55,7 @@ class Answer:
     """An answer: `status`, `body`, its content type `kind`, `headers` besides, and whether it is
     the `last` on its connection (where what follows cannot be read)."""
 
-    __slots__ = ("body", "headers", "kind", "last", "status")
+    __slots__ = ("body", "headers", "kind", "status")
 
     def __init__(
         self,
@@ -63,26 +63,24 @@ class Answer:
         body: bytes,
         kind: bytes = TEXT,
         headers: tuple[tuple[bytes, bytes], ...] = (),
-        last: bool = False,
     ) -> None:
         self.status = status
         self.body = body
         self.kind = kind
         self.headers = headers
-        self.last = last
 
     def __repr__(self) -> str:
         return f"<Answer {self.status}, {len(self.body)} bytes>"
 
 
-def refusal(refused: Refused, json: bool, last: bool = False) -> Answer:
+def refusal(refused: Refused, json: bool) -> Answer:
     """The answer to a request that makes no message."""
     status, reason = refused.status, refused.reason
     headers = RETRY if status == 503 and not refused.headers else refused.headers
     word = _WORDS.get(status, "refused")
     if json:
-        return Answer(status, as_json({"status": word, "reason": reason}), JSON, headers, last)
-    return Answer(status, encoded(f"{word}: {reason}"), TEXT, headers, last)
+        return Answer(status, as_json({"status": word, "reason": reason}), JSON, headers)
+    return Answer(status, encoded(f"{word}: {reason}"), TEXT, headers)
 
 
 def of_outcome(outcome: Outcome, data: object, id: str, json: bool, show: Show) -> Answer:

@@ -144,9 +144,9 @@ class Exchange:
             return
         size = self._size + len(chunk)
         if size > self._intake.max_body:
-            self.refuse(too_large(self._intake.max_body), last=True)
+            self.refuse(too_large(self._intake.max_body))
         elif self._gate.bytes + len(chunk) > self._gate.memory:
-            self.refuse(Refused(503, "too many bodies are being received"), last=True)
+            self.refuse(Refused(503, "too many bodies are being received"))
         else:
             self._size = size
             self._gate.bytes += len(chunk)
@@ -180,9 +180,9 @@ class Exchange:
         if not self.complete and not self.answered:
             self._finish()
 
-    def refuse(self, refused: Refused, last: bool = False) -> None:
+    def refuse(self, refused: Refused) -> None:
         """Answer without making a message."""
-        self.answer(_answers.refusal(refused, self._json, last))
+        self.answer(_answers.refusal(refused, self._json))
 
     # --- answering --------------------------------------------------------------------------
 

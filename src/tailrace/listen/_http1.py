@@ -327,7 +327,7 @@ class Connection(asyncio.Protocol):
             self._run_time()
         exchange, limit = self._exchange, self.engine.max_head + SMALL_BODY
         if exchange is not None and self._wire > limit + CHUNKED_COST * exchange.max_body:
-            exchange.refuse(Refused(413, "too much chunking for so little body"), last=True)
+            exchange.refuse(Refused(413, "too much chunking for so little body"))
 
     def _completed(self) -> None:
         """The request at work is complete: from now on the client waits for us."""
@@ -364,7 +364,7 @@ class Connection(asyncio.Protocol):
             return
         self._request = self._exchange = self._refusal = None
         engine = self.engine
-        over = not self._complete or answer.last or engine.draining or not request.keep_alive
+        over = not self._complete or engine.draining or not request.keep_alive
         if self._ended and not self._parser.waiting:
             over = True
         start = engine.starts.get((answer.status, answer.kind)) or engine.start_of_answer(answer)
@@ -434,9 +434,9 @@ class Connection(asyncio.Protocol):
         if request is None:
             self._reply_and_close(refused)
         elif exchange is not None:
-            exchange.refuse(refused, last=True)
+            exchange.refuse(refused)
         else:
-            self.answer(_answers.refusal(refused, request.wants_json, last=True))
+            self.answer(_answers.refusal(refused, request.wants_json))
 
     def _reply_and_close(self, refused: Refused) -> None:
         """Answer what never became a request."""
@@ -536,7 +536,7 @@ class Connection(asyncio.Protocol):
         if self._choked or self._deaf:
             self.abort()
         elif self._exchange is not None:
-            self._exchange.refuse(slow, last=True)
+            self._exchange.refuse(slow)
         elif self._refusal is not None:  # its body does not come
             self.answer(self._refusal)
         elif self._begun and self._request is None:
