@@ -243,7 +243,9 @@ async def test_a_token_is_asked_for(serve: Any) -> None:
     assert answers[0].headers["www-authenticate"] == "Bearer"
 
 
-async def test_authorize_sees_the_request_and_decides(serve: Any) -> None:
+async def test_authorize_sees_the_request_and_decides(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     seen: list[Request] = []
 
     def authorize(request: Request) -> bool:
@@ -259,6 +261,7 @@ async def test_authorize_sees_the_request_and_decides(serve: Any) -> None:
     assert right.status == 200
     assert (seen[0].method, seen[0].path, seen[0].query) == ("POST", "/incoming", "a=1")
     assert repr(seen[0]) == "<Request POST /incoming, 8 bytes>"
+    assert caplog.messages == []  # to let nobody in is no failure of the program
 
 
 async def test_authorize_may_be_async(serve: Any) -> None:

@@ -179,6 +179,21 @@ async def test_answers_that_are_not_read_are_counted(serve: Any, any_loop: Loops
     assert refused.status == 503
 
 
+async def test_what_a_client_has_read_of_its_answer_is_counted_no_longer(
+    serve: Any, any_loop: Loops
+) -> None:
+    listener, loop = limited(), asyncio.get_running_loop()
+    async with serve(listener, large) as service, asyncio.timeout(20):
+        client = await slow_client(listener)
+        await say(client, b"GET /incoming?data=foo HTTP/1.1\r\nhost: x\r\n\r\n")
+        await service.until(lambda now: now.body_bytes > LARGE // 2)
+        heard = 0
+        while heard < LARGE // 2:
+            heard += len(await loop.sock_recv(client, 1024 * 1024))
+        await service.until(lambda now: now.body_bytes <= LARGE // 2)
+        client.close()
+
+
 async def test_a_client_that_reads_its_answer_slowly_gets_all_of_it_in_a_drain(
     serve: Any, any_loop: Loops, hurried: None
 ) -> None:
