@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import types
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -348,6 +349,48 @@ async def test_nobody_is_said_when_who_held_no_end_has_used_the_channel_and_ende
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(100), Group(stall_after=None) as go:
             go(uses, a)
+            go(receive if end == "send" else sends, a)
+    (text,) = said
+    assert text.startswith(f"nobody {'sends to' if end == 'send' else 'receives from'} `a`")
+
+
+@pytest.mark.parametrize("where", ["closure", "method", "object", "partial"])
+@pytest.mark.parametrize("end", ["send", "receive"])
+async def test_nobody_is_said_when_an_actor_that_used_a_channel_around_it_has_ended(
+    said: list[str], end: str, where: str
+) -> None:
+    a = Channel[int](name="a")
+
+    async def uses() -> None:
+        for n in range(2):
+            await (a.send(n) if end == "send" else a.recv())
+
+    class User:
+        def __init__(self) -> None:
+            self.channel = a
+
+        async def use(self) -> None:
+            await uses()
+
+        async def __call__(self) -> None:
+            await uses()
+
+    user = User()
+
+    actors: dict[str, Callable[[], Awaitable[None]]] = {
+        "closure": uses,
+        "method": user.use,
+        "object": user,
+        "partial": functools.partial(user.use),
+    }
+
+    async def sends(out: Sender[int]) -> None:
+        for n in range(9):
+            await out.send(n)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(100), Group(stall_after=None) as go:
+            go(actors[where])
             go(receive if end == "send" else sends, a)
     (text,) = said
     assert text.startswith(f"nobody {'sends to' if end == 'send' else 'receives from'} `a`")

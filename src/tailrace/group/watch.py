@@ -284,10 +284,12 @@ class Watch:
         self._said.add(name)
         _log.warning(
             "nobody %s `%s`, and `%s` is waiting for that: a stage is missing, or was given "
-            "another channel. (Outside of a stage, hold that end: `with channel.%s():`)",
+            "another channel. (A stage holds what is passed to a parameter annotated `%s[...]`. "
+            "Outside of a stage, hold that end: `with channel.%s():`)",
             "sends to" if end == "receive" else "receives from",
             name,
             actor.name,
+            "Sender" if end == "receive" else "Receiver",
             "sending" if end == "receive" else "receiving",
         )
 

@@ -7,6 +7,7 @@ head is evaluated: an element type may be local to a function, or not exist at r
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import (
     Annotated,
     Any,
+    Final,
     ForwardRef,
     NamedTuple,
     ParamSpecArgs,
@@ -40,6 +42,7 @@ from tailrace.group.checks import (
     is_async,
     only_ends,
     stage_name,
+    target_of,
     warn_bare,
     warn_contained,
 )
@@ -47,7 +50,7 @@ from tailrace.group.checks import (
 
 class Wiring(NamedTuple):
     """What a call holds, each end through a parameter. `unclear` says that a channel was passed to
-    a bare one; `unheld` are those of which it holds no end."""
+    a bare one; `unheld` are those that it may use, of which it holds no end."""
 
     holds: tuple[Hold, ...]
     unclear: bool
@@ -69,6 +72,9 @@ class _Parameter:
         self.accepted: dict[type, tuple[End, ...]] = {}  # by type of channel or end: what is held
 
 
+_LOOKED_AT: Final = 32
+"""How many attributes of an actor object are looked at."""
+
 # Of plain functions that were wired before: a program may start a thousand stages of one function,
 # and reading a signature takes its time.
 _known: WeakKeyDictionary[Callable[..., Any], list[_Parameter]] = WeakKeyDictionary()
@@ -84,8 +90,34 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
     if known is not None and len(known) == len(args):
         wiring = _wire_again(name, fn, known, args)
         if wiring is not None:
-            return wiring
-    return _wire_anew(name, fn, args)
+            return _with_surroundings(wiring, fn)
+    return _with_surroundings(_wire_anew(name, fn, args), fn)
+
+
+def _with_surroundings(wiring: Wiring, fn: Callable[..., Any]) -> Wiring:
+    """With the channels that `fn` finds around it: in its closure, or on its object."""
+    near = [
+        resolved[0] for each in _surroundings(fn) if (resolved := _core.resolve(each)) is not None
+    ]
+    if not near:
+        return wiring
+    held = [channel for channel, _, _ in wiring.holds]
+    unheld = [channel for channel in near if not any(channel is each for each in held)]
+    return wiring._replace(unheld=(*wiring.unheld, *unheld))
+
+
+def _surroundings(fn: Callable[..., Any]) -> Iterator[object]:
+    fn = target_of(fn)
+    owner: object = fn
+    if type(fn) is types.MethodType:
+        owner, fn = fn.__self__, fn.__func__
+    if type(fn) is types.FunctionType:
+        for cell in fn.__closure__ or ():
+            with contextlib.suppress(ValueError):  # an empty one
+                yield cell.cell_contents
+    if owner is not fn or type(fn) is not types.FunctionType:
+        attributes: dict[str, object] = getattr(owner, "__dict__", {})
+        yield from list(attributes.values())[:_LOOKED_AT]
 
 
 def _wire_again(
