@@ -161,6 +161,23 @@ async def test_a_client_that_disconnects_does_not_take_its_message_with_it(
     assert service.server.statistics().answers == {}
 
 
+async def test_the_last_answer_to_a_client_that_has_closed_logs_nothing(
+    serve: Any, hold: Any, any_loop: Loops, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first bytes of the answer are met by a reset, and then there is no end to be said."""
+    held = hold()
+    async with serve(listen_http(ANY, "/incoming"), held) as service:
+        client = await service.connect()
+        client.ask("GET", "/incoming?data=1", connection="close")
+        client.ask("GET", "/incoming?data=2")
+        await held.reached(1)
+        client.writer.close()
+        await client.writer.wait_closed()
+        held.messages.pop().ack()
+        await service.until(lambda now: not now.connections)
+    assert caplog.records == []
+
+
 async def test_a_request_whose_client_left_before_its_turn_is_stored(serve: Any) -> None:
     """It waits for a slow channel when its client leaves, and goes on all the same."""
     stored: list[str] = []

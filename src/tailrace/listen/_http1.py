@@ -453,7 +453,11 @@ class Connection(asyncio.Protocol):
         self._wire = 0
         self.deadline = self.engine.time() + LINGER
         if self.engine.tls is None and self._transport.can_write_eof():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # the client has reset the connection: it reads no answer
+                self.abort()
+                return
         if self._ended:
             self.close()
         else:
