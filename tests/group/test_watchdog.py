@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 import textwrap
+import time
 from typing import Any
 
 import pytest
@@ -76,6 +77,30 @@ async def test_run_names_nothing_after_the_process_or_the_machine_has_slept(
     for seconds in (5.0, 3600.0, TICK, 60.0):
         dog._look(seconds)  # the watchdog itself did not run for so long
     assert caplog.messages == []
+
+
+async def test_run_names_what_keeps_the_watchdog_itself_from_running(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As C code does that does not let go of the GIL: but then the loop's thread is busy."""
+    monkeypatch.setattr(Watchdog, "_worked", lambda _: 2.9)
+    dog = watching()
+    await asyncio.sleep(0)  # it has answered in time
+    dog._look(3.0)
+    (message,) = caplog.messages
+    assert message.startswith("the event loop has not turned for 2.9 s: ")
+
+
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="there is no such clock")
+async def test_the_watchdog_knows_how_long_the_thread_of_the_loop_was_busy() -> None:
+    dog = watching()
+    dog._worked()
+    start = time.thread_time()
+    while time.thread_time() - start < 0.02:
+        pass
+    busy, after = dog._worked(), dog._worked()
+    assert busy >= 0.02
+    assert after < busy
 
 
 @pytest.mark.parametrize("module", ["pdb", "bdb", "_pydevd_bundle.pydevd_frame", "debugpy.x"])

@@ -3,7 +3,8 @@
 Invariants:
 - It asks the loop to answer, and judges only by its own time: it counts how long it has itself been
   awake while the loop did not answer. A process that was stopped, or a machine that slept, stopped
-  this thread too.
+  this thread too. So does C code that keeps the GIL (a regular expression that backtracks): so when
+  this thread did not run, what counts is how long the loop's thread was busy, by its CPU clock.
 - It never prints from a signal handler, which may have interrupted a print: it takes the text over
   by a queue whose `put` may be re-entered.
 """
@@ -59,6 +60,7 @@ class Watchdog:
         self._watched = 0  # the identifier of the loop's thread
         self._answered = True
         self._silent = 0.0  # seconds that the loop has not answered for
+        self._worked_before = 0.0  # CPU seconds of the loop's thread, when last looked at
         self._told: dict[tuple[str, str, int], float] = {}  # when, by what was named
 
     def __repr__(self) -> str:
@@ -81,6 +83,7 @@ class Watchdog:
         loop = asyncio.get_running_loop()
         if not getattr(loop, "detects_deadlock", False):  # on virtual time nothing is late
             self._watched = threading.get_ident()
+            self._worked_before = time.thread_time()
             self._loop = loop
 
     def unwatch(self) -> None:
@@ -108,30 +111,41 @@ class Watchdog:
         loop = self._loop
         if loop is None:
             return
-        if self._answered:
+        worked = self._worked()
+        late = since >= 2 * _TICK  # this thread did not run either
+        if self._answered and not late:
             self._answered = False
             self._silent = 0.0
             with contextlib.suppress(RuntimeError):  # closed
                 loop.call_soon_threadsafe(self._answer)
-        elif since < 2 * _TICK:
-            before, self._silent = self._silent, self._silent + since
+        else:
+            before = 0.0 if self._answered else self._silent
+            self._silent = before + (worked if late else since)
             if before < LIMIT <= self._silent:
                 self._name(loop)
-        # Else this thread did not run either: neither was to.
+
+    def _worked(self) -> float:
+        """CPU seconds that the loop's thread has used since this was asked last; 0 if unknown."""
+        try:
+            now = time.clock_gettime(time.pthread_getcpuclockid(self._watched))
+        except (AttributeError, OSError):  # not on this system
+            return 0.0
+        before, self._worked_before = self._worked_before, now
+        return now - before
 
     def _answer(self) -> None:
         self._answered = True
 
     def _name(self, loop: asyncio.AbstractEventLoop) -> None:
         """Say what the loop's thread does, unless a person looks at it in a debugger."""
+        try:  # at once: what blocks may be ending
+            task = asyncio.current_task(loop)
+        except RuntimeError:
+            task = None
         frames = list(_frames(sys._current_frames().get(self._watched)))
         if not frames or _debugged(frames):
             return
         frame = next((f for f in frames if not _file(f).startswith(_not_the_users())), frames[0])
-        try:
-            task = asyncio.current_task(loop)
-        except RuntimeError:
-            task = None
         who = "a callback" if task is None else f"`{task.get_name()}`"
         place = who, _file(frame), frame.f_lineno
         now = time.monotonic()
