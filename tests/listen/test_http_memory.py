@@ -238,6 +238,37 @@ async def test_a_client_that_reads_nothing_does_not_hold_a_drain(
     client.close()
 
 
+class Choking:
+    """A transport whose client takes in nothing of what is written, for a moment."""
+
+    def __init__(self, connection: connection_module.Connection) -> None:
+        self._connection = connection
+        self._transport = connection._transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, said: bytes) -> None:
+        self._transport.write(said)
+        self._connection.pause_writing()
+
+
+async def test_a_refused_client_that_takes_in_its_answer_by_pieces_is_let_go(
+    serve: Any, any_loop: Loops, hurried: None
+) -> None:
+    """The time that a client has after its last answer does not end with a pause in that."""
+    listener = limited()
+    async with serve(listener) as service, await service.connect() as client:
+        await service.until(lambda now: now.connections)
+        (connection,) = listener._host._engine.connections  # type: ignore[union-attr]
+        connection._transport = Choking(connection)  # type: ignore[assignment]
+        client.say("this is not HTTP\r\n\r\n")
+        assert (await client.hear()).status == 400
+        connection.resume_writing()
+        async with asyncio.timeout(5):
+            await service.until(lambda now: not now.connections)
+
+
 def ask_by_tls(listener: ListenHttp[Any], context: ssl.SSLContext, more: str = "") -> ssl.SSLSocket:
     """Ask for a large answer, and read its first byte."""
     host, _, port = listener.server.address.rpartition(":")

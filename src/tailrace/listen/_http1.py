@@ -174,7 +174,8 @@ class Connection(asyncio.Protocol):
             self.engine.call_soon(self._write_rest)
             return
         self._choked = False
-        self.deadline = math.inf
+        if not self._deaf:  # else the time after its last answer runs on
+            self.deadline = math.inf
         self.count_unsent()
         self.engine.unchoked(self)
         self.engine.call_soon(self._go_on)
