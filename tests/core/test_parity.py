@@ -18,8 +18,18 @@ FUTURE = {
 
 # How operations of the Python core are driven; of the native core that is C.
 DRIVING = {
-    *("attempt", "begin", "closed_case", "drive", "end", "enqueue", "fill", "finish", "hand_over"),
-    *("interrupted", "most", "park", "plain", "priority", "queued", "reversible", "sleep"),
+    *("attempt", "begin", "closed_case", "drive", "end", "enqueue", "fill", "finish", "forget"),
+    *(
+        "hand_over",
+        "interrupted",
+        "most",
+        "park",
+        "plain",
+        "priority",
+        "queued",
+        "reversible",
+        "sleep",
+    ),
     *("take_more", "ticket", "timeout", "undo", "used", "value", "values", "waiter"),
     *("watch", "watches", "withdraw"),
 }
