@@ -86,6 +86,7 @@ async def test_a_stalled_handshake_is_a_connection(serve: Any, tls: Any, any_loo
             beyond = stack.enter_context(connect(at(listener)))
             assert await heard(beyond) == b""
             assert listener.server.statistics().connections == 3
+            assert listener.server.statistics().answers == {}, "it was told nothing"
         await service.until(lambda now: now.connections == 0)
         _, writer = await asyncio.open_connection(*at(listener), ssl=context)
         assert listener.server.statistics().connections == 1
