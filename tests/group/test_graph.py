@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import math
 import re
 import time
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import pytest
 
 from tailrace import Channel, Graph, Group, Receiver, Sender, collect, emit
 from tailrace.group import ChannelNode, Edge, StageNode
+from tailrace.group.svg import HEIGHT
 
 pytestmark = pytest.mark.virtual_time
 
@@ -143,6 +146,20 @@ def test_svg_draws_what_flows_on_to_the_right_and_what_flows_back_dashed() -> No
     back = [path.get("class") == "back" for path in elements(graph, "path")]
     assert back == [left[edge.target] <= left[edge.source] for edge in graph.edges]
     assert sum(back) == 1
+    (below,) = (
+        float(path.get("d", "").split("C")[1].split()[1])
+        for path in elements(graph, "path")
+        if path.get("class") == "back"
+    )
+    assert below > max(float(box.get("y", "")) + HEIGHT for box in elements(graph, "rect"))
+
+
+@pytest.mark.parametrize("value", [StageNode("a", 1), ChannelNode("a", 0), Edge("a", "b")])
+def test_a_graph_and_its_parts_cannot_be_changed(value: Any) -> None:
+    assert hash(Graph((), (), ())) == hash(Graph((), (), ()))
+    for field in dataclasses.fields(value):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, field.name, getattr(value, field.name))
 
 
 def test_svg_gives_an_edge_that_skips_a_column_a_way_of_its_own() -> None:
@@ -235,6 +252,9 @@ def test_layers_stand_as_if_the_edges_that_lead_furthest_back_were_not_there() -
         ),
     )  # fmt: skip
     assert graph.cycles == {"todo", "crawl", "pages", "parse"}
+    arrows = [line.split()[1] for line in graph.mermaid().splitlines()[-len(graph.edges) :]]
+    within = [{edge.source, edge.target} <= graph.cycles for edge in graph.edges]
+    assert arrows == ["-.->" if each else "-->" for each in within]
     assert graph.layers() == [
         ["seed", "crawl"], ["pages"], ["parse"], ["todo", "found"], ["keep"]
     ]  # fmt: skip

@@ -452,6 +452,25 @@ async def test_a_message_that_a_loop_variable_holds_unsettled_is_told_of_once(
     assert "in forgets)" in text
 
 
+async def test_of_several_messages_that_are_kept_one_is_told_of(said: list[str]) -> None:
+    async def forgets(inbox: Receiver[Message[str]]) -> None:
+        first = await inbox.recv()
+        second = await inbox.recv()
+        await inbox.recv()
+        first.ack()
+        second.ack()
+
+    inbox = Channel[Message[str]]()
+    async with Group() as go:
+        go(forgets, inbox)
+        with inbox.sending() as out:
+            for _ in range(2):
+                await out.send(Message("x"))
+            await asyncio.sleep(20)
+            go.cancel()
+    assert len(said) == 1
+
+
 async def test_a_message_that_is_kept_is_told_of_although_one_of_another_stage_was(
     said: list[str],
 ) -> None:
