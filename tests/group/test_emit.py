@@ -121,9 +121,11 @@ async def test_group_4_an_item_whose_iterable_drains_the_group_is_sent(
     assert got == list(range(300))
 
 
-async def test_group_4_emit_is_not_kept_waiting_by_an_iterable_that_waits() -> None:
-    async def one_and_no_more() -> AsyncGenerator[int]:
-        yield 1
+@pytest.mark.parametrize("sent", [[], [1]])
+async def test_group_4_emit_is_not_kept_waiting_by_an_iterable_that_waits(sent: list[int]) -> None:
+    async def these_and_no_more() -> AsyncGenerator[int]:
+        for n in sent:
+            yield n
         go.drain()
         await asyncio.Event().wait()
         yield 2
@@ -137,9 +139,9 @@ async def test_group_4_emit_is_not_kept_waiting_by_an_iterable_that_waits() -> N
     channel = Channel[int]()
     async with asyncio.timeout(1):
         async with Group() as go:
-            go(emit(one_and_no_more()), channel)
+            go(emit(these_and_no_more()), channel)
             go(work, channel)
-    assert got == [1]
+    assert got == sent
 
 
 async def test_group_4_a_drained_emit_ends_the_source_that_it_is_part_of() -> None:
