@@ -437,3 +437,32 @@ async def test_a_drain_that_is_cancelled_before_it_has_begun_keeps_no_group_wait
         await asyncio.sleep(1)
         go.drain()
         go.cancel()
+
+
+async def test_the_block_is_cancelled_once_however_many_actors_fail() -> None:
+    """A second cancellation would interrupt what the block does to clean up."""
+    cleaned: list[bool] = []
+
+    async def fails_when_cancelled() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            raise ValueError
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    with pytest.raises(ExceptionGroup):
+        async with Group() as go:
+            for _ in range(3):
+                go(fails_when_cancelled)
+            go(fails)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                cleaned.append(True)
+    assert cleaned
