@@ -49,7 +49,8 @@ GUESTS = {  # and these may, below
     ("tailrace.group.runner", "uvloop"),  # where it is installed
     ("tailrace.testing.plugin", "pytest"),  # which is what loads it
 }
-STANDARD = sys.stdlib_module_names | {"annotationlib"}  # 3.14's
+# Of 3.14; and of 3.15's `traceback`, which does not list it.
+STANDARD = sys.stdlib_module_names | {"annotationlib", "_missing_stdlib_info"}
 TWINS = ("tailrace._core.python", "tailrace._core.native")
 SELECTOR = "tailrace._core"
 
