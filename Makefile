@@ -56,7 +56,7 @@ demo: $(HAS)-http,fast ## Serve the talk's last program on 127.0.0.1:8080 (DEMO_
 # what is selected by PYTEST_ARGS may be nothing (5).
 test: $(BUILT) ## Run the tests (PYTEST_ARGS='-k select'), on both cores
 	@echo '== on the Python core: what does not run on both by itself'
-	@TAILRACE_CORE=python $(BIN)/python -m pytest $(PYTEST_ARGS) $(BOTH) || [ $$? -eq 5 ]
+	@TAILRACE_CORE=python $(BIN)/python -m pytest -p randomly $(PYTEST_ARGS) $(BOTH) || [ $$? -eq 5 ]
 	@echo '== on the native core: the whole suite'
 	@TAILRACE_CORE=native $(BIN)/python -m pytest $(PYTEST_ARGS)
 

@@ -33,7 +33,7 @@ def test_the_snippets_of_the_page_pass_and_print_what_it_shows(
     assert set(files) == {"events.py", "test_events.py"}
     for name, code in files.items():
         (pytester.path / name).write_text(code, "utf-8")
-    result = pytester.runpytest_inprocess("-s", "-W", "error", plugins=load)
+    result = pytester.runpytest_inprocess("-p", "no:randomly", "-s", "-W", "error", plugins=load)
     result.assert_outcomes(passed=files["test_events.py"].count("def test_") + 9)  # ten seeds
     (shown,) = snippets("text")
     assert without_line_numbers(shown) in without_line_numbers(result.stdout.str())

@@ -20,7 +20,9 @@ def run(pytester: pytest.Pytester, load: list[object]) -> Run:
 
     def run(source: str, *options: str) -> pytest.RunResult:
         pytester.makepyfile(source)
-        return pytester.runpytest_inprocess("-W", "error", *options, plugins=load)
+        return pytester.runpytest_inprocess(
+            "-p", "no:randomly", "-W", "error", *options, plugins=load
+        )
 
     return run
 
@@ -102,7 +104,9 @@ def test_the_plugin_loads_by_its_name_in_a_process_of_its_own(
         """
     )
     by_name = ["-p", "tailrace.testing.plugin"] if load else []
-    result = pytester.runpytest_subprocess(*by_name, "--strict-markers", "-W", "error")
+    result = pytester.runpytest_subprocess(
+        *by_name, "-p", "no:randomly", "--strict-markers", "-W", "error"
+    )
     result.assert_outcomes(passed=1)
 
 
