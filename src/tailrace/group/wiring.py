@@ -110,7 +110,8 @@ def _surroundings(fn: Callable[..., Any]) -> Iterator[object]:
     fn = target_of(fn)
     owner: object = fn
     if type(fn) is types.MethodType:
-        owner, fn = fn.__self__, fn.__func__
+        method: Any = fn
+        owner, fn = method.__self__, method.__func__
     if type(fn) is types.FunctionType:
         for cell in fn.__closure__ or ():
             with contextlib.suppress(ValueError):  # an empty one
