@@ -66,6 +66,25 @@ async def test_the_warning_of_a_stop_names_those_that_feed_this_channel_only(
             assert len(await collect(theirs)) == 9
 
 
+async def test_the_warning_of_a_stop_names_who_feeds_a_channel_still(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def some(inbox: Receiver[int]) -> None:
+        for _ in range(4):
+            await inbox.recv()
+
+    shared = Channel[int](name="x")
+    with caplog.at_level(logging.WARNING, "tailrace"):
+        async with Group() as go:
+            go(emit([1]), shared, name="brief")
+            go(emit(range(9)), shared, name="long")
+            go.graph()  # its links are worked out before the first feeder ends
+            go(some, shared)
+    assert [record.getMessage() for record in caplog.records] == [
+        "`some` returned while its inbox `x` was open; stopped `long`"
+    ]
+
+
 async def test_a_channel_called_as_a_stage_is_makes_no_cycle() -> None:
     a = Channel[int](1, name="emit")
     async with Group() as go:

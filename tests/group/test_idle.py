@@ -378,3 +378,9 @@ async def test_variables_of_actors_are_asked_nothing(kind: type[Any]) -> None:
             await go.idle()
             await asyncio.sleep(10)  # the watch looks, too
             await go.idle()
+
+
+async def test_to_join_no_group_is_nothing() -> None:
+    with idle.joining(None):
+        joined = True
+    assert joined

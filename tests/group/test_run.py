@@ -653,3 +653,13 @@ def test_run_an_async_main_counts_as_a_source(body: str) -> None:
     elif "waits for its" in body or "waits for idle" in body:
         assert not told
     assert sorted(line for line in printed if line not in ("ready", told)) == (sorted(expected))
+
+
+def test_a_main_that_is_cancelled_by_what_it_awaits_has_not_ended_well() -> None:
+    async def main(go: Group) -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    with pytest.raises(asyncio.CancelledError):
+        run(main)
