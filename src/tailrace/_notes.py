@@ -1,13 +1,11 @@
-"""What this library asks and says of exceptions that are not its own: their class, notes, and a
-line for a log.
+"""Exceptions of users' classes: their class, their notes, and how they are logged.
 
-An exception of a user's class may refuse attributes and notes, or fail to say what it is. Nothing
-here raises for that reason: the exception itself is the news and must arrive.
+Such an exception may refuse attributes and notes, or fail to say what it is. Nothing here raises
+for that reason: the exception itself is the news and must arrive.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TypeGuard, TypeVar
 
@@ -18,7 +16,7 @@ E = TypeVar("E", bound=BaseException)
 
 
 def is_a(error: object, classes: type[E] | tuple[type[E], ...]) -> TypeGuard[E]:
-    """As `isinstance`, but for exceptions of any class: that would ask for its `__class__`."""
+    """As `isinstance`, which would call a `__class__` of the exception's own."""
     return issubclass(type(error), classes)
 
 
@@ -38,21 +36,22 @@ def add_note(error: BaseException, text: str) -> None:
         _log.error("%s: %s", describe(error), text)  # of the refusal nobody needs to hear
 
 
-def log_error(log: logging.Logger, text: str, *args: object, error: BaseException) -> None:
-    """Log `error` under `text`, and raise nothing, whatever `error` or a logging handler does.
+def log_error(
+    log: logging.Logger, text: str, *args: object, error: BaseException | None = None
+) -> None:
+    """Log `text`, with the traceback of `error`. Raises nothing, whatever the exception, a handler
+    or a filter does.
 
-    To format a traceback, logging asks an exception whether it is true, and for its attributes.
+    To format a traceback, logging asks an exception whether it is true, and for its attributes. An
+    exception that raises then is logged by the name of its class.
     """
     try:
         log.error(text, *args, exc_info=error)
     except KeyboardInterrupt:
         raise  # the process is to end
     except BaseException:
-        described = type(error).__name__
-    else:
-        return
-    with contextlib.suppress(Exception):
-        log.error(f"{text}: %s", *args, described)
+        if error is not None:
+            log_error(log, f"{text}: %s", *args, type(error).__name__)
 
 
 def describe(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tailrace import Message, Receiver
+from tailrace._notes import log_error
 from tailrace.listen import Request, listen_http
 from tailrace.listen import _access as access_module
 from tailrace.listen import _exchange as exchange_module
@@ -530,7 +531,7 @@ def test_an_interrupt_while_a_record_is_logged_is_raised() -> None:
         access_module.log_access(None, 400, 0, None)
 
     for name, write in (
-        ("tailrace.listen", lambda: shown_module.log_error("broken")),
+        ("tailrace.listen", lambda: log_error(logging.getLogger("tailrace.listen"), "broken")),
         ("tailrace.access", log_access),
     ):
         log = logging.getLogger(name)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVarTuple
 
+from tailrace._notes import log_error
 from tailrace.group.group import Group
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.signals import Signals
@@ -151,7 +152,7 @@ class _Program:
             except (SystemExit, KeyboardInterrupt, asyncio.CancelledError):
                 pass
             except BaseException as error:
-                _log.error("failed while the program ended", exc_info=error)
+                log_error(_log, "failed while the program ended", error=error)
 
     async def _supervise(self, main: Main) -> None:
         self._loop = asyncio.get_running_loop()

@@ -18,19 +18,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from tailrace._notes import log_error
 from tailrace.listen import _answers
 from tailrace.listen._access import log_access, printable
 from tailrace.listen._answers import Answer, of_outcome
 from tailrace.listen._decode import packing
 from tailrace.listen._gzip import gunzip
 from tailrace.listen._request import Headers, Refused, Request
-from tailrace.listen._shown import log_error, shown
+from tailrace.listen._shown import shown
 from tailrace.listen._sites import Sites
 from tailrace.message import Outcome
 from tailrace.message.message import message_of
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from tailrace.listen._intake import Intake
 
 __all__ = ["Exchange", "Gate", "Limits", "Respond", "too_large"]
+
+_log = logging.getLogger("tailrace.listen")
 
 Respond = Callable[[Answer], None]
 
@@ -318,7 +322,7 @@ class Exchange:
         request, path = self.request, self._intake.path
         id = request.fields.get(self._intake.id_header, b"-")[:255].decode("latin-1")
         text = "%s %s (id %s): %s"
-        log_error(text, request.method, path, printable(id), what, error=error)
+        log_error(_log, text, request.method, path, printable(id), what, error=error)
 
     # --- the message ------------------------------------------------------------------------
 

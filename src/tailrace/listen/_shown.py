@@ -1,4 +1,4 @@
-"""Text, JSON and log records of values whose own code may raise anything.
+"""Text and JSON of values whose own code may raise anything.
 
 A value of the user's is shown by its own `__str__`, `__repr__`, properties and iterators. None of
 them may end an actor or leave a client without an answer, so nothing here raises, except
@@ -7,7 +7,6 @@ KeyboardInterrupt, which is the user's own.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final, cast
 
 import msgspec
@@ -15,9 +14,7 @@ import msgspec
 from tailrace.listen._whole import whole
 from tailrace.message.outcome import shown
 
-__all__ = ["as_json", "as_text", "encoded", "log_error", "said", "shown"]
-
-_log = logging.getLogger("tailrace.listen")
+__all__ = ["as_json", "as_text", "encoded", "said", "shown"]
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -82,13 +79,3 @@ def _plain(value: object) -> Any:
         raise
     except BaseException:
         return said(value)
-
-
-def log_error(text: str, *args: object, error: BaseException | None = None) -> None:
-    """Log an error. A handler or filter of the user's that raises does not end an actor."""
-    try:
-        _log.error(text, *args, exc_info=error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        pass

@@ -15,6 +15,8 @@ import threading
 import time
 from typing import Final
 
+from tailrace._notes import log_error
+
 __all__ = ["PERIOD", "FailureLog", "log_failure"]
 
 PERIOD: Final = 10.0
@@ -103,8 +105,8 @@ def _say(text: str, *args: object, error: BaseException | None = None) -> None:
     try:
         # With escapes for lone surrogates, which no log file can hold.
         line = (text % args).encode("utf-8", "backslashreplace").decode()
-        _log.error("%s", line, exc_info=error)
+        log_error(_log, "%s", line, error=error)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # of a filter, a handler or the text: no reason to fail others
+    except BaseException:  # of the text: no reason to fail others
         pass

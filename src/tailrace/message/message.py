@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
+from tailrace._notes import log_error
 from tailrace.message.failures import log_failure
 from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, shown, worst
 from tailrace.message.settlement import Fate, Settlement
@@ -149,7 +150,8 @@ class Message(Generic[T_co]):
             except BaseException as error:
                 # Not even a CancelledError of its own (say, of a future that it looks at) may
                 # reach the actor that settles: the messages after this one are not concerned.
-                _report(root, error)
+                text = "on_settle of %r raised; the outcome stands"
+                log_error(_log, text, root, error=error)
         return True
 
     def __discarded__(self, reason: str) -> None:
@@ -352,15 +354,6 @@ def _headers(given: Mapping[str, str]) -> Mapping[str, str]:
 
 def _of_outcome(on_settle: Callable[[Outcome], object]) -> Told:
     return lambda outcome, _: on_settle(outcome)
-
-
-def _report(message: Message[Any], error: BaseException) -> None:
-    try:
-        _log.error("on_settle of %r raised; the outcome stands", message, exc_info=error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        pass  # a logging filter of the user's raised: it has no more right to end an actor
 
 
 class _Whole:
