@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tailrace._notes import add_note, describe
+from tailrace._notes import add_note, describe, log_error
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,29 @@ def test_a_note_does_not_swallow_what_ends_the_process() -> None:
 )
 def test_an_exception_is_described_in_one_line(error: BaseException, words: str) -> None:
     assert describe(error) == words
+
+
+class Untrue(Exception):
+    def __bool__(self) -> bool:
+        raise ValueError("neither")
+
+
+def test_an_error_that_cannot_be_logged_is_named_by_its_class(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log_error(logging.getLogger("tailrace"), "%s failed", "a", error=Untrue())
+
+    assert caplog.messages == ["a failed: Untrue"]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("x")])
+def test_a_log_filter_that_raises_is_no_reason_to_raise(error: BaseException | None) -> None:
+    def exits(record: logging.LogRecord) -> bool:
+        raise SystemExit(3)
+
+    log = logging.getLogger("tailrace")
+    log.addFilter(exits)
+    try:
+        log_error(log, "%s failed", "a", error=error)
+    finally:
+        log.removeFilter(exits)
