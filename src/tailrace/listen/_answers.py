@@ -52,8 +52,7 @@ class NotTakenError(Exception):
 
 
 class Answer:
-    """An answer: `status`, `body`, its content type `kind`, `headers` besides, and whether it is
-    the `last` on its connection (where what follows cannot be read)."""
+    """An answer: `status`, `body`, its content type `kind`, and further `headers`."""
 
     __slots__ = ("body", "headers", "kind", "status")
 

@@ -14,7 +14,8 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -25,11 +26,12 @@ except ImportError:  # Windows
     fcntl = termios = None  # type: ignore[assignment]  # modules, or nothing
 
 __all__ = [
-    "BACKLOG",
     "Address",
     "TlsFiles",
     "cannot_listen",
+    "closed_on_error",
     "let_nobody_in",
+    "listen_at",
     "open_sockets",
     "parse_address",
     "tls_context",
@@ -123,21 +125,31 @@ def _open_all(
 def _open_one(
     family: int, proto: int, where: tuple[Any, ...], alone: bool, reuse_port: bool
 ) -> socket.socket:
-    opened = socket.socket(family, socket.SOCK_STREAM, proto)
-    try:
+    with closed_on_error(socket.socket(family, socket.SOCK_STREAM, proto)) as opened:
         if os.name == "posix":  # elsewhere it would share the port with another server
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6 and not alone:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        opened.setblocking(False)
-        opened.bind(where)
-        opened.listen(BACKLOG)
-    except BaseException:
-        opened.close()
-        raise
+        listen_at(opened, where)
     return opened
+
+
+@contextmanager
+def closed_on_error(opened: socket.socket) -> Generator[socket.socket]:
+    """Close the socket if the block raises."""
+    with ExitStack() as stack:
+        stack.callback(opened.close)
+        yield opened
+        stack.pop_all()
+
+
+def listen_at(opened: socket.socket, where: tuple[Any, ...] | str) -> None:
+    """Have the socket listen at an address of its family."""
+    opened.setblocking(False)
+    opened.bind(where)
+    opened.listen(BACKLOG)
 
 
 def cannot_listen(address: object, error: OSError) -> OSError:

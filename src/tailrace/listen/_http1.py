@@ -551,8 +551,8 @@ class Connection(asyncio.Protocol):
 
 
 def _body_is_large(request: Request) -> bool:
-    """Whether a body may come that is not worth reading when the request is refused. A client that
-    expects anything may wait for the answer before it sends the body, and then never send it."""
+    """Whether the body of a refused request is too large to be read, or may never come: a client
+    that sends `Expect` may wait for the answer first, and then send no body."""
     fields = request.fields
     length = fields.get(b"content-length")
     return length is None or b"expect" in fields or int(length) > SMALL_BODY

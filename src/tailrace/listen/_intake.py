@@ -157,7 +157,7 @@ class Intake:
 
     @property
     def stopped(self) -> bool:
-        """Whether the actor has ended."""
+        """Whether the listener's actor has ended."""
         return not self._sending
 
     async def _roused(self) -> None:

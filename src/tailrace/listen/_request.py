@@ -36,9 +36,10 @@ class Refused(Exception):
 
 
 def _prefers_json(accept: bytes) -> bool:
-    """Whether an `Accept` names JSON, with a weight above 0 and not below that of plain text."""
+    """Whether the `Accept` header, in lower case, gives JSON a weight above 0, and no less than it
+    gives plain text."""
     weights: dict[bytes, float] = {}
-    for each in accept.lower().split(b","):
+    for each in accept.split(b","):
         kind, _, options = each.partition(b";")
         weight = _weight(options)
         weights[kind.strip()] = 1.0 if weight is None else float(weight[1])
@@ -147,8 +148,8 @@ class Request:
     @property
     def wants_json(self) -> bool:
         """Whether the client asks for a JSON answer (``Accept: application/json``)."""
-        accept = self.fields.get(b"accept")
-        return accept is not None and b"application/" in accept.lower() and _prefers_json(accept)
+        accept = self.fields.get(b"accept", b"").lower()
+        return b"application/" in accept and _prefers_json(accept)
 
     def key(self, header: bytes) -> str | None:
         """The id that the client gave in `header`; Refused(400) if no store could keep it."""

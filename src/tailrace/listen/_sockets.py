@@ -23,10 +23,11 @@ from typing import Final, cast
 from urllib.parse import quote
 
 from tailrace.listen._bind import (
-    BACKLOG,
     Address,
     cannot_listen,
+    closed_on_error,
     let_nobody_in,
+    listen_at,
     open_sockets,
     parse_address,
 )
@@ -152,14 +153,8 @@ def _open_unix(path: str) -> socket.socket:
     if sys.platform == "win32":
         raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
     _remove_dead(path)
-    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        opened.setblocking(False)
-        opened.bind(path)
-        opened.listen(BACKLOG)
-    except BaseException:
-        opened.close()
-        raise
+    with closed_on_error(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as opened:
+        listen_at(opened, path)
     return opened
 
 
@@ -188,15 +183,11 @@ def _remove_dead(path: str) -> None:
 
 def _open_inherited(number: int) -> socket.socket:
     """A socket of our own for what that descriptor listens on."""
-    opened = socket.socket(fileno=os.dup(number))
-    try:
+    with closed_on_error(socket.socket(fileno=os.dup(number))) as opened:
         listens = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if opened.type != socket.SOCK_STREAM or not listens:
             raise OSError(errno.EINVAL, "it is no listening stream socket")
         opened.setblocking(False)
-    except BaseException:
-        opened.close()
-        raise
     return opened
 
 

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast, get_args, overload
 
 from tailrace.listen._bind import Address, TlsFiles, tls_context
-from tailrace.listen._sockets import UnixPath, parse_bind, url_of
+from tailrace.listen._sockets import Place, UnixPath, parse_bind, url_of
 
 
 def _needs(package: str | None) -> ModuleNotFoundError:
@@ -145,22 +145,22 @@ class HttpServer:
 
         RuntimeError while that is not known (`ready` waits for it), or if there is no socket.
         """
+        return str(self._place())
+
+    @property
+    def url(self) -> str:
+        """`address` as a URL, without a path; a Unix socket as ``"http+unix://%2Frun%2Fapp.sock"``.
+        Raises what `address` does."""
+        return url_of(self._place(), "http" if self._host.tls is None else "https")
+
+    def _place(self) -> Place:
         asked, address = self._host.asked, self._host.address
         if asked is None:
             raise RuntimeError("this server has no address: it is mounted only (bind=None)")
         known = asked.port if isinstance(asked, Address) else isinstance(asked, UnixPath)
         if address is None and not known:
             raise RuntimeError("this server does not listen yet: await server.ready()")
-        return str(address or asked)
-
-    @property
-    def url(self) -> str:
-        """`address` as a URL, without a path; a Unix socket as ``"http+unix://%2Frun%2Fapp.sock"``.
-        Raises what `address` does."""
-        _ = self.address
-        address = self._host.address or self._host.asked
-        assert address is not None
-        return url_of(address, "http" if self._host.tls is None else "https")
+        return address or asked
 
     @property
     def app(self) -> App:
