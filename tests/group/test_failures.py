@@ -193,19 +193,21 @@ async def test_group_2_a_failure_travels_down_as_the_cause_of_the_close(
         assert_same(closed.__cause__, strange)
 
 
+async def wait_and_clean_up(cleaned: list[bool]) -> None:
+    """Wait until cancelled, and say so."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        cleaned.append(True)
+
+
 async def test_group_2_the_block_may_raise_anything(strange: BaseException) -> None:
     cleaned: list[bool] = []
-
-    async def waits() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cleaned.append(True)
 
     raised: BaseException | None = None
     try:
         async with Group() as go:
-            go(waits)
+            go(wait_and_clean_up, cleaned)
             await asyncio.sleep(1)
             raise strange
     except BaseExceptionGroup as failures:
@@ -227,19 +229,13 @@ async def test_group_2_an_error_that_hides_its_class_leaves_no_actor_behind(wher
 
     cleaned: list[bool] = []
 
-    async def waits() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cleaned.append(True)
-
     def fails() -> None:
         raise Hidden
 
     raised: list[type] = []
     try:
         async with Group() as go:
-            go(waits)
+            go(wait_and_clean_up, cleaned)
             await asyncio.sleep(1)
             if where == "block":
                 raise Hidden

@@ -157,7 +157,7 @@ def warn_bare(name: str, function: Any, parameter: str) -> None:
 
 def warn_contained(name: str, function: Any, parameter: str, value: Any) -> None:
     """Warn if `value` is a container with channels in it."""
-    if isinstance(value, _CONTAINERS) and any(map(_is_end, _members(value))):
+    if isinstance(value, _CONTAINERS) and any(map(_is_end, members(value))):
         _warn(
             name,
             function,
@@ -172,7 +172,8 @@ def _kind(value: Any) -> str:
     return str(value.__class__.__name__)
 
 
-def _members(container: Any) -> Iterable[object]:
+def members(container: Any) -> Iterable[object]:
+    """The members of a container: of a mapping, its keys and its values; not all of many."""
     try:
         yield from islice(container, _LOOKED_AT)
         if isinstance(container, Mapping):

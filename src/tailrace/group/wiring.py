@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from typing import (
     Annotated,
     Any,
-    Final,
     ForwardRef,
     NamedTuple,
     ParamSpecArgs,
@@ -40,6 +39,7 @@ from tailrace.group.checks import (
     check_no_factory,
     check_no_type,
     is_async,
+    members,
     only_ends,
     stage_name,
     target_of,
@@ -72,9 +72,6 @@ class _Parameter:
         self.accepted: dict[type, tuple[End, ...]] = {}  # by type of channel or end: what is held
 
 
-_LOOKED_AT: Final = 32
-"""How many attributes of an actor object are looked at."""
-
 # Of plain functions that were wired before: a program may start a thousand stages of one function,
 # and reading a signature takes its time.
 _known: WeakKeyDictionary[Callable[..., Any], list[_Parameter]] = WeakKeyDictionary()
@@ -95,7 +92,7 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
 
 
 def _with_surroundings(wiring: Wiring, fn: Callable[..., Any]) -> Wiring:
-    """With the channels that `fn` finds around it: in its closure, or on its object."""
+    """`wiring`, and the channels in the closure of `fn` or on its object."""
     near = [
         resolved[0] for each in _surroundings(fn) if (resolved := _core.resolve(each)) is not None
     ]
@@ -117,8 +114,7 @@ def _surroundings(fn: Callable[..., Any]) -> Iterator[object]:
             with contextlib.suppress(ValueError):  # an empty one
                 yield cell.cell_contents
     if owner is not fn or type(fn) is not types.FunctionType:
-        attributes: dict[str, object] = getattr(owner, "__dict__", {})
-        yield from list(attributes.values())[:_LOOKED_AT]
+        yield from members(getattr(owner, "__dict__", {}))
 
 
 def _wire_again(
