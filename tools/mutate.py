@@ -43,7 +43,7 @@ from typing import Final
 
 import session
 
-TEST_SECONDS: Final = 60  # for one test; the slowest takes a tenth of that
+TEST_SECONDS: Final = 60  # for one test
 NOTHING_RAN: Final = 5  # an exit code of pytest
 TOO_LONG: Final = "the tests take too long"
 

@@ -165,7 +165,7 @@ class Stage:
         for task in list(self._tasks):
             try:
                 task.cancel()
-            except Exception as error:  # raised by what it awaits, a future of a user's class
+            except Exception as error:  # of `cancel` of the future that it awaits: user code
                 log_error(_log, "%s could not be cancelled", task.get_name(), error=error)
         for thread in list(self._threads):
             thread.cancel()

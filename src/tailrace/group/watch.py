@@ -284,8 +284,8 @@ class Watch:
         self._said.add(name)
         _log.warning(
             "nobody %s `%s`, and `%s` is waiting for that: a stage is missing, or was given "
-            "another channel. (A stage holds what is passed to a parameter annotated `%s[...]`. "
-            "Outside of a stage, hold that end: `with channel.%s():`)",
+            "another channel. (A stage holds a channel that is passed to a parameter annotated "
+            "`%s[...]`. Outside of a stage, hold that end: `with channel.%s():`)",
             "sends to" if end == "receive" else "receives from",
             name,
             actor.name,
@@ -330,13 +330,13 @@ class Watch:
 
 
 def _references_of_one() -> int:
-    """How many references are counted where a loop, as that above, meets what has one alone."""
+    """What `sys.getrefcount` says, in a loop like that above, of an object with one reference."""
     holder = [object()]
     (count,) = [sys.getrefcount(held) for held in gc.get_referents(holder)]
     return count
 
 
-# Measured, as interpreters differ in this: from 3.14 on a call adds none for its argument.
+# Measured, as interpreters differ: from 3.14 on a call adds no reference for its argument.
 _ALONE: Final = _references_of_one()
 
 

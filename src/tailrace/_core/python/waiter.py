@@ -441,7 +441,7 @@ class LoopState:
             self.thread = 0
             if often == 1 and waiter is not None:
                 turn.blocker = getattr(getattr(waiter, "callback", None), "__self__", None)
-            # What a task raises keeps this frame alive: it must not lead back to the task.
+            # What a task raises refers to this frame: the frame must not refer to the task.
             del turn, waiter, context
             self.scheduled = False
             if ready:
