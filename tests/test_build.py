@@ -19,8 +19,13 @@ ROOT = Path(__file__).parent.parent
 BUILD = "from setuptools import build_meta; print(build_meta.build_{}('dist'))"
 CHOSEN = """
 import sys
+class Recorder:
+    names = set()
+    def find_spec(self, name, path, target=None):
+        self.names.add(name)
+sys.meta_path.insert(0, Recorder())
 from tailrace import _core
-print(_core.active, any(name.startswith("tailrace._core.native") for name in sys.modules))
+print(_core.active, "tailrace._core.native" in Recorder.names)
 """
 
 pytestmark = pytest.mark.skipif(
@@ -107,10 +112,10 @@ def test_a_way_to_build_that_is_none_is_refused(tree: Path) -> None:
 
 
 def test_c_that_does_not_compile_fails_the_build_although_nobody_asked_for_it(tree: Path) -> None:
-    with (tree / "src/tailrace/_core/native/queue.c").open("a", encoding="utf-8") as source:
+    with (tree / "src/tailrace/_core/native/parking.c").open("a", encoding="utf-8") as source:
         source.write("this is no C;\n")
     done = python(tree, "setup.py", "build_ext", TAILRACE_NATIVE="auto", succeeds=False)
-    assert "queue.c" in done.stdout + done.stderr
+    assert "parking.c" in done.stdout + done.stderr
 
 
 def test_the_core_that_is_wanted_by_name_is_never_replaced_by_another(tree: Path) -> None:

@@ -29,7 +29,6 @@ def groups_of_the_core(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     A thread that is an actor of one core is not woken in a channel of the other.
     """
     monkeypatch.setattr("tailrace.group.actor._core", core)
-    monkeypatch.setattr("tailrace.group.wiring._core", core)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tailrace import ChannelStatistics
 from tailrace.channel import Receiver, Sender, SyncReceiver, SyncSender
 from tailrace.errors import Closed, WouldBlock
 
@@ -214,7 +215,7 @@ def test_channel_statistics_are_a_frozen_snapshot(core: Any) -> None:
     assert (before.sent, before.buffered) == (1, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         before.sent = 7
-    assert channel.statistics() == core.ChannelStatistics(
+    assert channel.statistics() == ChannelStatistics(
         buffered=2,
         capacity=3,
         sent=2,

@@ -15,7 +15,11 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*never awaited:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*never awaited:RuntimeWarning"),
+    # A finaliser may be what is interrupted.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 PLACES = 200  # more than any of these operations has
 

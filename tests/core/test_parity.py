@@ -18,27 +18,13 @@ FUTURE = {
 
 # How operations of the Python core are driven; of the native core that is C.
 DRIVING = {
-    *("attempt", "begin", "closed_case", "drive", "end", "enqueue", "fill", "finish", "forget"),
-    *(
-        "hand_over",
-        "interrupted",
-        "most",
-        "park",
-        "plain",
-        "priority",
-        "queued",
-        "reversible",
-        "sleep",
-    ),
-    *("take_more", "ticket", "timeout", "undo", "used", "value", "values", "waiter"),
-    *("watch", "watches", "withdraw"),
+    *("attempt", "closed_error", "enqueue", "forget_waiter", "gives_back", "most", "now"),
+    *("priority", "queued", "selectable", "simple_value", "ticket", "timeout", "undo", "used"),
+    *("value", "values", "waiter", "watch", "watches", "withdraw"),
 }
 
-MADE_BY_ITSELF = ("Operation", "RecvMany", "Select", "SendMany")
+MADE_BY_ITSELF = ("RecvMany", "Select", "SendMany")
 """Operations, which only a channel or `select` makes."""
-
-FOR_GROUP = ("_close", "_cause", "_ends", "_holders")
-FOR_OTHERS = {"Channel": FOR_GROUP, "ThreadActor": (), "SendingEnd": ("_channel",)}
 
 NAMES = sorted(python.__all__)
 CLASSES = [name for name in NAMES if isinstance(getattr(python, name), type)]
@@ -70,7 +56,6 @@ def members() -> list[tuple[str, str]]:
         (kind, name)
         for kind in CLASSES
         for name in sorted(public(getattr(python, kind)) & public(getattr(native, kind)))
-        if (kind, name) != ("ThreadActor", "park")  # which each core calls in its own way
     ]
 
 
@@ -86,11 +71,24 @@ def test_a_class_has_the_same_public_names_in_both_cores(name: str) -> None:
     assert public(theirs) - public(ours) - parks == set()
 
 
-@pytest.mark.parametrize("kind", FOR_OTHERS)
-def test_what_other_layers_use_is_in_both_cores(kind: str) -> None:
-    for name in FOR_OTHERS[kind]:
-        assert hasattr(getattr(python, kind)(*([python.Channel()] * (kind != "Channel"))), name)
-        assert hasattr(getattr(native, kind)(*([native.Channel()] * (kind != "Channel"))), name)
+PRIMITIVES = {
+    "Channel": ("_cause", "_close", "_counts", "_ends"),
+    "SendMany": ("_attempt", "_begin", "_claim", "_give_up", "_wake", "take_value"),
+    "RecvMany": ("_attempt", "_begin", "_claim", "_give_up", "_wake", "take_value"),
+}
+
+
+@pytest.mark.parametrize("twin", [python, native])
+@pytest.mark.parametrize("kind", PRIMITIVES)
+def test_a_core_has_the_primitives_on_which_the_shared_half_stands(
+    kind: str, twin: ModuleType
+) -> None:
+    for name in PRIMITIVES[kind]:
+        assert (
+            hasattr(twin.Channel[int](), name)
+            if kind == "Channel"
+            else hasattr(getattr(twin, kind), name)
+        )
 
 
 @pytest.mark.parametrize("name", CLASSES)

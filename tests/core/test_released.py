@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tailrace._core.native import tasks
+from tailrace._core.native import actor as tasks
 from tailrace.errors import Closed, WouldBlock
 
 from .conftest import Start

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tailrace import ChannelStatistics
 from tailrace.errors import Closed, WouldBlock
 from tailrace.testing import VirtualClockLoop
 
@@ -356,7 +357,7 @@ class Machine(RuleBasedStateMachine):
 
     def expected(self, at: int) -> Any:
         model = self.models[at]
-        return self.core.ChannelStatistics(
+        return ChannelStatistics(
             buffered=len(model.buffer) + len(model.returned),
             capacity=model.capacity,
             sent=model.sent,

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tailrace._core import parked_threads
+
 
 class Interrupt(BaseException):
     """As a signal handler raises it."""
@@ -140,7 +142,7 @@ def test_channel_6_a_blocked_thread_that_a_signal_interrupts_leaves_no_waiter(
             raise Interrupt
 
     def shoot(at: int = threading.get_ident()) -> None:
-        while at not in core.parked_threads:
+        while at not in parked_threads:
             pass
         # Again: one that comes just before the thread sleeps does not wake it.
         while not hit.is_set():

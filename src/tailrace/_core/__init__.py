@@ -1,4 +1,4 @@
-"""Layer 0: the one place that chooses a core. Everybody else imports the core from here.
+"""Layer 0: the one place that chooses a core, and all that upper layers use of it.
 
 ``TAILRACE_CORE=auto|native|python`` decides: ``auto`` (the default) takes the native core where
 it is built, ``native`` raises its ImportError where it is not, ``python`` never looks for it.
@@ -9,6 +9,72 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+
+from tailrace._core.base import (
+    Operation,
+    ReceivingEnd,
+    SendingEnd,
+    SyncChannel,
+    SyncReceivingEnd,
+    SyncSendingEnd,
+    resolve_end,
+)
+from tailrace._core.common import (
+    WORDS,
+    ChannelStatistics,
+    End,
+    ParkedThread,
+    Sending,
+    Verb,
+    Wait,
+    label,
+)
+from tailrace._core.holds import Hold, holders_of, let_go, take_hold, was_let_go
+from tailrace._core.threads import ThreadHandle, parked_threads, thread_handles
+
+__all__ = [  # noqa: F405 (of the twin)
+    "BUDGET",
+    "WORDS",
+    "Channel",
+    "ChannelStatistics",
+    "End",
+    "Hold",
+    "Operation",
+    "ParkedThread",
+    "ReceivingEnd",
+    "RecvMany",
+    "Select",
+    "SendMany",
+    "Sending",
+    "SendingEnd",
+    "SyncChannel",
+    "SyncReceivingEnd",
+    "SyncSendingEnd",
+    "ThreadHandle",
+    "Verb",
+    "Wait",
+    "active",
+    "awaited_by",
+    "done",
+    "holders_of",
+    "label",
+    "let_go",
+    "parked_on",
+    "parked_threads",
+    "resolve_end",
+    "seed",
+    "select",
+    "select_nowait",
+    "spawn",
+    "take_hold",
+    "task_factory",
+    "thread_handles",
+    "was_let_go",
+    "when_quiet",
+    "when_resumed",
+    "when_sent",
+    "why",
+]
 
 active: str
 """The core in use: ``"native"`` or ``"python"``."""

@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary, ref
 _put_off: WeakKeyDictionary[asyncio.Task[Any], tuple[asyncio.Handle, int]] = WeakKeyDictionary()
 
 
-def rearmed(interrupt: BaseException, requests: int) -> bool:
+def put_off_cancellation(interrupt: BaseException, cancellations: int) -> bool:
     """Whether `interrupt` was a cancellation, now put off until the task's next await.
 
-    For an operation that had happened when its task was cancelled, `requests` times while it
+    For an operation that had happened when its task was cancelled, `cancellations` times while it
     slept there. The cancellation is made anew by the loop, not here: on 3.11 and 3.12 that would
     leave a stray one behind when an `asyncio.timeout` ends in this very step. It is not made anew
     when whoever asked for it while the task slept here has taken that back, as such a timeout does.
@@ -28,7 +28,7 @@ def rearmed(interrupt: BaseException, requests: int) -> bool:
         return False
 
     # Those that had been asked for, and heard, before it slept here.
-    settled = max(0, task.cancelling() - requests)
+    settled = max(0, task.cancelling() - cancellations)
     earlier = _put_off.pop(task, None)
     if earlier is not None:  # one voice for all that were put off: the latest one's
         handle, heard = earlier

@@ -1,6 +1,7 @@
-"""What both cores share: the budget, the snapshot type, the checks of a channel's arguments.
+"""What both cores share: constants, claims, the snapshot type, the checks of arguments.
 
-A message or an error that a user can see is made here, once, so that the twins cannot differ.
+A text that a user can see is made in a module that both cores share, so that the twins cannot
+differ.
 """
 
 from __future__ import annotations
@@ -9,21 +10,37 @@ import math
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, get_args
-
-if TYPE_CHECKING:
-    from tailrace._core.python import Operation
+from enum import IntEnum
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 BUDGET: Final = 128
-"""Operations in a row that may succeed without parking before one yields to the scheduler
+"""How many operations in a row may succeed without parking before one yields to the scheduler
 (cooperative budgeting as in tokio, which uses the same figure)."""
 
 TURN_STEPS: Final = 512
 TURN_SECONDS: Final = 0.00025
-"""How many steps one turn of the event loop has at most, and for how long it goes on."""
+"""How many steps a turn of a scheduler has at most, and for how long it goes on. A turn is one
+callback of the event loop, a step one resume of a task."""
 
 YIELD_STEPS: Final = 32
-"""As how many steps a spent budget counts: what comes before it was that many times as long."""
+"""As how many steps a spent budget counts: the step before it was about that many times as long."""
+
+
+class Claim(IntEnum):
+    """Why a waiter was woken. At most one claim of a waiter succeeds; it decides what happened."""
+
+    UNCLAIMED = 0
+    HAPPENED = 1
+    ATTEMPT_AGAIN = 2  # a channel was closed
+    TIMED_OUT = 3
+    CANCELLED = 4
+
+
+UNCLAIMED: Final = Claim.UNCLAIMED
+HAPPENED: Final = Claim.HAPPENED
+ATTEMPT_AGAIN: Final = Claim.ATTEMPT_AGAIN
+TIMED_OUT: Final = Claim.TIMED_OUT
+CANCELLED: Final = Claim.CANCELLED
 
 Overflow: TypeAlias = Literal["block", "drop_newest", "drop_oldest"]
 OVERFLOWS: Final[tuple[Overflow, ...]] = get_args(Overflow)
@@ -34,7 +51,7 @@ WORDS: Final[dict[Verb, str]] = {
     "receive": "receiving from",
     "done": "waiting for",
 }
-"""How a `Verb` is put into words, before the name of its channel."""
+"""A `Verb` in words, before the name of its channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +73,18 @@ class ChannelStatistics:
 
 
 class Wait(NamedTuple):
-    """One thing that a parked party waits for: to send to a channel, to receive from it, or for
-    a future, task or Event (in the channel's place) to be done."""
+    """One thing that a parked task or thread waits for: to send to a channel, to receive from it,
+    or for a future, task or Event (in the channel's place) to be done."""
 
     verb: Verb
     channel: Any
 
 
 class ParkedThread(NamedTuple):
-    """A thread asleep in an operation, by itself until then (of `time.monotonic`) at the latest."""
+    """A thread that is parked in an operation; until `deadline` (of `time.monotonic`) at most."""
 
-    operation: Operation[Any]
-    until: float | None
+    operation: Any
+    deadline: float | None
 
 
 class Sending(Protocol):
@@ -117,7 +134,7 @@ def check_timeout(timeout: float | None) -> float | None:
 
 
 def label(channel: object) -> str:
-    """How a channel is called in messages: its name, or what it carries and where it is."""
+    """The name of a channel in messages, or its element type and address."""
     name = getattr(channel, "name", "")
     if name:
         return str(name)

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from tailrace import _core
-from tailrace._core.common import WORDS, Verb, Wait
+from tailrace._core import WORDS, ThreadHandle, Verb, Wait
 from tailrace.timers import _is_pending
 
 T = TypeVar("T")
@@ -247,7 +247,7 @@ class ThreadedActor:
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._run,), name=name, daemon=True
         )
-        self._handle = _core.ThreadActor(self._loop, self._thread)
+        self._handle = ThreadHandle(self._loop, self._thread)
         # At the next turn, so that whoever starts several actors has wired them all before.
         self._loop.call_soon(self._begin)
 
@@ -267,7 +267,7 @@ class ThreadedActor:
         operation = self._handle.operation
         if operation is None or not operation.parked:
             return _IN_THREAD
-        timed = self._handle.until is not None
+        timed = self._handle.deadline is not None
         return Doing("park", True, operation.waits, timed, self._handle.since)
 
     @property
@@ -317,4 +317,4 @@ class ThreadedActor:
         if self._handle.alive:
             self._handle.alive = False
             self._ended(self, error)
-            self._handle.tell()
+            self._handle.notify()

@@ -12,19 +12,18 @@ from itertools import islice
 from typing import Any, Final, cast, get_origin
 
 from tailrace import _core
-from tailrace._core.common import End, label
-from tailrace._core.faces import Hold, was_let_go
+from tailrace._core import End, Hold, label, was_let_go
 from tailrace.channel import Receiver, Sender, SyncReceiver, SyncSender
 
 HEADS: Final[dict[object, End]] = {
     Sender: "send",
     SyncSender: "send",
     _core.SendingEnd: "send",
-    _core.BlockingSender: "send",
+    _core.SyncSendingEnd: "send",
     Receiver: "receive",
     SyncReceiver: "receive",
     _core.ReceivingEnd: "receive",
-    _core.BlockingReceiver: "receive",
+    _core.SyncReceivingEnd: "receive",
 }
 """The types that an end is annotated with."""
 
@@ -32,7 +31,7 @@ OTHER: Final = "other"
 """In their place: any other type."""
 
 _BLOCKING: Final = frozenset(
-    {SyncSender, SyncReceiver, _core.BlockingSender, _core.BlockingReceiver}
+    {SyncSender, SyncReceiver, _core.SyncSendingEnd, _core.SyncReceivingEnd}
 )
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 _LOOKED_AT: Final = 32
@@ -70,7 +69,7 @@ def check(
             f"{where} takes an end that blocks, but {name} runs on the event loop: annotate the "
             f"parameter {_named(ends)} and pass the channel itself, or define {name} with `def`"
         )
-    resolved = _core.resolve(value)
+    resolved = _core.resolve_end(value)
     if resolved is None:
         # Any object with the right methods is an end: a test's list, say.
         iterates = "__aiter__" if asynchronous else "__iter__"
@@ -84,12 +83,12 @@ def check(
             f"{where} takes {_in_words(ends)} of a channel, but was given {_in_words({end})} of "
             f"`{label(channel)}`: pass the channel, or channel.{_attribute(ends)}"
         )
-    if asynchronous and isinstance(value, (_core.BlockingSender, _core.BlockingReceiver)):
+    if asynchronous and isinstance(value, (_core.SyncSendingEnd, _core.SyncReceivingEnd)):
         raise TypeError(
             f"{where} takes an end that is awaited, but was given the view for threads of "
             f"`{label(channel)}`: pass it without .sync"
         )
-    if blocking and not isinstance(value, (_core.BlockingSender, _core.BlockingReceiver)):
+    if blocking and not isinstance(value, (_core.SyncSendingEnd, _core.SyncReceivingEnd)):
         raise TypeError(
             f"{where} takes an end that blocks, but `{label(channel)}` is awaited: pass "
             f"channel.sync"
@@ -184,8 +183,8 @@ def members(container: Any) -> Iterable[object]:
 
 def _is_end(member: object) -> bool:
     if isinstance(member, (list, tuple)):  # pairs, say
-        return any(_core.resolve(each) is not None for each in islice(member, _LOOKED_AT))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    return _core.resolve(member) is not None
+        return any(_core.resolve_end(each) is not None for each in islice(member, _LOOKED_AT))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return _core.resolve_end(member) is not None
 
 
 def _warn(name: str, function: Any, parameter: str, text: str) -> None:

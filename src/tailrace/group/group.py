@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Literal, Never, NoReturn, TypeVarTuple
 
+from tailrace._core import holders_of
 from tailrace._notes import add_note, is_a
 from tailrace._worker import leave_behind
 from tailrace.channel import Channel
@@ -377,7 +378,7 @@ class Group:
 
     def _warn_left(self, stage: Stage, channel: Channel[Any], values: int) -> None:
         """Say so when values are left in a channel that nobody receives from any more."""
-        if channel.closed and not channel._holders("receive"):
+        if channel.closed and not holders_of(channel, "receive"):
             _log.warning(
                 "`%s` returned with %d values left in `%s`, which nobody else receives",
                 stage.name,

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from tailrace._core.faces import Hold, let_go, take_hold
+from tailrace._core import Hold, let_go, take_hold
 from tailrace._notes import is_a, log_error
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, LoopActor, ThreadedActor, start_on_loop

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from tailrace._core.common import End, label
-from tailrace._core.faces import Hold
+from tailrace._core import End, Hold, label
 from tailrace.channel import Channel
 from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
 

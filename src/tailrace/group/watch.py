@@ -29,7 +29,7 @@ from typing import Any, Final, cast
 from weakref import WeakSet
 
 from tailrace import _core
-from tailrace._core.common import End, Verb
+from tailrace._core import End, Verb
 from tailrace.channel import Channel
 from tailrace.group.actor import Actor, ActorState, LoopActor, doing
 from tailrace.group.awaits import await_chain, place_of
@@ -207,7 +207,7 @@ class Watch:
                 stage
                 for stage, needed in needs.items()
                 for channel, end in needed
-                if not (holders := channel._holders(end)) or holders > ours[channel, end]
+                if not (holders := _core.holders_of(channel, end)) or holders > ours[channel, end]
             }
             changed = bool(free)
             for stage in free:
@@ -356,7 +356,7 @@ def _refers_to(root: Any, channels: Set[Channel[Any]]) -> bool:
     for _ in range(REACH):
         found: list[Any] = []
         for each in gc.get_referents(*near):
-            resolved = _core.resolve(each)
+            resolved = _core.resolve_end(each)
             if resolved is not None and resolved[0] in channels:
                 return True
             if resolved is None and id(each) not in seen and not isinstance(each, _NO_WAY):

@@ -29,8 +29,7 @@ from typing import (
 from weakref import WeakKeyDictionary
 
 from tailrace import _core
-from tailrace._core.common import End
-from tailrace._core.faces import Hold
+from tailrace._core import End, Hold
 from tailrace.channel import Channel
 from tailrace.group.checks import (
     HEADS,
@@ -94,7 +93,9 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
 def _with_surroundings(wiring: Wiring, fn: Callable[..., Any]) -> Wiring:
     """`wiring`, and the channels in the closure of `fn` or on its object."""
     near = [
-        resolved[0] for each in _surroundings(fn) if (resolved := _core.resolve(each)) is not None
+        resolved[0]
+        for each in _surroundings(fn)
+        if (resolved := _core.resolve_end(each)) is not None
     ]
     if not near:
         return wiring
@@ -126,7 +127,7 @@ def _wire_again(
     for parameter, value in zip(known, args, strict=True):
         kind: Any = value.__class__
         ends = parameter.accepted.get(kind)
-        resolved = _core.resolve(value)
+        resolved = _core.resolve_end(value)
         if ends is None:
             if parameter.only_ends or resolved is not None:
                 return None
@@ -150,7 +151,7 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
     known: dict[str, _Parameter] = {}
     unclear = False
     for parameter, value in _values(bound):
-        resolved = _core.resolve(value)
+        resolved = _core.resolve_end(value)
         unclear_end = resolved is not None and resolved[1] is None
         heads = _heads_of(name, parameter, function, needed=unclear_end)
         if heads is not None:

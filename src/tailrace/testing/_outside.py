@@ -27,7 +27,7 @@ from concurrent.futures import Executor
 from typing import Any, Final, Generic, TypeVar, TypeVarTuple
 
 from tailrace import _core
-from tailrace._core.common import ParkedThread
+from tailrace._core import ParkedThread
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -97,10 +97,10 @@ class Outside:
             or bool(self._strangers())
         )
 
-    def _actors(self) -> list[_core.ThreadActor]:
+    def _actors(self) -> list[_core.ThreadHandle]:
         """The thread actors that this loop waits for."""
         loop = self._loop()
-        return [actor for actor in _core.thread_actors if actor.loop is loop and actor.alive]
+        return [actor for actor in _core.thread_handles if actor.loop is loop and actor.alive]
 
     def _strangers(self) -> list[threading.Thread]:
         """Threads started since the loop was made, but for those that are accounted for (thread
@@ -108,7 +108,7 @@ class Outside:
         others = [thread for thread in threading.enumerate() if thread not in self._elders]
         if not others:
             return others
-        ours = {actor.thread for actor in _core.thread_actors}
+        ours = {actor.thread for actor in _core.thread_handles}
         for executor in self._executors:
             # Not public, and only spared here: without it idle workers would be strangers.
             ours.update(getattr(executor, "_threads", ()))
@@ -142,4 +142,4 @@ def _awake(thread: int | None) -> bool:
 def _timed(thread: int | None) -> bool:
     """Whether a thread sleeps so, but will wake by itself."""
     parked = _parked(thread)
-    return parked is not None and parked.until is not None
+    return parked is not None and parked.deadline is not None

@@ -447,7 +447,7 @@ def _ends(name: str, fn: Callable[..., Any], args: tuple[Any, ...], *, on_loop: 
     for channel, end, _ in wire(name, fn, args).holds:
         sides.setdefault(channel, set()).add(end)
     for argument in args:
-        resolved = _core.resolve(argument)
+        resolved = _core.resolve_end(argument)
         if resolved is not None:
             sides.setdefault(resolved[0], set())
     ends: list[Any] = []

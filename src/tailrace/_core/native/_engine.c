@@ -1,11 +1,11 @@
-/* The native core as one unit, so that the compiler sees what a hop costs as a whole. In an order in
- * which each file needs little of those that follow. */
-#include "queue.c"
+/* The native core as one unit, so that the compiler can inline across files. A file uses little of those
+ * that follow it. */
+#include "parking.c"
 #include "channel.c"
-#include "operation.c"
+#include "operations.c"
 #include "many.c"
 #include "select.c"
-#include "sleeper.c"
+#include "waiter.c"
 #include "scheduler.c"
 #include "actor.c"
 #include "task.c"

@@ -1,11 +1,11 @@
-/* Actor: a future-compatible task that the scheduler steps.
+/* Actor: a task that the scheduler steps.
  *
- * It is a subclass of asyncio's own Future, which keeps its result and callbacks. What a task does
- * beyond that is here (the step) and in task.c (the rest of the Task protocol), after CPython's
- * `_asynciomodule.c` and, in what cancellation means, as 3.13 has it on every version.
+ * It is a subclass of asyncio's own Future, which keeps its result and callbacks. The step is here,
+ * the rest of the Task protocol in task.c, both after CPython's `_asynciomodule.c`; cancellation is as
+ * in 3.13 on every version.
  *
- * It is resumed in three ways: by the scheduler's turn, from a channel operation that was claimed
- * or after a bare yield; and by the callback of any other future that it awaits.
+ * The scheduler's turn resumes it after a channel operation was claimed; the loop, after a bare yield;
+ * the callback of a future, if it awaits any other future.
  */
 #include "native.h"
 
@@ -22,9 +22,9 @@ static int end_as_cancelled(Actor *self, PyObject *message) {
     return answered(PyObject_Vectorcall(state->future_cancel, arguments, 1, state->msg_names)) ? 0 : -1;
 }
 
-/* Tell whoever started it, as part of no task: by the loop, as asyncio tells that a task is done. So
- * all failures of this turn are heard before the first of them cancels the others. */
-static int tell_end(Actor *self) {
+/* Have `on_end` called by the loop, in no task, as asyncio calls the callbacks of a task. So all
+ * failures of this turn are known before the first of them cancels the other actors. */
+static int notify_end(Actor *self) {
     PyObject *on_end = self->on_end;
     int failed = 0;
     self->on_end = NULL;
@@ -34,21 +34,21 @@ static int tell_end(Actor *self) {
     return failed;
 }
 
-static int returned(Actor *self, PyObject *value) { /* takes the reference */
+static int end_with_value(Actor *self, PyObject *value) { /* takes the reference */
     int failed;
     self->ended = true;
-    if (self->must_cancel) { /* right before it ended */
+    if (self->must_cancel) { /* it was cancelled right before it ended */
         self->must_cancel = false;
         failed = end_as_cancelled(self, self->cancel_message);
     }
     else
         failed = settle_future(self->scheduler->state->future_set_result, self, value);
     Py_DECREF(value);
-    return failed < 0 ? -1 : tell_end(self);
+    return failed < 0 ? -1 : notify_end(self);
 }
 
 /* The coroutine raised: -1 for what must also end the loop. */
-static int raised(Actor *self) {
+static int end_with_error(Actor *self) {
     State *state = self->scheduler->state;
     PyObject *error = take_exception();
     self->ended = true;
@@ -57,11 +57,11 @@ static int raised(Actor *self) {
         Py_XSETREF(self->cancelled_error, error);
         if (end_as_cancelled(self, PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL) < 0)
             return -1;
-        return tell_end(self);
+        return notify_end(self);
     }
     int failed = settle_future(state->future_set_exception, self, error);
     if (failed == 0)
-        failed = tell_end(self);
+        failed = notify_end(self);
     if (failed == 0 && (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
                         PyErr_GivenExceptionMatches(error, PyExc_SystemExit))) {
         raise_exception(error);
@@ -71,23 +71,23 @@ static int raised(Actor *self) {
     return failed;
 }
 
-/* --- what it yielded --------------------------------------------------------------------------- */
+/* --- after a yield ----------------------------------------------------------------------------- */
 
-/* Have what is set as an exception raised in the coroutine, in a step of its own. */
+/* Raise the exception that is set in the coroutine, in a step of its own. */
 static int throw_soon(Actor *self) {
     Py_XSETREF(self->thrown, take_exception());
     scheduler_push(self->scheduler, Py_NewRef(self));
     return 0;
 }
 
-/* Pass a cancellation on to the future that it waits for: as that answers, whether it took it. */
+/* Pass a cancellation on to the future that it awaits. Returns whether that took it. */
 static int cancel_awaited(Actor *self, PyObject *message) {
     State *state = self->scheduler->state;
     PyObject *arguments[] = {self->waiting, message != NULL ? message : Py_None};
     return truth(PyObject_VectorcallMethod(state->str_cancel, arguments, 1, state->msg_names));
 }
 
-/* Be called back when that future is done; the reference to it is taken. */
+/* Await a future; takes the reference. */
 static int wait_for(Actor *self, PyObject *future) {
     Scheduler *scheduler = self->scheduler;
     PyObject *arguments[] = {(PyObject *)self, future, scheduler->loop, scheduler->context};
@@ -105,7 +105,7 @@ static int wait_for(Actor *self, PyObject *future) {
 
 static PyMethodDef step_method;
 
-/* Have it stepped by a handle of the loop's own, as a task is. */
+/* Have the loop step it by a handle of its own, as a task. */
 static int step_soon(Actor *self) {
     PyObject *step = PyCFunction_New(&step_method, (PyObject *)self);
     if (step == NULL)
@@ -115,43 +115,43 @@ static int step_soon(Actor *self) {
     return failed;
 }
 
-/* `asyncio.sleep(0)`: the loop has its turn first, and who is ready before that. */
-static int yielded_bare(Actor *self) {
+/* `asyncio.sleep(0)`: what is in `ready` is resumed first, then the loop has its turn. */
+static int after_bare_yield(Actor *self) {
     scheduler_keep_order(self->scheduler);
     return step_soon(self);
 }
 
-/* What is not parked in a channel: an operation whose budget is spent, or any other future. */
-static NEVER_INLINE int yielded_other(Actor *self, PyObject *result) { /* takes the reference */
+/* It yielded an operation whose budget is spent, or a future that is no waiter. */
+static NEVER_INLINE int after_other_yield(Actor *self, PyObject *result) { /* takes the reference */
     Scheduler *scheduler = self->scheduler;
-    if (!is_sleeper(scheduler->state, result) || ((Sleeper *)result)->phase != YIELDED)
+    if (!is_waiter(scheduler->state, result) || ((Waiter *)result)->phase != YIELDED)
         return wait_for(self, result);
-    ((Sleeper *)result)->blocking = false;
+    ((Waiter *)result)->blocking = false;
     Py_DECREF(result);
     scheduler_push_yielded(scheduler, Py_NewRef(self));
     return 0;
 }
 
-static inline int yielded(Actor *self, PyObject *result) { /* takes the reference */
+static inline int after_yield(Actor *self, PyObject *result) { /* takes the reference */
     if (UNLIKELY(Py_IsNone(result))) {
         Py_DECREF(result);
-        return yielded_bare(self);
+        return after_bare_yield(self);
     }
-    Sleeper *sleeper = (Sleeper *)result;
-    if (UNLIKELY(!is_sleeper(self->scheduler->state, result) || sleeper->phase != PARKED ||
-                 sleeper->party != NOBODY))
-        return yielded_other(self, result);
-    attach_actor(sleeper, self);
+    Waiter *waiter = (Waiter *)result;
+    if (UNLIKELY(!is_waiter(self->scheduler->state, result) || waiter->phase != PARKED ||
+                 waiter->driver_kind != NO_DRIVER))
+        return after_other_yield(self, result);
+    attach_actor(waiter, self);
     Py_DECREF(result);
     if (UNLIKELY(self->must_cancel) &&
-        cancel_sleeper(sleeper, self->cancel_message != NULL ? self->cancel_message : Py_None))
+        cancel_waiter(waiter, self->cancel_message != NULL ? self->cancel_message : Py_None))
         self->must_cancel = false;
     return 0;
 }
 
 /* --- the step ---------------------------------------------------------------------------------- */
 
-/* The cancellation that is due, instead of `error` unless that is one: a reference. */
+/* The cancellation that is due: `error` if that is one, else a new one. A reference. */
 static PyObject *cancellation_due(Actor *self, PyObject *error) {
     PyTypeObject *type = (PyTypeObject *)self->scheduler->state->CancelledError;
     self->must_cancel = false;
@@ -175,15 +175,14 @@ static PySendResult throw_in(Actor *self, PyObject *error, PyObject **result) { 
     return PYGEN_RETURN;
 }
 
-/* Resume the coroutine, with `error` (whose reference is taken) thrown in unless that is NULL.
- * -1 with an exception set for what must end the loop. Part of the scheduler's turn itself: a call
- * less in each hop. */
+/* Resume the coroutine; throw `error` (whose reference is taken) unless that is NULL. -1 with an
+ * exception set that must end the loop. Inlined into the scheduler's turn: that saves a call per hop. */
 static ALWAYS_INLINE int step_coroutine(Actor *self, PyObject *error) {
     Scheduler *scheduler = self->scheduler;
     PyObject *result = NULL;
     PySendResult how = PYGEN_ERROR;
     if (UNLIKELY(self->must_cancel) && (error = cancellation_due(self, error)) == NULL)
-        return raised(self);
+        return end_with_error(self);
     if (LIKELY(set_current(scheduler, (PyObject *)self) == 0 && PyContext_Enter(self->context) == 0)) {
         how = UNLIKELY(error != NULL)            ? throw_in(self, error, &result)
               : LIKELY(self->send_value != NULL) ? self->send_value(self->coroutine, Py_None, &result)
@@ -194,30 +193,30 @@ static ALWAYS_INLINE int step_coroutine(Actor *self, PyObject *error) {
         Py_XDECREF(error);
     forget_handed_out(scheduler->state);
     if (LIKELY(how == PYGEN_NEXT))
-        return yielded(self, result);
-    return how == PYGEN_RETURN ? returned(self, result) : raised(self);
+        return after_yield(self, result);
+    return how == PYGEN_RETURN ? end_with_value(self, result) : end_with_error(self);
 }
 
-/* The same, for all who are not the turn. */
+/* The same, for all other callers. */
 static NEVER_INLINE int actor_step(Actor *self, PyObject *error) {
     return step_coroutine(self, error);
 }
 
-/* Resumed for another reason than that its operation happened. */
+/* Resume it in all cases but that its operation happened. */
 static NEVER_INLINE int resume_otherwise(Actor *self, PyObject *waiting, bool parked) {
     PyObject *error = self->thrown, *after = self->after;
     self->thrown = self->after = NULL;
     int steps = self->scheduler->steps;
     bool begins = !self->begun;
     self->begun = true;
-    if (parked && ((Sleeper *)waiting)->claim == CANCELLED) {
+    if (parked && ((Waiter *)waiting)->claim == CANCELLED) {
         Py_XDECREF(error);
-        error = cancellation_of((Sleeper *)waiting);
+        error = cancellation_of((Waiter *)waiting);
         if (error == NULL)
             error = take_exception();
     }
     int failed = actor_step(self, error);
-    if (begins) /* that was no step of this turn: plain tasks are begun by the loop */
+    if (begins) /* its first step does not count: the loop begins plain tasks */
         self->scheduler->steps = steps - 1;
     if (after != NULL && parked && failed == 0 && !answered(PyObject_CallNoArgs(after)))
         failed = -1;
@@ -225,7 +224,7 @@ static NEVER_INLINE int resume_otherwise(Actor *self, PyObject *waiting, bool pa
     return failed;
 }
 
-/* The scheduler's turn has come to it. */
+/* Resume it, as an item of `ready`. */
 static ALWAYS_INLINE int actor_resume(Actor *self) {
     PyObject *waiting = self->waiting;
     bool parked = self->parked;
@@ -234,7 +233,7 @@ static ALWAYS_INLINE int actor_resume(Actor *self) {
         return 0;
     self->waiting = NULL;
     self->parked = false;
-    if (UNLIKELY(!parked || ((Sleeper *)waiting)->claim == CANCELLED || self->after != NULL))
+    if (UNLIKELY(!parked || ((Waiter *)waiting)->claim == CANCELLED || self->after != NULL))
         failed = resume_otherwise(self, waiting, parked);
     else
         failed = step_coroutine(self, NULL);
@@ -242,7 +241,7 @@ static ALWAYS_INLINE int actor_resume(Actor *self) {
     return failed;
 }
 
-/* Step it, for the loop. */
+/* Step it, called by the loop. */
 static PyObject *step_by_loop(Actor *self, PyObject *error) {
     Scheduler *scheduler = self->scheduler;
     scheduler_enter(scheduler);
@@ -263,11 +262,11 @@ static PyObject *actor_step_soon(Actor *self, PyObject *unused) {
 
 static PyMethodDef step_method = {"step", PLAIN(actor_step_soon), "Resume the actor."};
 
-/* _wakeup(future): as that is done, step at once, as a task does. */
+/* _wakeup(future): the future is done: step at once, as a task does. */
 static PyObject *actor_wakeup(Actor *self, PyObject *future) {
     PyObject *error = NULL, *waiting = self->waiting;
     if (self->ended || self->parked || waiting == NULL)
-        Py_RETURN_NONE; /* cleared by the collector, or called back once more than it waited */
+        Py_RETURN_NONE; /* cleared by the collector, or called back once too often */
     State *state = self->scheduler->state;
     self->waiting = NULL;
     if (state->discard_awaited_by != NULL &&
@@ -284,11 +283,11 @@ static PyObject *actor_wakeup(Actor *self, PyObject *future) {
 
 /* Cancel it once more: true unless it has ended. */
 static int actor_cancel(Actor *self, PyObject *message) {
-    if (self->ended) /* whoever cancels it knows of its failure, if it has failed */
+    if (self->ended) /* its canceller knows of its failure, if it has failed */
         return PyObject_SetAttrString((PyObject *)self, "_log_traceback", Py_False);
     self->cancelling++;
     if (self->waiting != NULL && self->parked) {
-        if (cancel_sleeper((Sleeper *)self->waiting, message))
+        if (cancel_waiter((Waiter *)self->waiting, message))
             return 1;
     }
     else if (self->waiting != NULL) {
@@ -303,14 +302,14 @@ static int actor_cancel(Actor *self, PyObject *message) {
 
 /* --- starting ---------------------------------------------------------------------------------- */
 
-/* Bind it, which is not started yet, to its coroutine. It may have been another's before. */
+/* Give it its coroutine. It may have had another before. */
 static int actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, PyObject *name,
                        PyObject *context) {
     State *state = scheduler->state;
     PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
     if (own == NULL)
         return -1;
-    self->ended = true; /* for what the coroutine that it lets go of may still ask of it */
+    self->ended = true; /* for calls by the coroutine that it drops */
     CLEAR_ALL(self->scheduler, self->on_end);
     self->scheduler = (Scheduler *)Py_NewRef(scheduler);
     self->context = own;
@@ -321,7 +320,7 @@ static int actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, P
     self->log_destroy_pending = true;
     PyAsyncMethods *methods = Py_TYPE(coroutine)->tp_as_async;
     self->send_value = methods != NULL ? methods->am_send : NULL;
-    if (scheduler->loop == NULL || /* was freed while this let go of what it was */
+    if (scheduler->loop == NULL || /* the loop was freed meanwhile */
         PyDict_SetItem(state->future_arguments, state->str_loop, scheduler->loop) < 0)
         return -1;
     int failed = state->Future->tp_init((PyObject *)self, state->empty_tuple, state->future_arguments);
@@ -330,7 +329,7 @@ static int actor_begin(Actor *self, Scheduler *scheduler, PyObject *coroutine, P
     return failed;
 }
 
-/* spawn(coroutines, name, first, ended): an actor for each, as keys of a dict. */
+/* spawn(coroutines, name, first, ended): an actor for each coroutine, as keys of a dict. */
 static PyObject *spawn(PyObject *module, PyObject *args) {
     State *state = PyModule_GetState(module);
     PyObject *coroutines, *name, *ended, *each;
@@ -351,10 +350,10 @@ static PyObject *spawn(PyObject *module, PyObject *args) {
         }
         Py_XDECREF(actor);
     }
-    if (actors != NULL && !answered(PyObject_CallOneArg(state->note_tasks, actors)))
+    if (actors != NULL && !answered(PyObject_CallOneArg(state->register_tasks, actors)))
         Py_CLEAR(actors);
     while (actors != NULL && PyDict_Next(actors, &at, &each, NULL))
-        scheduler_push(scheduler, Py_NewRef(each)); /* many of them, one handle of the loop's */
+        scheduler_push(scheduler, Py_NewRef(each)); /* many actors, one handle of the loop */
     Py_XDECREF(scheduler);
     return actors;
 }

@@ -1,29 +1,138 @@
-/* Channel: the state that operations work on.
+/* Channel: send, receive, give back and close, each facing its opposite.
  *
- * What moves a value is `attempt` in operation.c; here are the parts of the state: the buffer, the
- * values that cancelled receivers gave back, closing. Its ends, who holds them, and all that is
- * shown to people, is written in Python, once for both cores.
+ * The ends of a channel, their holders and all texts are written in Python, for both cores.
  */
 #include "native.h"
 
-/* --- returned values --------------------------------------------------------------------------- */
-
-/* How many it holds. */
+/* How many values it holds. */
 static inline Py_ssize_t channel_length(Channel *channel) {
     return channel->buffer.count + channel->returned.count;
 }
 
-/* A receive that was cancelled gives back what it was handed, to the next that waits or to its
- * place in the order: there it stands itself, but does not keep the channel alive. */
+/* --- from a sender to a receiver --------------------------------------------------------------- */
+
+/* Give `value` (whose reference is taken) to the first parked receiver, which is reachable. Returns the
+ * receiver, to be woken; NULL, and the reference is not taken, if there is none. */
+static ALWAYS_INLINE Operation *hand_over(Channel *channel, PyObject *value, Py_ssize_t ticket) {
+    Operation *receiver = claim_first(&channel->receivers);
+    if (receiver != NULL) {
+        receiver->base.ticket = ticket;
+        receiver->value = value;
+    }
+    return receiver;
+}
+
+/* Take the value of the first parked sender, which is reachable; NULL if there is none. */
+static ALWAYS_INLINE PyObject *take_over(Channel *channel, Effects *effects) {
+    Operation *sender = claim_first(&channel->senders);
+    if (sender == NULL)
+        return NULL;
+    PyObject *value = sender->value;
+    sender->value = NULL;
+    channel->sent++;
+    effects->claimed = sender;
+    return value;
+}
+
+/* --- send -------------------------------------------------------------------------------------- */
+
+static ALWAYS_INLINE AttemptResult channel_try_send(Operation *operation, Effects *effects) {
+    Channel *channel = operation->channel;
+    effects->user_code_ran |= queue_skip_unreachable(channel->state, &channel->receivers);
+    if (UNLIKELY(channel->closed))
+        return CLOSED;
+    PyObject *value = operation->value;
+    Operation *receiver = hand_over(channel, value, channel->sent + 1);
+    if (receiver != NULL) {
+        channel->sent++;
+        effects->claimed = receiver;
+    }
+    else if (channel_length(channel) < channel->limit) {
+        if (!ring_has_room(&channel->buffer))
+            return FAILED;
+        ring_push(&channel->buffer, value);
+        channel->sent++;
+    }
+    else if (LIKELY(channel->overflow == BLOCK))
+        return WAIT;
+    else {
+        /* A returned value is never dropped: if nothing is buffered, the new one is. */
+        effects->dropped = value;
+        if (channel->overflow == DROP_OLDEST && channel->buffer.count > 0) {
+            effects->dropped = ring_pop(&channel->buffer);
+            ring_push(&channel->buffer, value);
+        }
+        channel->dropped++;
+        channel->sent++;
+    }
+    operation->value = NULL;
+    return SUCCESS;
+}
+
+/* --- receive ----------------------------------------------------------------------------------- */
+
+/* After a value was taken: move the value of the first parked sender, which is reachable, into the
+ * buffer. */
+static ALWAYS_INLINE void refill(Channel *channel, Effects *effects) {
+    if (channel->senders.head == NULL || UNLIKELY(channel_length(channel) >= channel->limit))
+        return;
+    if (ring_has_room(&channel->buffer))
+        ring_push(&channel->buffer, take_over(channel, effects));
+    else
+        PyErr_Clear(); /* no memory now: it moves the next time */
+}
+
+/* The oldest returned value; there is one. */
+static PyObject *take_returned(Channel *channel, Effects *effects) {
+    Operation *first = effects->emptied = channel->returned.head;
+    PyObject *value = first->value;
+    first->value = NULL;
+    leave_queue(first);
+    return value;
+}
+
+/* The next value, as a reference; NULL, without an error, if there is none. */
+static ALWAYS_INLINE PyObject *channel_take(Channel *channel, Effects *effects) {
+    effects->user_code_ran |= queue_skip_unreachable(channel->state, &channel->senders);
+    PyObject *value;
+    if (UNLIKELY(channel->returned.count > 0))
+        value = take_returned(channel, effects);
+    else if (channel->buffer.count > 0)
+        value = ring_pop(&channel->buffer);
+    else
+        return take_over(channel, effects);
+    refill(channel, effects);
+    return value;
+}
+
+static ALWAYS_INLINE AttemptResult channel_try_receive(Operation *operation, Effects *effects) {
+    operation->value = channel_take(operation->channel, effects);
+    if (operation->value != NULL)
+        return SUCCESS;
+    return UNLIKELY(operation->channel->closed) ? CLOSED : WAIT;
+}
+
+/* The oldest returned value, if it is older than this ticket. */
+static PyObject *channel_take_before(Channel *channel, Py_ssize_t ticket, Effects *effects) {
+    queue_skip_unreachable(channel->state, &channel->senders);
+    if (channel->returned.count == 0 || channel->returned.head->base.ticket >= ticket)
+        return NULL;
+    PyObject *value = take_returned(channel, effects);
+    refill(channel, effects);
+    return value;
+}
+
+/* --- give back --------------------------------------------------------------------------------- */
+
+/* A receive that was cancelled gives its value back: to the next parked receiver, or to its place in
+ * the order. There the operation itself is kept, and does not keep the channel alive. */
 static void give_back(Operation *operation) {
     Channel *channel = operation->channel;
-    queue_vet(channel->state, &channel->receivers);
-    Operation *peer = claim_head(&channel->receivers);
-    if (peer != NULL) {
-        peer->base.ticket = operation->base.ticket;
-        peer->value = operation->value;
+    queue_skip_unreachable(channel->state, &channel->receivers);
+    Operation *receiver = hand_over(channel, operation->value, operation->base.ticket);
+    if (receiver != NULL) {
         operation->value = NULL;
-        wake(peer);
+        wake(receiver);
         return;
     }
     Operation *older = channel->returned.tail;
@@ -33,65 +142,7 @@ static void give_back(Operation *operation) {
     Py_CLEAR(operation->channel);
 }
 
-/* The oldest value that was given back; there is one. */
-static PyObject *take_returned(Channel *channel, Effects *effects) {
-    Operation *first = effects->emptied = channel->returned.head;
-    PyObject *value = first->value;
-    first->value = NULL;
-    leave_line(first);
-    return value;
-}
-
-/* --- taking ------------------------------------------------------------------------------------ */
-
-/* Where room was made, the value of the first parked sender (who was vetted) moves up. */
-static ALWAYS_INLINE void move_up(Channel *channel, Effects *effects) {
-    if (channel->senders.head == NULL || UNLIKELY(channel_length(channel) >= channel->limit))
-        return;
-    if (!ring_has_room(&channel->buffer)) {
-        PyErr_Clear(); /* no memory now: it moves up the next time */
-        return;
-    }
-    Operation *peer = claim_head(&channel->senders);
-    ring_push(&channel->buffer, peer->value);
-    peer->value = NULL;
-    channel->sent++;
-    effects->woken = peer;
-}
-
-/* The next value, as a reference; NULL, without an error, if there is none. */
-static ALWAYS_INLINE PyObject *channel_take(Channel *channel, Effects *effects) {
-    effects->asked |= queue_vet(channel->state, &channel->senders);
-    PyObject *value;
-    if (UNLIKELY(channel->returned.count > 0))
-        value = take_returned(channel, effects);
-    else if (channel->buffer.count > 0)
-        value = ring_pop(&channel->buffer);
-    else {
-        Operation *peer = claim_head(&channel->senders);
-        if (peer == NULL)
-            return NULL;
-        value = peer->value;
-        peer->value = NULL;
-        channel->sent++;
-        effects->woken = peer;
-        return value;
-    }
-    move_up(channel, effects);
-    return value;
-}
-
-/* The oldest value that was given back, if it is older than the one with this ticket. */
-static PyObject *channel_take_before(Channel *channel, Py_ssize_t ticket, Effects *effects) {
-    queue_vet(channel->state, &channel->senders);
-    if (channel->returned.count == 0 || channel->returned.head->base.ticket >= ticket)
-        return NULL;
-    PyObject *value = take_returned(channel, effects);
-    move_up(channel, effects);
-    return value;
-}
-
-/* --- closing ----------------------------------------------------------------------------------- */
+/* --- close ------------------------------------------------------------------------------------- */
 
 static PyObject *closed_error(Channel *channel) {
     PyObject *error = PyObject_CallOneArg(channel->state->Closed, (PyObject *)channel);
@@ -168,7 +219,7 @@ static int channel_bool(PyObject *self) {
     return 1; /* an empty channel is still a channel */
 }
 
-/* What `statistics` counts: sent, dropped, senders and receivers that wait. */
+/* Buffered, sent, dropped, parked senders and parked receivers. */
 static PyObject *channel_counts(Channel *self, PyObject *unused) {
     Py_ssize_t senders = queue_waiting(self->state, &self->senders);
     Py_ssize_t receivers = senders < 0 ? -1 : queue_waiting(self->state, &self->receivers);

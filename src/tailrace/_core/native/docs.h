@@ -66,6 +66,9 @@
 "They are called ``name#first`` and so on; with `first` 0 there is one, called `name`. `ended`\n" \
 "is called with each that has ended, in an empty context and as part of no task."
 #define seed_doc "seed($module, n, /)\n--\n\n" \
-"Start the dice of select at `n`, and the budget anew, for runs that repeat."
+"Start the random numbers of select at `n`, and a new budget, for runs that repeat."
+
+#define take_value_doc "take_value($self, /)\n--\n\n" \
+"Without the lock, once, after it happened: the value."
 
 #endif

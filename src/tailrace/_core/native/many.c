@@ -1,6 +1,6 @@
-/* Many at once: `recv_many` takes what else is there when it resumes; `send_many` sends one after
- * another, and counts those that happened. Where nothing stands between them, several values move in
- * one go; else each by `attempt`, on its own, and between two of them others may have their turn. */
+/* Many at once: `recv_many` takes what else is there when it resumes; `send_many` sends one value
+ * after another, and counts them. Several values move in one copy where no waiter is concerned; else
+ * each moves by an `attempt` of its own, and the budget may yield between two. */
 #include "native.h"
 
 /* --- recv_many --------------------------------------------------------------------------------- */
@@ -11,35 +11,34 @@ static inline void add_value(PyObject *values, PyObject *value) {
     Py_SET_SIZE(values, PyList_GET_SIZE(values) + 1);
 }
 
-/* The buffer's part in one go, where nothing stands between its values: nobody has given back, and
- * at most one sender moves up. */
+/* Take from the buffer in one copy, if there are no returned values and at most one parked sender. */
 static void take_in_one_go(Channel *channel, PyObject *values, Py_ssize_t most) {
     Effects effects = {NULL};
-    queue_vet(channel->state, &channel->senders);
+    queue_skip_unreachable(channel->state, &channel->senders);
     Py_ssize_t size = PyList_GET_SIZE(values), more = Py_MIN(most - size, channel->buffer.count);
     if (more < 1 || channel->returned.count > 0 || channel->senders.count > 1)
         return;
     ring_pop_many(&channel->buffer, ((PyListObject *)values)->ob_item + size, more);
     Py_SET_SIZE(values, size + more);
-    move_up(channel, &effects);
-    pay(channel->state, &effects);
+    refill(channel, &effects);
+    apply(channel->state, &effects);
 }
 
-/* What there is, one by one, until the list is full; with a ticket only what is older than that. */
+/* Take what there is, one by one, until the list is full; with a ticket only what is older. */
 static void take_one_by_one(Channel *channel, PyObject *values, Py_ssize_t most, Py_ssize_t ticket) {
     while (PyList_GET_SIZE(values) < most) {
         Effects effects = {NULL};
         PyObject *value = ticket > 0 ? channel_take_before(channel, ticket, &effects)
                                      : channel_take(channel, &effects);
-        pay(channel->state, &effects);
+        apply(channel->state, &effects);
         if (value == NULL)
             return;
         add_value(values, value);
     }
 }
 
-/* What it waited for, after older values that others gave back; and what else is there. */
-static PyObject *recv_many_outcome(Operation *self) {
+/* The value that it waited for, after older returned values; and what else is there. */
+static PyObject *recv_many_take_value(Operation *self) {
     Channel *channel = self->channel;
     Py_ssize_t most = Py_MIN(self->count - 1, channel_length(channel) + channel->senders.count) + 1;
     PyObject *values = PyList_New(most); /* the collector may run here */
@@ -84,7 +83,7 @@ static bool is_plain(PyObject *values) {
     return PyList_CheckExact(values) || PyTuple_CheckExact(values);
 }
 
-/* Have the next value in `value`: 1, or 0 at the end. Pulling may be code of others. */
+/* Have the next value in `value`: 1, or 0 at the end. May run user code. */
 static int pull(Operation *self) {
     PyObject *values = self->values;
     if (self->value != NULL)
@@ -99,7 +98,7 @@ static int pull(Operation *self) {
     return 1;
 }
 
-/* As many as there is room for, in one go, of a list or tuple; nobody waits for them. */
+/* Send of a list or tuple, in one copy, what there is room for; no receiver is parked. */
 static void fill_buffer(Operation *self) {
     Channel *channel = self->channel;
     Ring *buffer = &channel->buffer;
@@ -112,7 +111,7 @@ static void fill_buffer(Operation *self) {
     count = Py_MIN(count, state->budget);
     while (buffer->size - buffer->count < count)
         if (!ring_grow(buffer)) {
-            PyErr_Clear(); /* the attempt with the next one says so */
+            PyErr_Clear(); /* the attempt with the next value reports it */
             return;
         }
     if (count > 0) {
@@ -126,11 +125,11 @@ static void fill_buffer(Operation *self) {
     }
 }
 
-/* Values until it sleeps or all are sent. One that has `yielded` does not yield again before it has
- * attempted the value in hand, whatever others have spent meanwhile: so do all operations. */
+/* Send values until it parks or all are sent. If it has `yielded`, it attempts the value in hand before
+ * it yields again, whatever other tasks have spent meanwhile: as every operation does. */
 static PySendResult send_many_step(Operation *self, bool yielded, PyObject **result) {
     State *state = self->base.state;
-    /* At the first step all but a list or tuple is asked for an iterator, which is others' code. */
+    /* In the first step: an iterator of all but a list or tuple; that may run user code. */
     if (self->base.phase != YIELDED && !is_plain(self->values)) {
         Py_XSETREF(self->values, PyObject_GetIter(self->values));
         if (self->values == NULL)
@@ -148,18 +147,18 @@ static PySendResult send_many_step(Operation *self, bool yielded, PyObject **res
             return yield_for_others(&self->base, result);
         yielded = false;
         Effects effects = {NULL};
-        Verdict verdict = attempt(self, &effects);
-        if (verdict == PENDING) {
+        AttemptResult attempted = attempt(self, &effects);
+        if (attempted == WAIT) {
             park(self, NULL);
             return yield_itself(&self->base, result);
         }
         state->budget--;
-        if (verdict == CLOSED)
+        if (attempted == CLOSED)
             raise_closed(self);
-        if (verdict != SUCCESS)
+        if (attempted != SUCCESS)
             return PYGEN_ERROR;
         self->count++;
-        pay(state, &effects);
+        apply(state, &effects);
     }
 }
 

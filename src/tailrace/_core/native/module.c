@@ -1,20 +1,20 @@
 /* The module: its state, its types, and what it takes from asyncio and from the Python parts. */
 #include "native.h"
 
-/* seed(n): start the dice of select there, and the budget anew. */
+/* seed(n): start the random numbers of select at `n`, and a new budget. */
 static PyObject *module_seed(PyObject *module, PyObject *number) {
     State *state = PyModule_GetState(module);
     uint64_t start = PyLong_AsUnsignedLongLongMask(number);
     if (PyErr_Occurred())
         return NULL;
-    state->dice = start;
+    state->rng = start;
     state->budget = OPERATIONS_BUDGET;
     Py_RETURN_NONE;
 }
 
-/* --- what it takes from others ----------------------------------------------------------------- */
+/* --- parts from Python -------------------------------------------------------------------------- */
 
-/* bind(parts): take what is written in Python or found by Python, by name; None for none. */
+/* bind(parts): take the PARTS, a dict by name; None stands for a part that this version lacks. */
 static PyObject *module_bind(PyObject *module, PyObject *parts) {
     State *state = PyModule_GetState(module);
 #define TAKE(name)                                                                                  \
@@ -25,7 +25,7 @@ static PyObject *module_bind(PyObject *module, PyObject *parts) {
         Py_CLEAR(state->name);
     PARTS(TAKE)
     PyObject *start = PyObject_CallNoArgs(state->random_bits);
-    state->dice = start != NULL ? PyLong_AsUnsignedLongLongMask(start) : 0;
+    state->rng = start != NULL ? PyLong_AsUnsignedLongLongMask(start) : 0;
     Py_XDECREF(start);
     if (PyErr_Occurred())
         return NULL;
@@ -70,24 +70,47 @@ static bool take_future(State *state) {
     return !PyErr_Occurred();
 }
 
-static bool add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec, PyTypeObject *base) {
-    *slot = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
-    return *slot != NULL && PyModule_AddType(module, *slot) == 0;
+/* A base class that is written in Python: see `bases.py`. */
+static PyObject *base_class(PyObject *bases, const char *name) {
+    return PyObject_GetAttrString(bases, name);
+}
+
+/* Make a type of a spec and up to two bases, whose references are taken; NULL for none. */
+static bool add_type(PyObject *module, PyTypeObject **type, PyType_Spec *spec, PyObject *first,
+                     PyObject *second) {
+    PyObject *bases = PyErr_Occurred() ? NULL
+                      : first == NULL  ? PyTuple_New(0)
+                      : second == NULL ? PyTuple_Pack(1, first)
+                                       : PyTuple_Pack(2, first, second);
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    if (bases != NULL)
+        *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, first != NULL ? bases : NULL);
+    Py_XDECREF(bases);
+    return *type != NULL && PyModule_AddType(module, *type) == 0;
+}
+
+static bool add_types(PyObject *module, State *state, PyObject *bases) {
+#define BASE(name) base_class(bases, #name)
+#define TYPE(name) Py_XNewRef(state->name)
+    return add_type(module, &state->Waiter, &waiter_spec, BASE(WaiterBase), NULL) &&
+           add_type(module, &state->Scheduler, &scheduler_spec, NULL, NULL) &&
+           add_type(module, &state->Turn, &turn_spec, NULL, NULL) &&
+           add_type(module, &state->Channel, &channel_spec, BASE(ChannelBase), NULL) &&
+           add_type(module, &state->Operation, &operation_spec, TYPE(Waiter), BASE(OperationBase)) &&
+           add_type(module, &state->Select, &select_spec, TYPE(Waiter), BASE(SelectBase)) &&
+           add_type(module, &state->SendMany, &send_many_spec, BASE(SendManyBase), TYPE(Operation)) &&
+           add_type(module, &state->RecvMany, &recv_many_spec, TYPE(Operation), NULL) &&
+           add_type(module, &state->Actor, &actor_spec, BASE(ActorBase), TYPE(Future));
 }
 
 static int module_exec(PyObject *module) {
     State *state = PyModule_GetState(module);
     state->budget = OPERATIONS_BUDGET;
-    bool good = take_constants(state) && take_future(state) &&
-                add_type(module, &state->Sleeper, &sleeper_spec, NULL) &&
-                add_type(module, &state->Scheduler, &scheduler_spec, NULL) &&
-                add_type(module, &state->Turn, &turn_spec, NULL) &&
-                add_type(module, &state->Channel, &channel_spec, NULL) &&
-                add_type(module, &state->Operation, &operation_spec, state->Sleeper) &&
-                add_type(module, &state->Select, &select_spec, state->Sleeper) &&
-                add_type(module, &state->SendMany, &send_many_spec, state->Operation) &&
-                add_type(module, &state->RecvMany, &recv_many_spec, state->Operation) &&
-                add_type(module, &state->Actor, &actor_spec, state->Future);
+    PyObject *bases = PyImport_ImportModule("tailrace._core.native.bases");
+    bool good = bases != NULL && take_constants(state) && take_future(state) &&
+                add_types(module, state, bases);
+    Py_XDECREF(bases);
     return good && PyModule_AddIntConstant(module, "BUDGET", OPERATIONS_BUDGET) == 0 &&
                    PyModule_AddIntConstant(module, "TURN_STEPS", TURN_STEPS) == 0 &&
                    PyModule_AddIntConstant(module, "YIELD_STEPS", YIELD_STEPS) == 0

@@ -1,19 +1,19 @@
-/* The native core: what its files share.
+/* The native core: declarations that all its files share.
  *
  * It is the twin of `_core/python`: same names, same errors and, among actors that only use
  * channels, the same order of effects.
  *
  * Invariants
- * - The GIL is the lock. Whatever changes a queue, a buffer or a claim runs from its first look at
- *   the channel to the last of its stores without a call that could run Python code: no decref
- *   that may free, no allocation of a tracked object, no method call. What such a section owes to
- *   others (a wake-up, a dropped value) it leaves in an `Effects`, which is paid afterwards.
- * - A sleeper is claimed at most once; the claim alone decides what happened. Claiming takes it
- *   out of every line it stands in, so nobody who is claimed is ever in line for a peer.
- * - A closed channel has nobody in line; a receiver stands in line only while nothing is buffered
+ * - The GIL is the lock. Code that changes a queue, a buffer or a claim is an atomic section: from
+ *   its first look at the channel to its last store it makes no call that could run Python code (no
+ *   decref that may free, no allocation of a tracked object, no method call). The section records
+ *   what is left to do (a wake-up, a dropped value) in an `Effects`, which is applied afterwards.
+ * - A waiter is claimed at most once; the claim alone decides what happened. A claim removes the
+ *   waiter from all queues, so every waiter in a queue is unclaimed.
+ * - A closed channel has no parked operations. A receiver is parked only while nothing is buffered
  *   or returned, a sender only while returned + buffered >= capacity.
- * - All state is that of the module (`State`) or of an object. `State` outlives every object, as
- *   each holds its type and each type the module.
+ * - All state belongs to the module (`State`) or to an object. `State` outlives every object: each
+ *   object holds its type, and each type the module.
  */
 #ifndef TAILRACE_NATIVE_H
 #define TAILRACE_NATIVE_H
@@ -25,8 +25,8 @@
 #include <stdint.h>
 #include <structmember.h>
 
-/* LIKELY says which way a hop goes: without it the compiler lays out the turn for what hardly ever
- * happens, which costs a hop in twelve. */
+/* LIKELY marks the way of a hop. Without it the compiler lays out the turn for rare cases, and a hop
+ * takes 8 % longer. */
 #if defined(__GNUC__) || defined(__clang__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define NEVER_INLINE __attribute__((noinline))
@@ -58,62 +58,62 @@
 typedef struct State State;
 typedef struct Scheduler Scheduler;
 typedef struct Turn Turn;
-typedef struct Sleeper Sleeper;
+typedef struct Waiter Waiter;
 typedef struct Operation Operation;
 typedef struct Select Select;
 typedef struct Channel Channel;
 typedef struct Actor Actor;
 
-/* How far an operation or select has come, and what woke it: as in `sleeping.py`. */
+/* Phase: how far an operation or select has come, as in `bases.py`. Claim: as `common.Claim`. */
 enum { FRESH, BEGUN, YIELDED, PARKED, SPENT };
-enum { UNCLAIMED, HAPPENED, LOOK_AGAIN, TIMED_OUT, CANCELLED };
-/* Why an operation is not for the free list: it has a scheduler, for now; or for other reasons. */
+enum { UNCLAIMED, HAPPENED, ATTEMPT_AGAIN, TIMED_OUT, CANCELLED };
+/* Why an operation cannot go to the free list: it has a scheduler, for now; or for good. */
 enum { FOR_A_TASK = 1, FOR_GOOD = 2 };
-/* Who sleeps: an actor of ours, a task of any other kind, a thread; nobody yet. */
-enum { NOBODY, ACTOR, TASK, THREAD };
-/* What it does. Of operations the even ones receive. */
+/* What drives a waiter: nothing yet, an actor, a task of any other kind, a thread. */
+enum { NO_DRIVER, ACTOR, TASK, THREAD };
+/* The kind of a waiter. The even operations receive. */
 enum { RECV = 0, SEND = 1, NEXT = 2, SEND_MANY = 3, RECV_MANY = 4, DONE = 5, SELECT = 6 };
 enum { BLOCK, DROP_NEWEST, DROP_OLDEST }; /* in the order of `common.Overflow` */
 
-/* What sleeps: the common beginning of Operation and Select. As long as it is parked it is just
- * enough of a future for any task to await. */
-struct Sleeper {
+/* Waiter: the common beginning of Operation and Select. While it is parked it is just enough of a
+ * future for any kind of task to await. */
+struct Waiter {
     PyObject_HEAD
     State *state;
     Scheduler *scheduler; /* of the loop that resumes an actor or other task */
     PyObject *driver;     /* an Actor; the callback of another task; the lock that a thread waits on */
     PyObject *context;    /* in which that callback is called */
-    PyObject *messages;   /* list: one for each time its task was cancelled while it slept here */
+    PyObject *cancel_messages; /* list: one for each time its task was cancelled while it was parked */
     union {
-        double since;      /* while it sleeps: the loop's time at which it was parked */
+        double since;      /* while it is parked: the loop's time at which that began */
         Py_ssize_t ticket; /* of a receive that happened: under which its value was handed over */
     };
-    uint8_t phase, claim, party;
-    uint8_t encumbered;   /* holds more than a channel and a value: not for the free list as it is */
-    bool blocking;        /* _asyncio_future_blocking; of a `done` case: whether it is done */
+    uint8_t phase, claim, driver_kind;
+    uint8_t not_reusable;   /* holds more than a channel and a value: cannot go to the free list */
+    bool blocking;        /* _asyncio_future_blocking; of a `done` case: whether its source is done */
     uint8_t kind;         /* what it does */
-    bool busy;            /* in a step: code of others that runs in it must not drive it */
+    bool stepping;            /* in a step: user code that the step runs must not drive it */
 };
 
-/* Parked operations, or such as were cancelled and hold the value that they give back. */
+/* Parked operations; or receives that were cancelled, each with the value that it gives back. */
 typedef struct {
     Operation *head, *tail;
     Py_ssize_t count;
 } Queue;
 
 struct Operation {
-    Sleeper base;
-    Channel *channel; /* NULL for DONE, and where it has given its value back */
+    Waiter base;
+    Channel *channel; /* NULL for DONE, and once it has given its value back */
     PyObject *value;  /* to be sent, or received */
-    Select *select;   /* as one of whose cases it is parked */
+    Select *select;   /* of which it is a parked case */
     PyObject *values; /* SEND_MANY: where they come from */
     Py_ssize_t count; /* RECV_MANY: how many at most; SEND_MANY: how many were sent */
-    Queue *line;      /* in which it stands, and which has a reference to it */
+    Queue *queue;     /* in which it is; the queue holds a reference to it */
     Operation *next, *prev;
 };
 
 struct Select {
-    Sleeper base;
+    Waiter base;
     PyObject *cases;   /* tuple: of operations, None for no case */
     PyObject *timeout; /* seconds, or None */
     PyObject *timer;   /* while it sleeps */
@@ -140,33 +140,33 @@ struct Channel {
     PyObject *cause, *ends, *origin, *capacity, *name, *weakrefs;
 };
 
-/* Nothing here keeps the loop alive: a closed loop is freed with its last user, as with asyncio's own
- * tasks. `State.schedulers` keeps the scheduler as long as the loop lives. */
+/* A scheduler does not keep its loop alive: a closed loop is freed with its last user, as with
+ * asyncio's own tasks. `State.schedulers` keeps the scheduler while the loop lives. */
 struct Scheduler {
     PyObject_HEAD
     State *state;
     PyObject *loop;         /* borrowed; NULL once the loop was freed: see `take_loop` */
     PyObject *alive;        /* weak reference to the loop, whose callback clears `loop` */
-    PyObject *clock;        /* which `loop.time` reads; NULL: it is asked itself */
+    PyObject *clock;        /* that `loop.time` reads; NULL: call `loop.time` */
     PyObject *context;      /* in which the loop calls back: an empty one */
-    PyObject *on_quiet;     /* called, once, when nobody is ready any more; mostly NULL */
-    Ring ready;             /* actors and other parties to be resumed, each a reference */
-    PyThreadState *thread;  /* which is in a step of this scheduler's */
+    PyObject *on_quiet;     /* called, once, when `ready` is empty; mostly NULL */
+    Ring ready;             /* actors and waiters to be resumed, each a reference */
+    PyThreadState *thread;  /* that is in a step of this scheduler */
     PyObject *current;      /* borrowed: the actor that is the loop's current task */
-    double now;             /* the loop's time as read in this turn; negative: not yet */
-    Py_ssize_t place;       /* where asyncio's dictionary of current tasks has this loop's */
+    double now;             /* the loop's time as read in this step; negative: not read */
+    Py_ssize_t place;       /* the index of this loop in asyncio's dictionary of current tasks */
     int steps;              /* of this turn */
-    int stride;             /* how many steps go by between two looks at the clock */
-    int look;               /* how many are left until the next one */
-    Py_ssize_t resumed, owed; /* how many were; how many must have been when the next turn ends */
-    bool scheduled;         /* `run` is on its way, or running */
-    bool turning;           /* `run` is running */
-    bool again;             /* and on its way once more: see `scheduler_keep_order` */
-    bool timeless;          /* a virtual clock: only the count bounds a turn */
+    int stride;             /* how many steps between two readings of the clock */
+    int look;               /* how many steps until the next reading */
+    Py_ssize_t resumed, promised; /* how many steps there were; how many there must be when the next turn ends */
+    bool scheduled;         /* a turn is scheduled, or running */
+    bool turning;           /* a turn is running */
+    bool scheduled_again;   /* and another turn is scheduled: see `scheduler_keep_order` */
+    bool timeless;          /* on a virtual clock: only the count of steps bounds a turn */
 };
 
-/* What the loop calls for one turn. Until then it owns the ready, so that a loop that is closed before
- * lets go of them when it drops the call. */
+/* What the loop calls for one turn. Until then it owns `ready`: a loop that is closed before drops the
+ * call, and with it what was to be resumed. */
 struct Turn {
     PyObject_HEAD
     Scheduler *scheduler;
@@ -186,14 +186,14 @@ struct Actor {
         PyObject object;
         char future[FUTURE_SIZE];
     } base;
-    /* What a step looks at: one line of the processor's cache. */
+    /* What a step reads: one line of the processor's cache. */
     sendfunc send_value;       /* the coroutine's, where it has one */
     int cancelling;
     bool parked, begun, must_cancel, ended, log_destroy_pending;
     Scheduler *scheduler;
     PyObject *coroutine, *context;
-    PyObject *waiting;         /* what it sleeps in: a Sleeper where `parked`, else any future */
-    PyObject *thrown;          /* what is raised in it when it is resumed */
+    PyObject *waiting;         /* what it awaits: a Waiter if `parked`, else any future */
+    PyObject *thrown;          /* the exception to raise in it when it is resumed */
     PyObject *after;           /* called when it has resumed from a send: see `when_sent` */
     /* The rest. */
     PyObject *name;
@@ -203,18 +203,18 @@ struct Actor {
     Py_ssize_t number;         /* of several of one name; 0 for none */
 };
 
-/* What is written in Python or found by Python, and given by `bind` under these names. */
+/* Parts that are written or found in Python, and given to `bind` under these names. */
 #define PARTS(X)                                                                                    \
-    X(Closed) X(WouldBlock) X(CancelledError) X(rearmed) X(warn_unused) X(warn_lost)                \
-    X(refuse_again) X(refuse_case) X(refuse_waiting) X(wait_for) X(select_options)                  \
-    X(select_nowait_options) X(wake_after) X(schedulers) X(parts_of) X(Task) X(random_bits)         \
-    X(monotonic) X(is_main_thread) X(note_tasks) X(current_tasks) X(swap_current_task)              \
+    X(Closed) X(WouldBlock) X(CancelledError) X(put_off_cancellation) X(warn_unused) X(warn_lost)                \
+    X(raise_used_again) X(raise_no_case) X(raise_would_block) X(wait_for) X(select_options)                  \
+    X(select_nowait_options) X(wake_after) X(schedulers) X(loop_parts) X(Task) X(random_bits)         \
+    X(monotonic) X(is_main_thread) X(register_tasks) X(current_tasks) X(swap_current_task)              \
     X(discard_awaited_by) X(get_running_loop)                                                       \
     X(future_cancel) X(future_set_result) X(future_set_exception)
 
 /* Names of attributes, kept as strings. */
 #define NAMES(X)                                                                                    \
-    X(result) X(cancel) X(throw) X(release) X(_ready) X(_watch) X(_withdraw) X(_finish)             \
+    X(result) X(cancel) X(throw) X(release) X(_ready) X(_watch) X(_unwatch) X(take_value)             \
     X(overflow) X(__discarded__) X(msg) X(context) X(loop) X(call_soon) X(call_soon_threadsafe)         \
     X(is_closed) X(get_debug) X(time)
 
@@ -222,34 +222,34 @@ struct Actor {
 #define DECLARE_NAME(name) PyObject *str_##name;
 
 struct State {
-    /* References, all that there are, down to `stop_iteration`. */
-    PyTypeObject *Channel, *Sleeper, *Operation, *SendMany, *RecvMany, *Select, *Scheduler, *Turn,
+    /* All references, down to `stop_iteration`. */
+    PyTypeObject *Channel, *Waiter, *Operation, *SendMany, *RecvMany, *Select, *Scheduler, *Turn,
         *Actor;
     PyTypeObject *Future; /* asyncio's */
     PARTS(DECLARE)
     NAMES(DECLARE_NAME)
     PyObject *empty_tuple, *msg_names, *context_names;
-    PyObject *future_arguments; /* dict: what a Future is made with; its loop is put in each time */
-    PyObject *no_result;      /* what a sleeper that happened has as its `result` */
+    PyObject *future_arguments; /* dict: the arguments of a new Future; its loop is stored each time */
+    PyObject *no_result;      /* the `result` of a waiter that was not cancelled */
     PyObject *stop_iteration; /* reused, see `hand_out` */
     Py_ssize_t budget;
     Scheduler *active;        /* borrowed: the scheduler that stepped last; see `active_here` */
-    Scheduler *latest;        /* borrowed: the one asked for last */
-    uint64_t dice;
+    Scheduler *latest;        /* borrowed: the scheduler that was asked for last */
+    uint64_t rng;
     Operation *free[FREE_OPERATIONS];
     int free_count;
 };
 
-/* What an atomic section leaves to be done after it. */
+/* What is to be done after an atomic section. */
 typedef struct {
-    Operation *woken;    /* a reference: the peer that was claimed */
-    PyObject *discarded; /* a reference: dropped by an overflow policy */
+    Operation *claimed;  /* a reference: the peer that was claimed, to be woken */
+    PyObject *dropped;   /* a reference: dropped by an overflow policy */
     Operation *emptied;  /* a reference: it had given back the value that was taken */
-    bool asked;          /* code of others ran, and what was seen before it may be stale */
+    bool user_code_ran;  /* user code ran: what was read before may be stale */
 } Effects;
 
-/* What an attempt says. */
-typedef enum { FAILED = -1, PENDING, SUCCESS, CLOSED } Verdict;
+/* The result of an attempt. */
+typedef enum { FAILED = -1, WAIT, SUCCESS, CLOSED } AttemptResult;
 
 /* --- references and exceptions, on every version ---------------------------------------------- */
 
@@ -279,13 +279,13 @@ static inline void raise_exception(PyObject *error) { /* takes the reference; NU
 #endif
 }
 
-/* Drop the answer of a call: whether there was one. */
+/* Drop the result of a call: whether there was one. */
 static inline bool answered(PyObject *answer) {
     Py_XDECREF(answer);
     return answer != NULL;
 }
 
-/* The truth of an answer, which is dropped: -1 if there was none. */
+/* The truth of a result, which is dropped: -1 if there was none. */
 static inline int truth(PyObject *answer) {
     int true_or_false = answer != NULL ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
@@ -297,9 +297,9 @@ static int raise_kept(void *error) {
     return -1;
 }
 
-/* What is set as an exception must not keep a value or a waiter from its way. What is no `Exception`
- * (a signal handler's KeyboardInterrupt) is raised in the main thread as soon as that runs Python
- * again; all else is nobody's business, and `sys.unraisablehook` gets it. */
+/* The exception that is set must not stop a value or a wake-up. If it is no `Exception` (the
+ * KeyboardInterrupt of a signal handler), the main thread raises it as soon as it runs Python again;
+ * any other goes to `sys.unraisablehook`. */
 static COLD void raise_soon(State *state, PyObject *where) {
     PyObject *error = take_exception();
     bool interrupt = !PyErr_GivenExceptionMatches(error, PyExc_Exception) &&
@@ -312,8 +312,8 @@ static COLD void raise_soon(State *state, PyObject *where) {
     PyErr_WriteUnraisable(where);
 }
 
-/* Keep an object that is being deallocated, for a free list: with one reference, which is the
- * list's, and still known to the collector, which so need not be told of it again and again. */
+/* Keep an object that is being deallocated, for a free list, which has its one reference. It stays
+ * tracked by the collector: to track and untrack it each time would cost more. */
 static inline void revive(PyObject *object) {
 #ifdef Py_REF_DEBUG
     _Py_NewReference(object);
@@ -330,7 +330,7 @@ static inline void revive(PyObject *object) {
     for (PyObject **each = (PyObject **)&(first); each <= (PyObject **)&(last); each++)             \
     Py_CLEAR(*each)
 
-/* --- small things that everybody asks ---------------------------------------------------------- */
+/* --- small questions ---------------------------------------------------------------------------- */
 
 static struct PyModuleDef native_module;
 
@@ -344,8 +344,8 @@ static inline Scheduler *active_here(State *state) {
     return scheduler != NULL && scheduler->thread == PyThreadState_Get() ? scheduler : NULL;
 }
 
-static inline Sleeper *sleeper_of(Operation *operation) {
-    return operation->select != NULL ? (Sleeper *)operation->select : &operation->base;
+static inline Waiter *waiter_of(Operation *operation) {
+    return operation->select != NULL ? (Waiter *)operation->select : &operation->base;
 }
 
 static inline bool receives(Operation *operation) {
@@ -360,8 +360,8 @@ static inline bool is_operation(State *state, PyObject *object) {
     return Py_IS_TYPE(object, state->Operation) || PyObject_TypeCheck(object, state->Operation);
 }
 
-static inline bool is_sleeper(State *state, PyObject *object) {
-    return Py_IS_TYPE(object, state->Operation) || PyObject_TypeCheck(object, state->Sleeper);
+static inline bool is_waiter(State *state, PyObject *object) {
+    return Py_IS_TYPE(object, state->Operation) || PyObject_TypeCheck(object, state->Waiter);
 }
 
 static inline bool is_actor(State *state, PyObject *object) {
@@ -376,7 +376,7 @@ static inline bool budget_is_spent(State *state) {
     return true;
 }
 
-/* --- what is asked for before it is defined ----------------------------------------------------- */
+/* --- used before they are defined --------------------------------------------------------------- */
 
 static PyObject *running_loop(State *state);
 static bool is_reachable(Scheduler *scheduler);
@@ -387,17 +387,17 @@ static double scheduler_now(Scheduler *scheduler);
 static ALWAYS_INLINE void scheduler_push(Scheduler *scheduler, PyObject *item);
 static void scheduler_push_yielded(Scheduler *scheduler, PyObject *item);
 static ALWAYS_INLINE int actor_resume(Actor *actor);
-static void sleeper_clear(Sleeper *sleeper);
-static int sleeper_traverse(Sleeper *sleeper, visitproc visit, void *arg);
-static void sleeper_finalize(PyObject *self);
-static void unpark(Sleeper *sleeper, uint8_t phase);
-static PySendResult yield_itself(Sleeper *sleeper, PyObject **result);
-static PySendResult yield_for_others(Sleeper *sleeper, PyObject **result);
+static void waiter_clear(Waiter *waiter);
+static int waiter_traverse(Waiter *waiter, visitproc visit, void *arg);
+static void waiter_finalize(PyObject *self);
+static void unpark(Waiter *waiter, uint8_t phase);
+static PySendResult yield_itself(Waiter *waiter, PyObject **result);
+static PySendResult yield_for_others(Waiter *waiter, PyObject **result);
 static void undo(Operation *winner);
-static PyObject *sleeper_await(Sleeper *self);
-static PyObject *sleeper_iternext(PyObject *self);
-static PySendResult sleeper_send(PyObject *self, PyObject *arg, PyObject **result);
+static PyObject *waiter_await(Waiter *self);
+static PyObject *waiter_iternext(PyObject *self);
+static PySendResult waiter_send(PyObject *self, PyObject *arg, PyObject **result);
 static void select_leave(Select *select, Operation *winner);
-static PyObject *recv_many_outcome(Operation *self);
+static PyObject *recv_many_take_value(Operation *self);
 
 #endif

@@ -1,17 +1,17 @@
-/* Schedulers: what each event loop has of its own, and the turn in which it resumes the ready.
+/* Scheduler: resumes the waiters of one event loop, many to a turn.
  *
- * One `call_soon` serves a burst of wake-ups. A turn ends after so many steps or so much time,
- * whichever is first, so that timers and sockets are served; what is left has the next turn.
- * Any thread may push; whoever finds the scheduler idle has its loop woken.
+ * One `call_soon` covers a burst of wake-ups. A turn ends after TURN_STEPS or TURN_SECONDS, whichever
+ * is first, so that timers and sockets are served; the remaining waiters are resumed next turn. Any
+ * thread may push; if no turn is scheduled, the push wakes the loop.
  *
- * The clock is read after a stride of steps, which follows how long they take: reading it at each
- * step would cost a tenth of a hop.
+ * The clock is read once per stride of steps, which adapts to their length: at every step it would
+ * cost 10 % of a hop.
  */
 #include "native.h"
 
 #define LONGEST_STRIDE 64
 
-/* --- which loop -------------------------------------------------------------------------------- */
+/* --- its loop ---------------------------------------------------------------------------------- */
 
 /* The event loop that runs in this thread, borrowed; NULL, without an error, if none does. */
 static PyObject *running_loop(State *state) {
@@ -23,7 +23,7 @@ static PyObject *running_loop(State *state) {
         PyErr_Clear();
         return NULL;
     }
-    Py_DECREF(loop); /* the thread that runs it has another */
+    Py_DECREF(loop); /* the thread that runs the loop has another */
     return Py_IsNone(loop) ? NULL : loop;
 }
 
@@ -42,19 +42,19 @@ static PyObject *take_loop(Scheduler *self) {
     return loop;
 }
 
-/* Whether the loop can still resume anybody: not once it was closed. */
+/* Whether its waiters can still be resumed: not those of a closed loop. */
 static bool is_reachable(Scheduler *scheduler) {
     PyObject *loop = take_loop(scheduler);
     if (loop == NULL)
         return false;
     int closed = truth(PyObject_CallMethodNoArgs(loop, scheduler->state->str_is_closed));
-    if (closed < 0) /* that does not mean that it is closed */
+    if (closed < 0) /* an error does not mean that it is closed */
         raise_soon(scheduler->state, loop);
     Py_DECREF(loop);
     return closed <= 0;
 }
 
-/* The loop was freed, and so is its scheduler, unless somebody is still parked for that loop. */
+/* The loop was freed. The scheduler is too, unless a waiter still refers to it. */
 static PyObject *scheduler_forget(Scheduler *self, PyObject *weak) {
     State *state = self->state;
     PyObject *key = self->loop != NULL ? PyLong_FromVoidPtr(self->loop) : NULL;
@@ -78,7 +78,7 @@ static Scheduler *scheduler_make(State *state, PyObject *loop) {
     self->stride = 1;
     self->now = -1.0;
     int timeless = 0;
-    PyObject *parts = PyObject_CallOneArg(state->parts_of, loop);
+    PyObject *parts = PyObject_CallOneArg(state->loop_parts, loop);
     PyObject *forget = PyCFunction_New(&forget_method, (PyObject *)self);
     if (parts != NULL && forget != NULL &&
         PyArg_ParseTuple(parts, "OOp", &self->clock, &self->context, &timeless)) {
@@ -95,8 +95,8 @@ static Scheduler *scheduler_make(State *state, PyObject *loop) {
     return self;
 }
 
-/* The scheduler that belongs to `loop`: a reference. They are known by the address of their loop,
- * for as long as that lives. */
+/* The scheduler of `loop`, made at its first use: a reference. They are found by the address of their
+ * loop, while that lives. */
 static Scheduler *scheduler_of(State *state, PyObject *loop) {
     if (state->latest != NULL && state->latest->loop == loop)
         return (Scheduler *)Py_NewRef(state->latest);
@@ -114,7 +114,7 @@ static Scheduler *scheduler_of(State *state, PyObject *loop) {
     return (Scheduler *)known;
 }
 
-/* That of the loop that runs here, a reference; NULL with an error set if none does. */
+/* The scheduler of the loop that runs here, a reference; NULL with an error set if none does. */
 static Scheduler *scheduler_here(State *state) {
     PyObject *loop = running_loop(state);
     if (loop != NULL)
@@ -126,7 +126,7 @@ static Scheduler *scheduler_here(State *state) {
 
 /* --- time -------------------------------------------------------------------------------------- */
 
-/* The seconds that were answered, whose reference is taken. */
+/* The result of a clock, whose reference is taken, as seconds. */
 static double seconds_of(PyObject *now) {
     double seconds = now != NULL ? PyFloat_AsDouble(now) : 0.0;
     Py_XDECREF(now);
@@ -134,7 +134,7 @@ static double seconds_of(PyObject *now) {
     return seconds;
 }
 
-/* The loop's time, read once between two looks at the clock while it steps. */
+/* The loop's time; within a step it is read once. */
 static double scheduler_now(Scheduler *self) {
     if (self->now >= 0.0)
         return self->now;
@@ -147,7 +147,7 @@ static double scheduler_now(Scheduler *self) {
     return now;
 }
 
-/* A step of its begins in this thread. */
+/* A step of this scheduler begins in this thread. */
 static inline void scheduler_enter(Scheduler *self) {
     self->state->active = self;
     self->thread = PyThreadState_Get();
@@ -156,8 +156,8 @@ static inline void scheduler_enter(Scheduler *self) {
 
 /* --- resuming ---------------------------------------------------------------------------------- */
 
-/* Have the loop call `callback` in its next turn, with `argument` unless that is NULL: by `method`,
- * the name of one of the loop's two for that. */
+/* Have the loop call `callback` in its next turn, with `argument` unless that is NULL. `method` is the
+ * name of `call_soon` or of its thread-safe form. */
 static int have_called(Scheduler *self, PyObject *method, PyObject *callback, PyObject *argument) {
     PyObject *loop = take_loop(self);
     PyObject *given[] = {loop, callback, argument != NULL ? argument : self->context, self->context};
@@ -172,9 +172,9 @@ static int have_called(Scheduler *self, PyObject *method, PyObject *callback, Py
     return failed;
 }
 
-/* The loop has raised instead. If it was closed since the claim, its tasks give back when they are
- * torn down. If a signal handler has raised, those who are ready must be resumed all the same; that the
- * loop may have the turn already does no harm. */
+/* The loop has raised instead. If it was closed since the claim, its tasks give back when they are torn
+ * down. If a signal handler has raised, `ready` must be resumed all the same; that the loop may have
+ * the turn already does no harm. */
 static COLD void schedule_again(Scheduler *self, PyObject *method, PyObject *turn) {
     PyObject *error = take_exception();
     bool closed = PyErr_GivenExceptionMatches(error, PyExc_RuntimeError) && !is_reachable(self);
@@ -189,7 +189,7 @@ static COLD void schedule_again(Scheduler *self, PyObject *method, PyObject *tur
     raise_soon(self->state, (PyObject *)self);
 }
 
-/* Have a turn called: soon if we are on the loop's own thread, else by waking it. */
+/* Schedule a turn: from another thread, by waking the loop. */
 static void schedule(Scheduler *self) {
     State *state = self->state;
     bool here = self->loop != NULL && running_loop(state) == self->loop;
@@ -198,10 +198,10 @@ static void schedule(Scheduler *self) {
     self->scheduled = turn != NULL;
     if (UNLIKELY(turn == NULL || have_called(self, method, turn, NULL) < 0))
         schedule_again(self, method, turn);
-    Py_XDECREF(turn); /* which the loop has now; if not, it lets go of the ready */
+    Py_XDECREF(turn); /* the loop has it now; if not, the turn drops `ready` */
 }
 
-/* Have `item`, an actor or a sleeper (whose reference is taken), resumed by its loop. */
+/* Have `item`, an actor or a waiter (whose reference is taken), resumed by its loop. */
 static ALWAYS_INLINE void scheduler_push(Scheduler *self, PyObject *item) {
     if (UNLIKELY(!ring_has_room(&self->ready))) {
         PyErr_WriteUnraisable(item);
@@ -213,27 +213,27 @@ static ALWAYS_INLINE void scheduler_push(Scheduler *self, PyObject *item) {
         schedule(self);
 }
 
-/* The same for a party whose budget is spent: at the back of the line. It may have taken long, so the
- * clock is read after this step. */
+/* The same for a task whose budget is spent. Its step may have taken long, so the clock is read after
+ * it. */
 static void scheduler_push_yielded(Scheduler *self, PyObject *item) {
     self->steps += YIELD_STEPS;
     self->look = 1;
     scheduler_push(self, item);
 }
 
-/* Before something is given to the loop: whoever is ready now has its turn before that, even if
- * this turn, or the next one, would end first. */
+/* Before a callback is given to the loop: what is in `ready` now is resumed before that callback, even
+ * if this turn, or the next one, would end first. */
 static void scheduler_keep_order(Scheduler *self) {
     if (self->ready.count == 0)
         return;
-    self->owed = self->resumed + self->ready.count;
-    if (self->turning && !self->again) {
+    self->promised = self->resumed + self->ready.count;
+    if (self->turning && !self->scheduled_again) {
         schedule(self);
-        self->again = self->scheduled; /* not if the loop was closed */
+        self->scheduled_again = self->scheduled; /* not if the loop was closed */
     }
 }
 
-/* Make `actor` the loop's current task, or nobody. */
+/* Make `actor` the loop's current task; NULL for none. */
 static inline int set_current(Scheduler *self, PyObject *actor) {
     PyObject *tasks = self->state->current_tasks, *swap = self->state->swap_current_task;
     if (UNLIKELY(self->current == actor))
@@ -247,7 +247,7 @@ static inline int set_current(Scheduler *self, PyObject *actor) {
                          : PyDict_DelItem(tasks, self->loop);
 }
 
-/* The step is over: nobody is the current task. */
+/* The step is over: there is no current task. */
 static void scheduler_leave(Scheduler *self) {
     if (self->current != NULL) {
         PyObject *error = take_exception();
@@ -259,18 +259,18 @@ static void scheduler_leave(Scheduler *self) {
     self->now = -1.0;
 }
 
-/* Call back a task that is none of ours, as a handle of its loop would. */
-static int resume_task(Scheduler *self, Sleeper *sleeper) {
-    PyObject *callback = sleeper->driver, *context = sleeper->context;
+/* Call back a task that is no actor of this core, as a handle of its loop would. */
+static int resume_task(Scheduler *self, Waiter *waiter) {
+    PyObject *callback = waiter->driver, *context = waiter->context;
     bool done = false;
     if (callback == NULL || context == NULL)
         return 0;
-    sleeper->driver = sleeper->context = NULL;
-    sleeper->party = NOBODY;
-    sleeper->encumbered &= ~FOR_A_TASK;
-    Py_CLEAR(sleeper->scheduler);
+    waiter->driver = waiter->context = NULL;
+    waiter->driver_kind = NO_DRIVER;
+    waiter->not_reusable &= ~FOR_A_TASK;
+    Py_CLEAR(waiter->scheduler);
     if (set_current(self, NULL) == 0 && PyContext_Enter(context) == 0) {
-        done = answered(PyObject_CallOneArg(callback, (PyObject *)sleeper));
+        done = answered(PyObject_CallOneArg(callback, (PyObject *)waiter));
         PyContext_Exit(context);
         forget_handed_out(self->state);
     }
@@ -279,11 +279,11 @@ static int resume_task(Scheduler *self, Sleeper *sleeper) {
     return done ? 0 : -1;
 }
 
-/* The task that the turn is about to resume: a reference, or NULL. */
+/* The task of an item in `ready`: a reference, or NULL. */
 static COLD PyObject *task_of(Scheduler *self, PyObject *item) {
     if (is_actor(self->state, item))
         return Py_NewRef(item);
-    PyObject *callback = ((Sleeper *)item)->driver;
+    PyObject *callback = ((Waiter *)item)->driver;
     PyObject *task = callback != NULL ? PyObject_GetAttrString(callback, "__self__") : NULL;
     if (task == NULL)
         PyErr_Clear();
@@ -293,7 +293,7 @@ static COLD PyObject *task_of(Scheduler *self, PyObject *item) {
 static int resume_item(Scheduler *self, PyObject *item) {
     if (LIKELY(is_actor(self->state, item)))
         return actor_resume((Actor *)item);
-    return resume_task(self, (Sleeper *)item);
+    return resume_task(self, (Waiter *)item);
 }
 
 /* After a stride: false once the turn's time is over. */
@@ -311,7 +311,7 @@ static bool has_time(Scheduler *self, double *last, double ends) {
     return now < ends;
 }
 
-/* Nobody is ready any more: have `on_quiet` called, in the loop's next turn. */
+/* `ready` is empty: have `on_quiet` called, in the loop's next turn. */
 static COLD int tell_quiet(Scheduler *self) {
     PyObject *told = self->on_quiet;
     self->on_quiet = NULL;
@@ -328,41 +328,41 @@ static int is_debugged(Scheduler *self) {
     return debugged;
 }
 
-/* One turn: resume the ready and those whom they wake, within bounds, in order. In debug mode it
- * ends with the first step that takes too long, and so knows whose that was. */
+/* One turn: resume `ready`, and what that wakes, in order. In debug mode it ends with the first step
+ * that takes too long, and `blocker` is the task of that step. */
 static int scheduler_run(Scheduler *self, Turn *turn) {
     int debug = is_debugged(self);
     int failed = debug < 0 ? -1 : 0;
     bool over = false;
     double last = self->timeless ? 0.0 : seconds_of(PyObject_CallNoArgs(self->state->monotonic));
     double ends = last + TURN_SECONDS;
-    Py_ssize_t owed = self->owed; /* as it is now: what this turn adds is for the next one */
+    Py_ssize_t promised = self->promised; /* as it is now: what this turn adds is for the next turn */
     self->scheduled = self->turning = true;
-    self->again = false;
+    self->scheduled_again = false;
     self->steps = 0;
     self->look = debug ? 1 : self->stride;
     scheduler_enter(self);
     while (self->ready.count > 0 && failed == 0 &&
-           (self->steps < TURN_STEPS || self->resumed < owed)) {
+           (self->steps < TURN_STEPS || self->resumed < promised)) {
         PyObject *item = ring_pop(&self->ready);
         if (UNLIKELY(debug) && !over)
             Py_XSETREF(turn->blocker, task_of(self, item));
         self->resumed++;
-        self->state->active = self; /* another thread may have had its turn */
+        self->state->active = self; /* another thread may have changed it */
         failed = resume_item(self, item);
         Py_DECREF(item);
         self->steps++;
         if (UNLIKELY(--self->look <= 0) && !self->timeless && failed == 0) {
             over = !has_time(self, &last, ends);
-            if (over && self->resumed >= owed)
+            if (over && self->resumed >= promised)
                 break;
             self->look = debug ? 1 : self->stride;
         }
     }
     scheduler_leave(self);
     self->turning = false;
-    self->scheduled = self->again;
-    if (self->ready.count > 0 && !self->again) {
+    self->scheduled = self->scheduled_again;
+    if (self->ready.count > 0 && !self->scheduled_again) {
         PyObject *error = take_exception();
         schedule(self);
         raise_exception(error);
@@ -398,7 +398,7 @@ static int turn_traverse(Turn *self, visitproc visit, void *arg) {
     return ring_traverse(&self->scheduler->ready, visit, arg);
 }
 
-/* The loop dropped it, as it was closed: nobody resumes the ready. */
+/* The loop was closed and has dropped the turn: nothing resumes `ready`. */
 static int turn_clear(Turn *self) {
     Scheduler *scheduler = self->scheduler;
     self->scheduler = NULL;
@@ -406,7 +406,7 @@ static int turn_clear(Turn *self) {
     if (scheduler != NULL && !self->begun && !scheduler->turning) {
         Ring dropped = scheduler->ready;
         scheduler->ready = (Ring){NULL};
-        scheduler->scheduled = scheduler->again = false;
+        scheduler->scheduled = scheduler->scheduled_again = false;
         Py_CLEAR(scheduler->on_quiet);
         ring_clear(&dropped);
     }
@@ -450,7 +450,7 @@ static PyType_Spec turn_spec = {
 static int scheduler_traverse(Scheduler *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     VISIT_ALL(self->alive, self->context);
-    return 0; /* the rest is its turn's, so that the collector finds a loop that was dropped unclosed */
+    return 0; /* its turn visits `ready`, so that the collector finds a loop that was dropped unclosed */
 }
 
 static int scheduler_clear(Scheduler *self) {
@@ -479,7 +479,7 @@ static PyMemberDef scheduler_members[] = {
 };
 
 static PyType_Slot scheduler_slots[] = {
-    {Py_tp_doc, "Resumes the parties of one event loop."},
+    {Py_tp_doc, "Resumes the waiters of one event loop."},
     {Py_tp_dealloc, scheduler_dealloc},
     {Py_tp_traverse, scheduler_traverse},
     {Py_tp_clear, scheduler_clear},

@@ -1,12 +1,12 @@
-/* Select: one sleeper standing in several lines, so that exactly one of its cases happens.
+/* Select: one waiter in several queues, so that exactly one of its cases happens.
  *
- * Cases are attempted in random order, each by the one algorithm, and if none can happen all are
- * parked. From the first attempt of the last pass to the last case in line no code of others runs;
- * where it had to (a loop asked whether it is closed), the pass is repeated.
+ * The cases are attempted in random order; if none can happen, all are parked. Between the first
+ * attempt and the last case that is parked no user code runs: if it had to (a loop was asked whether
+ * it is closed), the attempts are repeated.
  */
 #include "native.h"
 
-/* One of its cases; NULL for none. */
+/* Case `n`; NULL for None. */
 static inline Operation *case_at(Select *self, Py_ssize_t n) {
     PyObject *each = PyTuple_GET_ITEM(self->cases, n);
     return Py_IsNone(each) ? NULL : (Operation *)each;
@@ -19,40 +19,40 @@ static inline Py_ssize_t case_count(Select *self) {
 /* --- the choice -------------------------------------------------------------------------------- */
 
 /* A random whole number in [0, n): Knuth's 64-bit LCG, its high half scaled. */
-static inline int dice_below(State *state, int n) {
-    state->dice = state->dice * 6364136223846793005u + 1442695040888963407u;
-    return (int)(((state->dice >> 32) * (uint64_t)n) >> 32);
+static inline int rng_below(State *state, int n) {
+    state->rng = state->rng * 6364136223846793005u + 1442695040888963407u;
+    return (int)(((state->rng >> 32) * (uint64_t)n) >> 32);
 }
 
-/* The cases in the order of their chances (Fisher and Yates, as Knuth writes it). */
+/* The order of the attempts (Fisher and Yates, as Knuth writes it). */
 static void shuffle(Select *self, Py_ssize_t *order) {
     for (Py_ssize_t n = 0; n < case_count(self); n++)
         order[n] = n;
     for (Py_ssize_t last = case_count(self) - 1; last > 0 && !self->priority; last--) {
-        int other = dice_below(self->base.state, (int)last + 1);
+        int other = rng_below(self->base.state, (int)last + 1);
         Py_ssize_t swapped = order[last];
         order[last] = order[other];
         order[other] = swapped;
     }
 }
 
-/* Ask the futures and events first, as that is code of others; the answer is kept in `blocking`. */
+/* Ask the futures and events first, as that is user code; the answer is kept in `blocking`. */
 static bool ask_done_cases(Select *self) {
     Effects unused;
     for (Py_ssize_t n = 0; n < case_count(self); n++) {
         Operation *each = case_at(self, n);
         if (each == NULL || each->base.kind != DONE)
             continue;
-        Verdict verdict = attempt_done(each, &unused);
-        if (verdict == FAILED)
+        AttemptResult attempted = attempt_done(each, &unused);
+        if (attempted == FAILED)
             return false;
-        each->base.blocking = verdict == SUCCESS;
+        each->base.blocking = attempted == SUCCESS;
     }
     return true;
 }
 
-/* Attempt one after another: the winner is the first that does not have to wait. */
-static Verdict attempt_in_order(Select *self, const Py_ssize_t *order) {
+/* Attempt one after another: the winner is the first that can happen. */
+static AttemptResult attempt_in_order(Select *self, const Py_ssize_t *order) {
     bool again;
     do {
         again = false;
@@ -61,21 +61,21 @@ static Verdict attempt_in_order(Select *self, const Py_ssize_t *order) {
             if (each == NULL)
                 continue;
             Effects effects = {NULL};
-            Verdict verdict = each->base.kind != DONE ? attempt(each, &effects)
+            AttemptResult attempted = each->base.kind != DONE ? attempt(each, &effects)
                               : each->base.blocking   ? SUCCESS
-                                                      : PENDING;
-            if (verdict != PENDING) {
+                                                      : WAIT;
+            if (attempted != WAIT) {
                 self->winner = each;
-                pay(self->base.state, &effects);
-                return verdict;
+                apply(self->base.state, &effects);
+                return attempted;
             }
-            again |= effects.asked;
+            again |= effects.user_code_ran;
         }
     } while (again);
-    return PENDING;
+    return WAIT;
 }
 
-/* Stand in all lines; the futures and events, whose watching is code of others, come last. */
+/* Park all cases. Futures and events come last: to watch one runs user code. */
 static bool park_all(Select *self, const Py_ssize_t *order) {
     self->base.phase = PARKED;
     self->base.claim = UNCLAIMED;
@@ -88,45 +88,45 @@ static bool park_all(Select *self, const Py_ssize_t *order) {
     return true;
 }
 
-/* Do the one that can happen; if none can, stand in all lines where that is wanted. */
-static Verdict attempt_or_park(Select *self, bool may_park) {
+/* Do the first case that can happen. If none can, park all if `may_park`. */
+static AttemptResult attempt_or_park(Select *self, bool may_park) {
     Py_ssize_t few[FEW_CASES];
     Py_ssize_t *order = case_count(self) <= FEW_CASES ? few : PyMem_New(Py_ssize_t, case_count(self));
-    Verdict verdict = FAILED;
+    AttemptResult attempted = FAILED;
     if (order == NULL)
         PyErr_NoMemory();
     else if (ask_done_cases(self)) {
         shuffle(self, order);
-        verdict = attempt_in_order(self, order);
-        if (verdict == PENDING && may_park && !park_all(self, order))
-            verdict = FAILED;
+        attempted = attempt_in_order(self, order);
+        if (attempted == WAIT && may_park && !park_all(self, order))
+            attempted = FAILED;
     }
     if (order != few)
         PyMem_Free(order);
-    return verdict;
+    return attempted;
 }
 
 /* --- leaving ----------------------------------------------------------------------------------- */
 
-/* Take all cases but the winner out of line: atomic, and frees nothing, as the select has them. */
+/* Remove all cases but the winner from their queues. Atomic: frees nothing, as the select holds them. */
 static void select_leave(Select *self, Operation *winner) {
     self->winner = winner;
     for (Py_ssize_t n = 0; n < case_count(self); n++) {
         Operation *each = case_at(self, n);
         if (each == NULL || each == winner)
             continue;
-        if (each->line != NULL) {
-            leave_line(each);
+        if (each->queue != NULL) {
+            leave_queue(each);
             Py_DECREF(each);
         }
         if (each->select != NULL && each->base.kind != DONE) {
             each->select = NULL;
-            Py_DECREF(self); /* whoever claims it has a reference */
+            Py_DECREF(self); /* frees nothing: the claimer has a reference */
         }
     }
 }
 
-/* Stop the timer and the watches of a select that is no longer asleep: 0, or -1 with an error. */
+/* Stop the timer and the watches of a select that is no longer parked: 0, or -1 with an error. */
 static int release(Select *self) {
     PyObject *timer = self->timer;
     int failed = 0;
@@ -146,7 +146,7 @@ static int release(Select *self) {
     return failed;
 }
 
-/* As if it had been cancelled, for an error in falling asleep, which stays set. */
+/* Undo a parking that failed, as if it had been cancelled; the error stays set. */
 static void give_up(Select *self) {
     PyObject *error = take_exception();
     if (!claim(&self->base, CANCELLED, NULL) && self->base.claim == HAPPENED)
@@ -156,7 +156,7 @@ static void give_up(Select *self) {
     raise_exception(error);
 }
 
-/* --- what it gives ----------------------------------------------------------------------------- */
+/* --- the result -------------------------------------------------------------------------------- */
 
 static PyObject *closed_value(Operation *operation) {
     PyObject *error = closed_error(operation->channel);
@@ -166,11 +166,11 @@ static PyObject *closed_value(Operation *operation) {
     return NULL;
 }
 
-static PyObject *index_and_value(Select *self, Verdict verdict) {
+static PyObject *index_and_value(Select *self, AttemptResult attempted) {
     Py_ssize_t index = 0;
     while (case_at(self, index) != self->winner)
         index++;
-    PyObject *value = verdict == CLOSED ? closed_value(self->winner) : outcome(self->winner);
+    PyObject *value = attempted == CLOSED ? closed_value(self->winner) : take_value(self->winner);
     PyObject *number = value != NULL ? PyLong_FromSsize_t(index) : NULL;
     PyObject *pair = number != NULL ? PyTuple_New(2) : NULL;
     if (pair == NULL) {
@@ -186,18 +186,18 @@ static PyObject *index_and_value(Select *self, Verdict verdict) {
 /* Attempt, and if need be sleep. */
 static PySendResult select_step(Select *self, PyObject **result) {
     State *state = self->base.state;
-    Verdict verdict = attempt_or_park(self, true);
-    if (verdict == SUCCESS || verdict == CLOSED) {
+    AttemptResult attempted = attempt_or_park(self, true);
+    if (attempted == SUCCESS || attempted == CLOSED) {
         state->budget--;
-        *result = index_and_value(self, verdict);
+        *result = index_and_value(self, attempted);
         return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
     }
-    if (verdict == PENDING && !Py_IsNone(self->timeout)) {
+    if (attempted == WAIT && !Py_IsNone(self->timeout)) {
         self->timer = PyObject_CallFunctionObjArgs(state->wake_after, self->timeout, self, NULL);
         if (self->timer == NULL)
-            verdict = FAILED;
+            attempted = FAILED;
     }
-    if (verdict == PENDING)
+    if (attempted == WAIT)
         return yield_itself(&self->base, result);
     if (self->base.phase == PARKED)
         give_up(self);
@@ -207,12 +207,12 @@ static PySendResult select_step(Select *self, PyObject **result) {
 /* --- the calls --------------------------------------------------------------------------------- */
 
 /* Take the cases. All operations are marked used, so that a refusal of one does not make the others
- * warn; the first refusal counts. */
+ * warn. The first refusal is raised. */
 static bool take_cases(Select *self, PyObject *const *cases, Py_ssize_t count) {
     State *state = self->base.state;
     Py_ssize_t refused = -1;
     for (Py_ssize_t n = 0; n < count; n++) {
-        Sleeper *each = is_operation(state, cases[n]) ? (Sleeper *)cases[n] : NULL;
+        Waiter *each = is_operation(state, cases[n]) ? (Waiter *)cases[n] : NULL;
         bool fresh = each != NULL && each->phase == FRESH;
         if (fresh)
             each->phase = SPENT;
@@ -222,11 +222,11 @@ static bool take_cases(Select *self, PyObject *const *cases, Py_ssize_t count) {
         PyTuple_SET_ITEM(self->cases, n, Py_NewRef(cases[n]));
     }
     if (refused >= 0)
-        Py_XDECREF(PyObject_CallFunction(state->refuse_case, "nO", refused, cases[refused]));
+        Py_XDECREF(PyObject_CallFunction(state->raise_no_case, "nO", refused, cases[refused]));
     return refused < 0;
 }
 
-/* Have `read` make of the keywords what they say: the timeout, and `priority`. */
+/* Take the keywords, which `read` checks: the timeout, and `priority`. */
 static bool take_options(Select *self, PyObject *const *values, PyObject *names, PyObject *read) {
     int priority = 0;
     PyObject *timeout, *options = PyObject_Vectorcall(read, values, 0, names);
@@ -245,7 +245,7 @@ static Select *select_new(State *state, PyObject *const *args, Py_ssize_t count,
         return NULL;
     self->base.state = state;
     self->base.kind = SELECT;
-    self->base.phase = SPENT; /* until it is to be awaited */
+    self->base.phase = SPENT; /* until the arguments are found good */
     self->timeout = Py_NewRef(Py_None);
     self->cases = PyTuple_New(count);
     if (self->cases == NULL || !take_cases(self, args, count) ||
@@ -279,10 +279,10 @@ static PyObject *select_nowait_call(PyObject *module, PyObject *const *args, Py_
     Select *self = select_new(state, args, count, names, state->select_nowait_options);
     if (self == NULL)
         return NULL;
-    Verdict verdict = attempt_or_park(self, false);
-    if (verdict == PENDING)
+    AttemptResult attempted = attempt_or_park(self, false);
+    if (attempted == WAIT)
         PyErr_SetString(state->WouldBlock, "no case of select is ready");
-    PyObject *pair = verdict == SUCCESS || verdict == CLOSED ? index_and_value(self, verdict) : NULL;
+    PyObject *pair = attempted == SUCCESS || attempted == CLOSED ? index_and_value(self, attempted) : NULL;
     Py_DECREF(self);
     return pair;
 }
@@ -291,15 +291,15 @@ static PyObject *select_nowait_call(PyObject *module, PyObject *const *args, Py_
 
 static int select_traverse(Select *self, visitproc visit, void *arg) {
     VISIT_ALL(self->cases, self->timer);
-    return sleeper_traverse(&self->base, visit, arg);
+    return waiter_traverse(&self->base, visit, arg);
 }
 
 static int select_clear(Select *self) {
     if (self->base.phase == PARKED)
         claim(&self->base, CANCELLED, NULL);
     self->base.phase = SPENT;
-    CLEAR_ALL(self->timeout, self->timer); /* the cases stay: a cycle through one is broken there */
-    sleeper_clear(&self->base);
+    CLEAR_ALL(self->timeout, self->timer); /* the cases stay: a cycle through a case is broken by the case */
+    waiter_clear(&self->base);
     return 0;
 }
 
@@ -323,13 +323,13 @@ static PyMemberDef select_members[] = {
 static PyType_Slot select_slots[] = {
     {Py_tp_doc, "What `select` returns: await it once for ``(index, value)``."},
     {Py_tp_dealloc, select_dealloc},
-    {Py_tp_finalize, sleeper_finalize},
+    {Py_tp_finalize, waiter_finalize},
     {Py_tp_traverse, select_traverse},
     {Py_tp_clear, select_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, sleeper_iternext},
-    {Py_am_await, sleeper_await},
-    {Py_am_send, sleeper_send},
+    {Py_tp_iternext, waiter_iternext},
+    {Py_am_await, waiter_await},
+    {Py_am_send, waiter_send},
     {Py_tp_members, select_members},
     {0, NULL},
 };

@@ -1,12 +1,9 @@
-/* The rest of the Task protocol: what an actor is asked by asyncio, anyio and people.
- *
- * What no step waits for (names, results, `repr`, stacks) is written in Python, in `tasks.py`.
- */
+/* The rest of the Task protocol. Names, results, `repr` and stacks are written in Python: `bases.py`. */
 #include "native.h"
 
 static void actor_dealloc(PyObject *object);
 
-/* The type of asyncio that an actor is one of. */
+/* The asyncio type of which an actor's type is a subclass. */
 static PyTypeObject *asyncio_future(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     while (type->tp_dealloc != actor_dealloc)
@@ -16,11 +13,11 @@ static PyTypeObject *asyncio_future(PyObject *self) {
 
 /* --- making and unmaking ----------------------------------------------------------------------- */
 
-/* Step it for the first time, within the step of another task or of none, which then goes on. */
+/* Step it for the first time, within the step of another task, or of none. */
 static int step_at_once(Actor *self) {
     Scheduler *scheduler = self->scheduler;
     State *state = scheduler->state;
-    if (PyContext_Enter(self->context) < 0) { /* entered already: refused, as by asyncio */
+    if (PyContext_Enter(self->context) < 0) { /* entered already: asyncio refuses that too */
         self->ended = true;
         return -1;
     }
@@ -45,8 +42,8 @@ static int step_at_once(Actor *self) {
     return stepped != NULL && swapped ? 0 : -1;
 }
 
-/* _begin(coroutine, loop, name, context, eager): what `__init__` has checked. Started in the order in
- * which asyncio would start a task. */
+/* _begin(coroutine, loop, name, context, eager): start it, with what `__init__` has checked. Actors are
+ * started in the order in which asyncio would start tasks. */
 static PyObject *task_begin(Actor *self, PyObject *args) {
     PyObject *coroutine, *loop, *name, *context;
     int eager;
@@ -65,7 +62,7 @@ static int actor_traverse(PyObject *object, visitproc visit, void *arg) {
 }
 
 static int actor_clear(PyObject *object) {
-    ((Actor *)object)->ended = true; /* whoever still calls it finds nothing to do */
+    ((Actor *)object)->ended = true; /* later calls find nothing to do */
     CLEAR_ALL(((Actor *)object)->scheduler, ((Actor *)object)->on_end);
     return asyncio_future(object)->tp_clear(object);
 }
@@ -90,7 +87,7 @@ static void actor_dealloc(PyObject *object) {
         return;
     PyObject_GC_UnTrack(object);
     actor_clear(object);
-    future->tp_dealloc(object); /* from 3.12 it lets go of the type as well */
+    future->tp_dealloc(object); /* from 3.12 it drops the reference to the type as well */
 #if PY_VERSION_HEX < 0x030C0000
     Py_DECREF(type);
 #endif
@@ -114,7 +111,7 @@ static PyObject *task_uncancel(Actor *self, PyObject *unused) {
     return PyLong_FromLong(self->cancelling);
 }
 
-/* --- what the Python part of it needs ----------------------------------------------------------- */
+/* --- the type ----------------------------------------------------------------------------------- */
 
 static PyMethodDef actor_methods[] = {
     {"_begin", (PyCFunction)task_begin, METH_VARARGS, NULL},
@@ -143,7 +140,7 @@ static PyMemberDef actor_members[] = {
     {NULL},
 };
 
-/* What `isinstance` asks: tools, and libraries that look for `asyncio.Task`, find one. */
+/* What `isinstance` reads: tools and libraries that look for an `asyncio.Task` find one. */
 static PyObject *actor_class(PyObject *self, void *closure) {
     State *state = state_of(self);
     return Py_NewRef(state->Task != NULL ? state->Task : (PyObject *)Py_TYPE(self));

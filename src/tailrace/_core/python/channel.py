@@ -1,62 +1,50 @@
-"""Channel: the state that operations work on.
+"""Channel: send, receive, give back and close, each facing its opposite.
 
 Invariants, whenever the lock is free
-- A receiver stands in line only while nothing is buffered or returned; a sender only while
-  ``returned + buffered >= capacity``. So nobody who runs overtakes somebody who is parked.
-- `_returned` holds values that cancelled receivers gave back, by hand-off ticket; they are older
-  than anything in the buffer, are received first, and no overflow policy drops them.
-- A closed channel has nobody in line.
+- A receiver is parked only while nothing is buffered or returned; a sender only while
+  ``returned + buffered >= capacity``. So a running operation never overtakes a parked one.
+- Returned values, which cancelled receivers gave back, are kept by hand-off ticket. They are older
+  than the buffer, are received first, and no overflow policy drops them.
+- A closed channel has no parked operations.
 """
 
 from __future__ import annotations
 
 import heapq
-import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import Any, Literal, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterable, Sequence
+from typing import Any, Literal, TypeVar, cast
 
-from tailrace._core.common import (
-    Overflow,
-    Sending,
-    check_capacity,
-    check_overflow,
-)
-from tailrace._core.ends import resolver
-from tailrace._core.faces import ChannelFace, Holders
-from tailrace._core.python.operation import (
-    FreshNext,
-    FreshRecv,
-    FreshRecvMany,
-    FreshSend,
-    FreshSendMany,
-    Operation,
-    block,
-    do_now,
-)
-from tailrace._core.python.waiter import (
-    PENDING,
-    LoopState,
-    ThreadWaiter,
-    Waiter,
-    WaitQueue,
+from tailrace._core.base import ChannelBase, SendManyBase
+from tailrace._core.common import Overflow, Sending, check_capacity, check_overflow
+from tailrace._core.holds import Holders
+from tailrace._core.python.operations import CoreOperation
+from tailrace._core.python.parking import WaitQueue
+from tailrace._core.python.scheduler import (
+    WAIT,
+    Effect,
+    Outcome,
+    Scheduler,
     acquire,
     budget,
+    call_when_free,
+    entered,
     get_ident,
     held,
-    here_now,
     latest,
+    locked,
     recover,
     reentered,
     release,
     running_loop,
+    scheduler_here,
 )
 from tailrace.errors import Closed
 
 T = TypeVar("T")
 
 
-class Channel(ChannelFace[T]):
+class Channel(ChannelBase[T]):
     """A typed, synchronised, optionally buffered pipe between actors, tasks and threads.
 
     ``Channel[int]()`` is a rendezvous: a send returns when a receiver has taken the value.
@@ -96,13 +84,15 @@ class Channel(ChannelFace[T]):
         self._name = name
         self._overflow = overflow
         self._buffer: deque[T] = deque()
-        self._returned: list[tuple[int, T]] = []
+        self._returned: list[tuple[int, T]] = []  # a heap of ticket and value
+        # What the buffer may hold: ``capacity - len(_returned)``. It may be negative: a value is
+        # given back whether there is room or not.
+        self._room = capacity
         self._senders = WaitQueue()
         self._receivers = WaitQueue()
+        self._sent = self._dropped = 0
         self._closed = False
         self._cause: BaseException | None = None
-        self._sent = self._dropped = 0
-        self._room = capacity  # what the buffer may hold: `capacity` less what was returned
         self._ends: Holders | None = None
 
     def __len__(self) -> int:
@@ -127,29 +117,32 @@ class Channel(ChannelFace[T]):
         """Whether it was closed; values may still be buffered."""
         return self._closed
 
-    def send(self, value: T, /) -> Operation[None]:
+    # --- what users call --------------------------------------------------------------------
+
+    def send(self, value: T, /) -> CoreOperation[None]:
         """Await it to send `value`: until a receiver took it, or at capacity ≥ 1 it is buffered.
 
         Raises `Closed` (also when the channel closes meanwhile: then `value` was not sent).
         Cancelled: CancelledError means it was not sent; a value taken in the same instant makes
         the await return, and the cancellation arrives at the task's next one.
         """
-        return FreshSend(self, value)
+        return Send(self, value)
 
-    def recv(self) -> Operation[T]:
+    def recv(self) -> CoreOperation[T]:
         """Await it for the next value. Raises `Closed` once the channel is closed and drained.
 
         Cancelled: a value handed over in the same instant goes back, in its place in the order.
         """
-        return FreshRecv(self)
+        return Recv(self)
 
     def send_nowait(self, value: T, /) -> None:
         """Send at once, or raise `WouldBlock`; `Closed` as for `send`."""
-        do_now(FreshSend(self, value))
+        Send(self, value).now()
 
     def recv_nowait(self) -> T:
         """Receive at once, or raise `WouldBlock`; `Closed` as for `recv`."""
-        return do_now(FreshRecv(self))
+        value: T = Recv(self).now()
+        return value
 
     def send_many(self, values: Iterable[T], /) -> Sending:
         """Await it to send all `values`, in order. Not a case for `select`.
@@ -157,7 +150,7 @@ class Channel(ChannelFace[T]):
         After any exception, cancellation included, the operation's ``sent`` says how many were
         sent: go on with ``values[op.sent:]`` (an iterator may stand one further).
         """
-        return FreshSendMany(self, values)
+        return SendMany(self, values)
 
     def recv_many(self, n: int, /) -> Awaitable[list[T]]:
         """Await it for 1 to `n` values: waits for one, then takes what is there, in order.
@@ -166,149 +159,380 @@ class Channel(ChannelFace[T]):
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise ValueError(f"recv_many takes a whole number of at least 1, not {n!r}")
-        return FreshRecvMany(self, n)
+        return RecvMany(self, n)
 
     def __aiter__(self) -> AsyncIterator[T]:
         """Receive until closed and drained; raises `Closed` if it was closed with a cause."""
         return self
 
     async def __anext__(self) -> T:
-        # As `recv`, but without making an operation where there seems to be a value already.
-        here = latest.state
+        # As awaiting `Next`, but without an operation if there seems to be a value. `entered` is
+        # written out: a call of it here costs 19 % of a buffered hop.
+        here = latest.scheduler
         likely = self._buffer or self._senders
         if not likely or budget.left <= 0:
-            return await FreshNext(self)
+            return await Next(self)
         if here.thread != get_ident() and here.loop() is not running_loop():
-            return await FreshNext(self)
+            return await Next(self)
         if held():
             raise reentered()
         try:
             acquire()
-            value, peer = self._take(here)
+            value, effect = self._take(here)
             release()
-            if peer is not None and peer is not PENDING:
-                peer.wake(here)
+            if effect is not None and (effect.scheduler is not here or not here.scheduled):
+                effect.apply(here)
         except BaseException:
             recover()
             raise
-        if peer is PENDING:
-            return await FreshNext(self)
+        if effect is WAIT:
+            return await Next(self)
         budget.left -= 1
-        return value  # type: ignore[no-any-return]  # the channel's word for it
+        taken: T = value
+        return taken
 
-    _block = staticmethod(block)
+    # --- the algorithm ----------------------------------------------------------------------
+    # The caller holds the lock, and applies the returned effect once it has released it.
 
-    def _counts(self) -> tuple[int, int, int, int, int]:
-        """Buffered, sent, dropped, senders and receivers that wait, at one instant."""
+    def _send(self, value: T, here: Scheduler) -> Effect:
+        """Send `value` if that is possible now, else return WAIT. `Closed`: nothing has changed."""
+        if self._closed:
+            raise self._closed_error()
+        if self._receivers:
+            effect = self._hand_over(value, self._sent + 1, here)
+            if effect is not None:
+                return effect
+        if len(self._buffer) < self._room:
+            self._buffer.append(value)
+            self._sent += 1
+            return None
+        wait: Effect = WAIT
+        return wait if self._overflow == "block" else self._drop(value)
+
+    def _take(self, here: Scheduler) -> tuple[Any, Effect]:
+        """The next value, and the effect; WAIT for both if there is none."""
+        if self._returned:
+            value: Any = heapq.heappop(self._returned)[1]
+            self._room += 1
+        elif self._buffer:
+            value = self._buffer.popleft()
+        else:
+            return self._take_over(here)
+        return value, self._refill(here) if self._senders else None
+
+    def _hand_over(self, value: T, ticket: int, here: Scheduler) -> Effect:
+        """Give `value` to the first parked receiver; None if there is none."""
+        receiver: CoreOperation[T] | None = self._receivers.claim_first(here)
+        if receiver is None:
+            return None
+        receiver.value = value
+        receiver.ticket = ticket
+        if ticket > self._sent:  # noqa: PLR1730 (no call between the claim and the append)
+            self._sent = ticket  # it is new, and was not given back
+        waiter = receiver.waiter
+        waiter.scheduler.ready.append(waiter)
+        return waiter
+
+    def _take_over(self, here: Scheduler, buffer: deque[T] | None = None) -> tuple[Any, Effect]:
+        """The value of the first parked sender, also put into `buffer` if that is given, and the
+        effect; WAIT for both if there is none."""
+        sender: CoreOperation[None] | None = self._senders.claim_first(here)
+        if sender is None:
+            return WAIT, WAIT
+        value: Any = sender.value
+        sender.value = None
+        if buffer is not None:
+            buffer += (value,)  # not by a call: see the invariants of `scheduler`
+        self._sent += 1
+        waiter = sender.waiter
+        waiter.scheduler.ready.append(waiter)
+        return value, waiter
+
+    def _drop(self, value: T) -> Outcome:
+        """There is no room: drop `value`, or the oldest that is buffered. A returned value is never
+        dropped."""
+        if self._overflow == "drop_oldest" and self._buffer:
+            self._buffer.append(value)
+            value = self._buffer.popleft()
+        self._dropped += 1
+        self._sent += 1
+        return Dropped(value)
+
+    def _refill(self, here: Scheduler) -> Effect:
+        """After a value was taken: move the first parked sender's value into the buffer."""
+        if len(self._buffer) >= self._room:
+            return None
+        _, effect = self._take_over(here, self._buffer)
+        return None if effect is WAIT else effect
+
+    def _give_back(self, value: T, ticket: int, here: Scheduler) -> Effect:
+        """A cancelled receiver gives `value` back: to the next parked receiver, or to its place in
+        the order."""
+        effect = self._hand_over(value, ticket, here)
+        if effect is None:
+            heapq.heappush(self._returned, (ticket, value))
+            self._room -= 1
+        return effect
+
+    def _take_older(
+        self, ticket: int, most: int, effects: list[Outcome], here: Scheduler
+    ) -> list[T]:
+        """Take up to `most` returned values that are older than `ticket`."""
+        older: list[T] = []
+        while self._returned and self._returned[0][0] < ticket and len(older) < most:
+            value, effect = self._take(here)
+            older.append(value)
+            add_effect(effects, effect)
+        return older
+
+    def _take_several(
+        self, values: list[T], most: int, effects: list[Outcome], here: Scheduler
+    ) -> None:
+        """Extend `values` by what is there, up to `most`."""
+        while len(values) < most:
+            value, effect = self._take(here)
+            if effect is WAIT:
+                break
+            values.append(value)
+            add_effect(effects, effect)
+
+    def _send_several(
+        self, many: SendMany, values: Sequence[T], most: int, here: Scheduler
+    ) -> list[Outcome]:
+        """Send up to `most` of ``values[many.sent:]``: to parked receivers, and into the buffer."""
+        if self._closed:
+            raise self._closed_error()
+        effects: list[Outcome] = []
+        before, start = self._sent, many.sent
+        stop = min(len(values), start + most)
         try:
-            acquire()
-            waiting = self._senders.waiting(), self._receivers.waiting()
-            counts = (len(self), self._sent, self._dropped, *waiting)
-            release()
-        except BaseException:
-            recover()
-            raise
-        return counts
+            while self._receivers and start + self._sent - before < stop:
+                value = values[start + self._sent - before]
+                add_effect(effects, self._hand_over(value, self._sent + 1, here))
+            at = start + self._sent - before
+            fits = int(max(0, min(self._room - len(self._buffer), stop - at)))
+            self._sent += fits
+            self._buffer.extend(values[at : at + fits])
+        finally:  # also if a signal handler raises: what was sent is counted
+            many.sent = start + self._sent - before
+        return effects
 
-    # The state, under the lock.
-
-    def _close(self, cause: BaseException | None) -> bool:
-        if held():
-            raise reentered()
-        here = here_now()
-        woken: list[Waiter | ThreadWaiter] = []
-        try:
-            acquire()
-            first = not self._closed
-            if first:
-                self._closed = True
-                self._cause = cause
-                woken = self._receivers.claim_all() + self._senders.claim_all()
-            release()
-            for waiter in woken:
-                waiter.wake(here)
-        except BaseException:
-            recover()
-            raise
-        return first
-
-    def _close_when_free(self, cause: BaseException | None) -> bool:
-        if not held():
-            return self._close(cause)
-        loop = running_loop()
-        if loop is not None:
-            loop.call_soon_threadsafe(self._close, cause)
-        else:  # nothing to post to: a thread of its own waits for the lock
-            threading.Thread(target=self._close, args=(cause,), daemon=True).start()
-        return True
+    def _shut(self, cause: BaseException | None) -> list[Outcome] | None:
+        """Close, and claim all parked operations; None if it was closed."""
+        if self._closed:
+            return None
+        self._closed = True
+        self._cause = cause
+        return [*self._receivers.claim_all(), *self._senders.claim_all()]
 
     def _closed_error(self) -> Closed:
         error = Closed(self)
         error.__cause__ = self._cause
         return error
 
-    def _returned_before(
-        self, ticket: int, most: int, woken: list[Waiter | ThreadWaiter], here: LoopState
-    ) -> list[T]:
-        """Take values that were given back and are older than the one handed over as `ticket`;
-        `woken` gets whom to wake for it."""
-        older: list[T] = []
-        while self._returned and self._returned[0][0] < ticket and len(older) < most:
-            older.append(heapq.heappop(self._returned)[1])
-            self._room += 1
-            peer = self._move_up(here)
-            if peer is not None:
-                woken.append(peer)
-        return older
+    # --- what `ChannelBase` calls -----------------------------------------------------------
 
-    def _move_up(self, here: LoopState) -> Waiter | ThreadWaiter | None:
-        """Where room was made, the first parked sender's value moves up; returns whom to wake."""
-        if not self._senders or len(self._buffer) >= self._room:
-            return None
-        peer = self._senders.claim_first(here)
-        if peer is None:
-            return None
-        moved: Any = peer.value
-        self._buffer.append(moved)
-        peer.value = None
-        self._sent += 1
-        waiter = peer.waiter
-        waiter.state.ready.append(waiter)
-        return waiter
+    def _close(self, cause: BaseException | None) -> bool:
+        """Close it; False if it was closed."""
+        return entered(scheduler_here(), self._shut, cause) is not None
 
-    def _take(self, here: LoopState) -> tuple[Any, Any]:
-        """The next value and whom to wake for it; `PENDING` twice if there is none."""
-        buffer = self._buffer
-        if self._returned:
-            value: Any = heapq.heappop(self._returned)[1]
-            self._room += 1
-        elif buffer:
-            value = buffer.popleft()
-        else:
-            peer = self._senders.claim_first(here) if self._senders else None
-            if peer is None:
-                return PENDING, PENDING
-            value, peer.value = peer.value, None
-            self._sent += 1
-            waiter = peer.waiter
-            waiter.state.ready.append(waiter)
-            return value, waiter
-        if self._senders:
-            return value, self._move_up(here)
-        return value, None
+    def _close_when_free(self, cause: BaseException | None) -> bool:
+        if not held():
+            return self._close(cause)
+        call_when_free(running_loop(), self._close, cause)
+        return True
 
-    def _give_back(self, ticket: int, value: T, here: LoopState) -> Waiter | ThreadWaiter | None:
-        """A cancelled receiver returns what it was handed. Returns whom to wake."""
-        peer = self._receivers.claim_first(here)
-        if peer is not None:
-            peer.ticket = ticket
-            peer.value = value
-            waiter = peer.waiter
-            waiter.state.ready.append(waiter)
-            return waiter
-        heapq.heappush(self._returned, (ticket, value))
-        self._room -= 1
-        return None
+    def _counts(self) -> tuple[int, int, int, int, int]:
+        """Buffered, sent, dropped, parked senders and parked receivers, at one instant."""
+        return locked(None, self._count)
+
+    def _count(self) -> tuple[int, int, int, int, int]:
+        parked = self._senders.waiting(), self._receivers.waiting()
+        return len(self), self._sent, self._dropped, *parked
 
 
-resolve = resolver(Channel)
+def add_effect(effects: list[Outcome], effect: Effect) -> None:
+    """Append an effect that is none or one."""
+    if effect is not None:
+        effects.append(effect)
+
+
+class Dropped:
+    """The effect of an overflow policy: a value was dropped, and is told so."""
+
+    __slots__ = ("kind", "value")
+    scheduler = None
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.kind = type(value)
+
+    def apply(self, here: Scheduler) -> None:
+        """Call the value's ``__discarded__``, if its type has one."""
+        discarded: Any = getattr(self.kind, "__discarded__", None)
+        if discarded is not None:
+            try:
+                discarded(self.value, "overflow")
+            except Exception as error:  # the sender need not know the value
+                raise_in_finaliser(error)
+
+
+class _Raises:
+    __slots__ = ("error",)
+
+    error: Exception
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+def raise_in_finaliser(error: Exception) -> None:
+    """Give `error` to `sys.unraisablehook`."""
+    raises = _Raises()
+    raises.error = error
+
+
+# --- its operations -------------------------------------------------------------------------------
+
+
+class Send(CoreOperation[None]):
+    """`Channel.send`."""
+
+    __slots__ = ()
+    method = "Channel.send"
+    verb = "send"
+    gives_back = False  # the receiver has it
+
+    def attempt(self, here: Scheduler) -> Effect:
+        effect: Effect = self.channel._send(self.value, here)
+        if effect is not WAIT:
+            self.value = None
+        return effect
+
+    def enqueue(self) -> None:
+        self.queued = True
+        self.channel._senders.append(self)
+
+    def withdraw(self) -> None:
+        self.channel._senders.leave(self)
+
+
+class Recv(CoreOperation[T]):
+    """`Channel.recv`."""
+
+    __slots__ = ()
+    method = "Channel.recv"
+    verb = "receive"
+    receives = True
+
+    def attempt(self, here: Scheduler) -> Effect:
+        channel = self.channel
+        effect: Effect
+        value, effect = channel._take(here)
+        if effect is not WAIT:
+            self.value = value
+        elif channel._closed:
+            raise self.closed_error(channel._closed_error())
+        return effect
+
+    def closed_error(self, closed: Closed) -> Exception:
+        """What a receive raises on a channel that is closed and drained."""
+        return closed
+
+    def enqueue(self) -> None:
+        self.queued = True
+        self.channel._receivers.append(self)
+
+    def withdraw(self) -> None:
+        self.channel._receivers.leave(self)
+
+    def undo(self, here: Scheduler) -> Effect:
+        value, self.value = self.value, None
+        effect: Effect = self.channel._give_back(value, self.ticket, here)
+        return effect
+
+
+class Next(Recv[T]):
+    """One step of ``async for``."""
+
+    __slots__ = ()
+    method = "Channel.__anext__"
+
+    def closed_error(self, closed: Closed) -> Exception:
+        return StopAsyncIteration() if closed.__cause__ is None else closed
+
+
+class RecvMany(Recv[Any]):
+    """`Channel.recv_many`: a receive that takes what else is there when it resumes."""
+
+    __slots__ = ("most",)
+    method = "Channel.recv_many"
+    simple_value = False
+    selectable = False
+
+    def __init__(self, channel: Channel[Any], most: int) -> None:
+        super().__init__(channel)
+        self.most = most
+
+    def take_value(self) -> list[Any]:
+        """Without the lock, once, after it happened: the value."""
+        first = super().take_value()
+        values: list[Any] = []
+        here = scheduler_here()
+        locked(here, self._take_more, values, first, here)
+        budget.left -= len(values) - 1
+        return values
+
+    def _take_more(self, values: list[Any], first: Any, here: Scheduler) -> list[Outcome]:
+        effects: list[Outcome] = []
+        channel = self.channel
+        if hasattr(self, "ticket"):  # handed over: others may have given back older values
+            values += channel._take_older(self.ticket, self.most - 1, effects, here)
+        values.append(first)
+        channel._take_several(values, self.most, effects, here)
+        return effects
+
+
+class SendMany(SendManyBase, Send):
+    """`Channel.send_many`: sends one after another; `sent` counts those that happened."""
+
+    __slots__ = ("sent", "values")
+    method = "Channel.send_many"
+    selectable = False
+
+    def __init__(self, channel: Channel[T], values: Iterable[T]) -> None:
+        super().__init__(channel)
+        self.values: Iterable[Any] = values
+        self.sent = 0
+
+    def _drive(self) -> Generator[Any, Any, None]:
+        values = self.values
+        if type(values) not in (list, tuple, range) or self.channel._overflow != "block":
+            # An iterator, or a list that is more than a list, is user code, which must not run
+            # under the lock.
+            for value in values:
+                yield from self._send_one(value)
+            return
+        plain = cast("Sequence[Any]", values)
+        while self.sent < len(plain):
+            if budget.left <= 0 or not self._send_several(plain):
+                yield from self._send_one(plain[self.sent])
+
+    def _send_one(self, value: Any) -> Generator[Any, Any, None]:
+        self.value = value
+        yield from super()._drive()
+        self.sent += 1
+
+    def undo(self, here: Scheduler) -> None:
+        self.sent += 1  # it was taken, and what is raised is not about that
+
+    def _send_several(self, values: Sequence[Any]) -> int:
+        """Send what can be sent at once. Returns how many that were."""
+        here, before = scheduler_here(), self.sent
+        try:
+            locked(here, self.channel._send_several, self, values, budget.left, here)
+        except BaseException:
+            budget.left -= 1
+            raise
+        budget.left -= self.sent - before
+        return self.sent - before

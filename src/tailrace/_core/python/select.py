@@ -1,4 +1,4 @@
-"""Select: one waiter standing in several lines, so that exactly one of its cases happens."""
+"""Select: one waiter in several queues, so that exactly one of its cases happens."""
 
 from __future__ import annotations
 
@@ -7,40 +7,34 @@ import warnings
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from tailrace._core.cancellation import rearmed
-from tailrace._core.common import check_timeout
-from tailrace._core.faces import NoFuture, SelectFace
-from tailrace._core.python.operation import Fresh, Operation, RecvMany, SendMany
-from tailrace._core.python.waiter import (
-    CANCELLED,
-    PENDING,
-    TIMED_OUT,
-    LoopState,
-    ThreadWaiter,
-    Waiter,
-    acquire,
+from tailrace._core.base import SelectBase
+from tailrace._core.common import TIMED_OUT, check_timeout
+from tailrace._core.done import DoneBase, Watch
+from tailrace._core.python.operations import CoreOperation, interrupted
+from tailrace._core.python.parking import Waiter, new_budget, wake
+from tailrace._core.python.scheduler import (
+    WAIT,
+    Effect,
+    Scheduler,
     budget,
-    held,
-    here_now,
-    recover,
-    reentered,
-    release,
-    thread,
+    entered,
+    locked,
+    rng,
+    scheduler_here,
 )
-from tailrace._core.watch import Watch
 from tailrace.errors import Closed, WouldBlock
 
 T = TypeVar("T")
 
+Cases = tuple[CoreOperation[Any] | None, ...]
 
-class Select(NoFuture, SelectFace):
+
+class Select(SelectBase):
     """What `select` returns: await it once for ``(index, value)``."""
 
     __slots__ = ("cases", "priority", "timeout", "used", "waiter")
 
-    def __init__(
-        self, cases: tuple[Operation[Any] | None, ...], timeout: float | None, priority: bool
-    ) -> None:
+    def __init__(self, cases: Cases, timeout: float | None, priority: bool) -> None:
         self.used = True  # until the arguments are found good there is nothing to await
         self.waiter: Waiter | None = None
         spend(cases)
@@ -53,7 +47,7 @@ class Select(NoFuture, SelectFace):
         self.used = False
 
     def __del__(self) -> None:
-        if not getattr(self, "used", True):  # it has none yet where `__init__` is interrupted
+        if not getattr(self, "used", True):  # missing if `__init__` was interrupted
             warnings.warn("select was never awaited", RuntimeWarning, stacklevel=2, source=self)
 
     @property
@@ -64,82 +58,63 @@ class Select(NoFuture, SelectFace):
 
     @property
     def parked(self) -> bool:
-        """Whether somebody sleeps in it, whom nobody has woken."""
+        """Whether a task or thread is parked in it, and nothing has claimed it."""
         return self.waiter is not None and self.waiter.winner is None
 
     def __await__(self) -> Generator[Any, Any, tuple[int | None, Any]]:
         if self.used:
             raise RuntimeError("select was awaited already: it is used once")
         self.used = True
-        return self.drive()
+        return self._drive()
 
-    def drive(self) -> Generator[Any, Any, tuple[int | None, Any]]:
-        """Attempt each case, and if none is ready sleep in all lines, until one happened."""
-        here = here_now()
+    def _drive(self) -> Generator[Any, Any, tuple[int | None, Any]]:
+        """Attempt each case, and if none can happen be parked in all queues, until one happened."""
+        here = scheduler_here()
         while True:
             if budget.left <= 0:
-                yield budget.anew()
-            if held():
-                raise reentered()
+                yield new_budget()
             self.waiter = None
-            order = order_of(self.cases, self.priority)
-            index = closed = None
-            asleep = False
+            choice = Choice(self.cases, self.priority)
             try:
-                acquire()
-                index, peer, closed = attempt_one(self.cases, order, here)
-                if index is None:
-                    self.waiter = self.park(here, order)
-                release()
-                if peer is not None:
-                    peer.wake(here)
+                entered(here, self._attempt_or_park, choice, here)
                 if self.waiter is not None:
-                    asleep = True
-                    yield from self.sleep()
-            except BaseException as interrupt:
-                if not asleep:  # else the collector may be closing this amid another operation
-                    recover()
-                if self.waiter is None or self.interrupted(self.waiter, interrupt):
+                    yield from self._sleep(self.waiter)
+            except BaseException as error:
+                if self.waiter is None or self._interrupted(self.waiter, error):
                     raise
             if self.waiter is None:
                 budget.left -= 1
-                assert index is not None
-                try:
-                    return index, outcome(self.cases[index], closed)
-                finally:
-                    del closed
+                return choice.index_and_value()
             winner = self.waiter.winner
             self.waiter = None  # it leads to the task, which may keep this select
             if winner is TIMED_OUT:
                 return None, None
-            if isinstance(winner, Operation):
-                winner.forget()
-                index = self.cases.index(winner)
-                return index, outcome(self.cases[index], None)
-            # A channel was closed: look again, that case is ready now.
+            if isinstance(winner, CoreOperation):
+                winner.forget_waiter()
+                return self.cases.index(winner), winner.take_value()
+            # A channel was closed: attempt again.
 
-    def park(self, here: LoopState, order: list[int]) -> Waiter:
-        """Under the lock: stand in every line; of two cases in one line neither is favoured."""
-        self.waiter = waiter = Waiter(here)  # first: what is interrupted is given up by that
-        for index in order:
+    def _attempt_or_park(self, choice: Choice, here: Scheduler) -> Effect:
+        effect = choice.attempt(here)
+        if effect is not WAIT:
+            return effect
+        self.waiter = waiter = Waiter(here, self)
+        for index in choice.order:  # a random one: of two cases in one queue neither is favoured
             case = self.cases[index]
             if case is not None:
                 case.waiter = waiter
                 case.enqueue()
-        return waiter
+        return None
 
-    def sleep(self) -> Generator[Any, Any, None]:
-        """Sleep until claimed, and leave the other lines."""
-        waiter = self.waiter
-        assert waiter is not None
+    def _sleep(self, waiter: Waiter) -> Generator[Any, Any, None]:
+        """Be parked until claimed, and leave the other queues."""
         timer = None
         try:
             for case in self.cases:
                 if case is not None and case.watches:
                     case.watch()
             if self.timeout is not None:
-                loop = waiter.get_loop()
-                timer = loop.call_later(self.timeout, waiter.claim_and_wake, TIMED_OUT)
+                timer = waiter.get_loop().call_later(self.timeout, wake, waiter, TIMED_OUT)
             while waiter.winner is None:
                 waiter._asyncio_future_blocking = True
                 yield waiter
@@ -149,113 +124,87 @@ class Select(NoFuture, SelectFace):
         finally:
             if timer is not None:
                 timer.cancel()
-        try:
-            acquire()
-            self.withdraw(waiter)
-            release()
-        except BaseException:
-            recover()
-            raise
+        locked(None, self._withdraw, waiter)
 
-    def withdraw(self, waiter: Waiter) -> None:
-        """Under the lock: leave every line but the winner's own, which was left by the claim."""
+    def _withdraw(self, waiter: Waiter) -> None:
+        """Under the lock: leave every queue but the winner's own, which the claim has left."""
         for case in self.cases:
             if case is not None and case is not waiter.winner:
                 case.withdraw()
-                case.forget()
+                case.forget_waiter()
 
-    def interrupted(self, waiter: Waiter, interrupt: BaseException) -> bool:
-        """As `Operation.interrupted`, for all cases."""
-        if held():
-            waiter.state.call_soon_threadsafe(self.interrupted, waiter, interrupt)
-            return True
-        here = here_now()
-        peer = None
+    def _interrupted(self, waiter: Waiter, error: BaseException) -> bool:
+        raises = interrupted(self.cases, waiter, error)
+        if raises:
+            self.waiter = None
+        return raises
+
+
+class Choice:
+    """The first of a select's cases that can happen, in the order of their chances."""
+
+    __slots__ = ("cases", "closed", "index", "order")
+
+    def __init__(self, cases: Cases, priority: bool) -> None:
+        self.cases = cases
+        self.order = list(range(len(cases))) if priority else rng.shuffled(len(cases))
+        self.index: int | None = None
+        self.closed: Closed | None = None  # if the case was ready because its channel is closed
+
+    def attempt(self, here: Scheduler) -> Effect:
+        """Under the lock: do the first case that can happen; WAIT if none can."""
+        for index in self.order:
+            case = self.cases[index]
+            if case is None:
+                continue
+            effect: Effect = None
+            try:
+                effect = case.attempt(here)
+            except Closed as closed:
+                self.closed = closed
+            if effect is not WAIT:
+                self.index = index
+                return effect
+        wait: Effect = WAIT
+        return wait
+
+    def index_and_value(self) -> tuple[int, Any]:
+        """What the select gives; raises if that is an error."""
+        assert self.index is not None
+        case = self.cases[self.index]
+        assert case is not None
+        closed, self.closed = self.closed, None
         try:
-            acquire()
-            winner = waiter.winner = waiter.winner or CANCELLED
-            self.withdraw(waiter)
-            happened = isinstance(winner, Operation)
-            if isinstance(winner, Operation) and winner.reversible:
-                happened = False
-                peer = winner.undo(here)
-            release()
-            if peer is not None:
-                peer.wake(here)
-        except BaseException:
-            recover()
-            raise
-        if happened and rearmed(interrupt, waiter.requests()):
-            return False
-        if isinstance(winner, Operation):
-            winner.forget()
-        self.waiter = None
-        return True
+            if closed is None:
+                return self.index, case.take_value()
+            if case.receives and closed.__cause__ is None:
+                return self.index, closed
+            raise closed
+        finally:
+            del closed  # its traceback has this frame, and the frames that call this: no cycle
 
 
 def spend(cases: tuple[object, ...]) -> None:
     """Mark every operation used, so that a refusal of one does not make the others warn."""
-    refused: Exception | None = None
+    refusal: Exception | None = None
     for index, case in enumerate(cases):
         if case is None:
             continue
-        if not isinstance(case, Operation) or isinstance(case, (RecvMany, SendMany)):
-            refused = refused or TypeError(
+        if not isinstance(case, CoreOperation) or not case.selectable:
+            refusal = refusal or TypeError(
                 f"case {index} of select is {case!r}: give it an operation, such as "
                 f"channel.recv(), channel.send(value) or done(future), or None for no case"
             )
-        elif not isinstance(case, Fresh):
-            refused = refused or RuntimeError(f"case {index} of select was used already: {case!r}")
-        if isinstance(case, Fresh):
-            case.begin()
-    if refused is not None:
-        raise refused
-
-
-def order_of(cases: tuple[object, ...], priority: bool) -> list[int]:
-    """The cases in the order of their chances: random, or as listed with `priority`."""
-    return list(range(len(cases))) if priority else thread.shuffled(len(cases))
-
-
-def attempt_one(
-    cases: tuple[Operation[Any] | None, ...], order: list[int], here: LoopState
-) -> tuple[int | None, Waiter | ThreadWaiter | None, Closed | None]:
-    """Under the lock: the first case, in this order, that can happen now.
-
-    Gives its index, whom to wake, and the error if it was ready because its channel is closed.
-    """
-    for index in order:
-        case = cases[index]
-        if case is not None:
-            try:
-                peer = case.attempt(here)
-            except Closed as closed:
-                return index, None, closed
-            if peer is not PENDING:
-                return index, peer, None
-    return None, None, None
-
-
-def outcome(case: Operation[Any] | None, closed: Closed | None) -> Any:
-    """The value of the case that was chosen; raises where it stands for an error."""
-    assert case is not None
-    try:
-        if closed is None:
-            return case.finish()
-        if case.receives and closed.__cause__ is None:
-            return closed
-        raise closed
-    finally:
-        del closed  # its traceback has this frame, and the frames that call this: no cycle
-
-
-def done(source: asyncio.Future[T] | asyncio.Event) -> Operation[T]:
-    """See `tailrace.done`."""
-    return FreshDone(source)
+        elif case.used:
+            refusal = refusal or RuntimeError(f"case {index} of select was used already: {case!r}")
+        if isinstance(case, CoreOperation):
+            case.used = True
+    if refusal is not None:
+        raise refusal
 
 
 def select(
-    *cases: Operation[Any] | None, timeout: float | None = None, priority: bool = False
+    *cases: CoreOperation[Any] | None, timeout: float | None = None, priority: bool = False
 ) -> Select:
     """Wait until one of `cases` can happen, do that one and no other: ``(index, value)``.
 
@@ -275,81 +224,59 @@ def select(
     return Select(cases, timeout, priority)
 
 
-def select_nowait(*cases: Operation[Any] | None, priority: bool = False) -> tuple[int, Any]:
+def select_nowait(*cases: CoreOperation[Any] | None, priority: bool = False) -> tuple[int, Any]:
     """Do one of `cases` if one can happen at once, else raise `WouldBlock` (Go's ``default``).
 
     Cases, choice and values are as for `select`.
     """
     spend(cases)
-    if held():
-        raise reentered()
-    here = here_now()
-    order = order_of(cases, priority)
-    try:
-        acquire()
-        index, peer, closed = attempt_one(cases, order, here)
-        release()
-        if peer is not None:
-            peer.wake(here)
-    except BaseException:
-        recover()
-        raise
-    if index is None:
+    here = scheduler_here()
+    choice = Choice(cases, priority)
+    if entered(here, choice.attempt, here) is WAIT:
         raise WouldBlock("no case of select is ready")
-    try:
-        return index, outcome(cases[index], closed)
-    finally:
-        del closed
+    return choice.index_and_value()
 
 
-class Done(Operation[T]):
+class Done(DoneBase[T], CoreOperation[T]):
     """A future, task or Event as a case of select; see `tailrace.done`."""
 
-    __slots__ = ("source", "watched")
-    does = "done"
+    __slots__ = ("_source", "_watched")
     verb = "done"
-    plain = False
+    method = "done"
     watches = True
+    simple_value = False
 
     def __init__(self, source: asyncio.Future[T] | asyncio.Event) -> None:
-        what: Any = source  # in the channel's place: what messages name
-        super().__init__(what)
-        self.source = source
-        self.watched: Watch | None = None
+        self.channel = source  # what messages name
+        self.value = None
+        self.used = False
+        self._source = source
+        self._watched: Watch | None = None
 
-    def attempt(self, here: LoopState) -> Any:
-        source = self.source
-        ready = source.is_set() if isinstance(source, asyncio.Event) else source.done()
-        return None if ready else PENDING
+    def attempt(self, here: Scheduler) -> Effect:
+        return None if self._ready() else WAIT
 
     def enqueue(self) -> None:
         self.queued = True
 
     def watch(self) -> None:
-        self.watched = Watch(self.source, self.fired)
-
-    def fired(self) -> None:
-        if self.queued:
-            self.queued = False
-            waiter = getattr(self, "waiter", None)  # none any more, if a wait has just ended
-            if isinstance(waiter, Waiter):
-                waiter.claim_and_wake(self)
+        self._watch()
 
     def withdraw(self) -> None:
         self.queued = False
-        if self.watched is not None:
-            self.watched.stop()
-            self.watched = None
+        self._unwatch()
 
-    def undo(self, here: LoopState) -> None:
+    def undo(self, here: Scheduler) -> None:
         self.withdraw()  # nothing was taken: it is still done
 
-    def finish(self) -> Any:
-        if isinstance(self.source, asyncio.Event):
-            return True
-        return self.source.result()
+    def _happened(self) -> bool:
+        if not self.queued:
+            return False
+        self.queued = False
+        waiter = getattr(self, "waiter", None)  # missing if a wait has just ended
+        return waiter is not None and wake(waiter, self)
 
 
-class FreshDone(Fresh[T], Done[T]):
-    __slots__ = ()
-    spent = Done
+def done(source: asyncio.Future[T] | asyncio.Event) -> CoreOperation[T]:
+    """See `tailrace.done`."""
+    return Done(source)

@@ -1,11 +1,13 @@
-"""Watching a future, task or Event, as a case of select: for both cores."""
+"""Watch a future, task or Event, as a case of select."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class Watch:
@@ -64,3 +66,37 @@ class Watch:
         self._future.remove_done_callback(self._done)
         if self._waiting is not None:
             self._waiting.close()
+
+
+class DoneBase(Generic[T]):
+    """The part of a `done` operation that both cores have in common.
+
+    The core calls `_ready`, `_watch`, `_unwatch` and `take_value`; it gives `_happened`, which is
+    called once the source is done. All four may run user code.
+    """
+
+    if TYPE_CHECKING:
+        _source: asyncio.Future[T] | asyncio.Event
+        _watched: Watch | None
+
+        def _happened(self) -> bool: ...
+    else:
+        __slots__ = ()  # the subclass has them, as only one base of a class may have slots
+
+    def _ready(self) -> bool:
+        source = self._source
+        return source.is_set() if isinstance(source, asyncio.Event) else source.done()
+
+    def _watch(self) -> None:
+        self._watched = Watch(self._source, self._happened)
+
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            self._watched.stop()
+            self._watched = None
+
+    def take_value(self) -> Any:
+        """The result of the future, or True for an Event. Raises what the future raises."""
+        if isinstance(self._source, asyncio.Event):
+            return True
+        return self._source.result()

@@ -1,76 +1,35 @@
-/* Operations: what `send` and `recv` return, and the one algorithm by which they happen.
+/* Operations: what `send` and `recv` return, and their drivers.
  *
- * `attempt` is that algorithm, for every capacity: a waiting peer, else the buffer, else not now.
- * Awaiting, selecting, blocking a thread and the `*_nowait` calls are four ways to drive it.
+ * Four drivers (await, `select`, the `*_nowait` calls, a blocked thread) call the same `attempt`, so a
+ * value always moves by the same code.
  *
- * Cancellation is decided by the claim and by nothing else. An operation that was claimed happened:
- * a send then returns and the cancellation follows at the next await; a receive gives its value
- * back, under the ticket it was handed over with, so that order is kept.
+ * The claim alone decides what happened. If the task of a claimed operation is cancelled, a send
+ * returns and the cancellation comes at the task's next await; a receive gives its value back under
+ * its ticket, which keeps the order.
  */
 #include "native.h"
 
-/* --- the algorithm ----------------------------------------------------------------------------- */
+/* --- attempts ---------------------------------------------------------------------------------- */
 
-static ALWAYS_INLINE Verdict attempt_send(Operation *operation, Effects *effects) {
-    Channel *channel = operation->channel;
-    effects->asked |= queue_vet(channel->state, &channel->receivers);
-    if (UNLIKELY(channel->closed))
-        return CLOSED;
-    PyObject *value = operation->value;
-    Operation *peer = claim_head(&channel->receivers);
-    if (peer != NULL) {
-        peer->base.ticket = ++channel->sent;
-        peer->value = value;
-        effects->woken = peer;
-    }
-    else if (channel_length(channel) < channel->limit) {
-        if (!ring_has_room(&channel->buffer))
-            return FAILED;
-        ring_push(&channel->buffer, value);
-        channel->sent++;
-    }
-    else if (LIKELY(channel->overflow == BLOCK))
-        return PENDING;
-    else {
-        /* With nothing but values given back, which no policy drops, the new one is dropped. */
-        effects->discarded = value;
-        if (channel->overflow == DROP_OLDEST && channel->buffer.count > 0) {
-            effects->discarded = ring_pop(&channel->buffer);
-            ring_push(&channel->buffer, value);
-        }
-        channel->dropped++;
-        channel->sent++;
-    }
-    operation->value = NULL;
-    return SUCCESS;
-}
-
-static ALWAYS_INLINE Verdict attempt_receive(Operation *operation, Effects *effects) {
-    operation->value = channel_take(operation->channel, effects);
-    if (operation->value != NULL)
-        return SUCCESS;
-    return UNLIKELY(operation->channel->closed) ? CLOSED : PENDING;
-}
-
-/* What an operation of Python's kind answers; see `done.py`. */
+/* Call a method of a `done` operation, which is written in Python; see `done.py`. */
 static PyObject *ask(Operation *operation, PyObject *method) {
     return PyObject_CallMethodNoArgs((PyObject *)operation, method);
 }
 
-static COLD Verdict attempt_done(Operation *operation, Effects *effects) {
-    effects->asked = true;
+static COLD AttemptResult attempt_done(Operation *operation, Effects *effects) {
+    effects->user_code_ran = true;
     int done = truth(ask(operation, operation->base.state->str__ready));
-    return done < 0 ? FAILED : done ? SUCCESS : PENDING;
+    return done < 0 ? FAILED : done ? SUCCESS : WAIT;
 }
 
-static ALWAYS_INLINE Verdict attempt(Operation *operation, Effects *effects) {
+static ALWAYS_INLINE AttemptResult attempt(Operation *operation, Effects *effects) {
     if (UNLIKELY(operation->base.kind == DONE))
         return attempt_done(operation, effects);
-    return receives(operation) ? attempt_receive(operation, effects)
-                               : attempt_send(operation, effects);
+    return receives(operation) ? channel_try_receive(operation, effects)
+                               : channel_try_send(operation, effects);
 }
 
-/* Raise what an attempt on a closed channel raises; returns NULL. */
+/* Raise the error of an attempt on a closed channel; returns NULL. */
 static COLD PyObject *raise_closed(Operation *operation) {
     Channel *channel = operation->channel;
     if (operation->base.kind == NEXT && channel->cause == NULL)
@@ -83,34 +42,34 @@ static COLD PyObject *raise_closed(Operation *operation) {
     return NULL;
 }
 
-static NEVER_INLINE PyObject *outcome_of_others(Operation *operation) {
+static NEVER_INLINE PyObject *take_other_value(Operation *operation) {
     if (operation->base.kind == RECV_MANY)
-        return recv_many_outcome(operation);
+        return recv_many_take_value(operation);
     if (operation->base.kind == DONE)
-        return ask(operation, operation->base.state->str__finish);
+        return ask(operation, operation->base.state->str_take_value);
     Py_RETURN_NONE;
 }
 
 /* The value of an operation that happened, as a reference. */
-static ALWAYS_INLINE PyObject *outcome(Operation *operation) {
+static ALWAYS_INLINE PyObject *take_value(Operation *operation) {
     PyObject *value = operation->value;
     if (UNLIKELY(operation->base.kind > NEXT))
-        return outcome_of_others(operation);
+        return take_other_value(operation);
     operation->value = NULL;
-    return value != NULL ? value : Py_NewRef(Py_None); /* nothing is left of what was sent */
+    return value != NULL ? value : Py_NewRef(Py_None); /* of a send */
 }
 
 /* --- one step --------------------------------------------------------------------------------- */
 
-/* Stand in line, for oneself or as a case of `select`; code of others runs only for DONE. */
+/* Park, by itself or as a case of `select`. Runs user code only for DONE. */
 static ALWAYS_INLINE bool park(Operation *operation, Select *select) {
     if (LIKELY(select == NULL)) {
-        Sleeper *sleeper = &operation->base;
-        sleeper->phase = PARKED;
-        sleeper->claim = UNCLAIMED;
+        Waiter *waiter = &operation->base;
+        waiter->phase = PARKED;
+        waiter->claim = UNCLAIMED;
     }
     else {
-        operation->base.encumbered |= FOR_GOOD;
+        operation->base.not_reusable |= FOR_GOOD;
         operation->select = (Select *)Py_NewRef(select);
     }
     if (UNLIKELY(operation->base.kind == DONE))
@@ -123,71 +82,71 @@ static ALWAYS_INLINE bool park(Operation *operation, Select *select) {
 static int withdraw_done(Operation *operation) {
     if (operation->base.kind != DONE)
         return 0;
-    return answered(ask(operation, operation->base.state->str__withdraw)) ? 0 : -1;
+    return answered(ask(operation, operation->base.state->str__unwatch)) ? 0 : -1;
 }
 
-/* Attempt, and if need be sleep. */
+/* Attempt, and if need be park. */
 static ALWAYS_INLINE PySendResult operation_step(Operation *operation, PyObject **result) {
     Effects effects = {NULL};
-    Verdict verdict = attempt(operation, &effects);
-    if (verdict == SUCCESS) {
+    AttemptResult attempted = attempt(operation, &effects);
+    if (attempted == SUCCESS) {
         operation->base.state->budget--;
-        pay(operation->base.state, &effects);
-        *result = outcome(operation);
+        apply(operation->base.state, &effects);
+        *result = take_value(operation);
         return LIKELY(*result != NULL) ? PYGEN_RETURN : PYGEN_ERROR;
     }
-    if (LIKELY(verdict == PENDING) && LIKELY(park(operation, NULL)))
+    if (LIKELY(attempted == WAIT) && LIKELY(park(operation, NULL)))
         return yield_itself(&operation->base, result);
     operation->base.state->budget--;
-    if (verdict == CLOSED)
+    if (attempted == CLOSED)
         raise_closed(operation);
     return PYGEN_ERROR;
 }
 
-/* --- the calls that do not wait, and threads ---------------------------------------------------- */
+/* --- the `*_nowait` calls, and threads ---------------------------------------------------------- */
 
 /* Do it at once, or raise WouldBlock. */
-static PyObject *now_or_never(Channel *channel, uint8_t kind, PyObject *value) {
+static PyObject *try_now(Channel *channel, uint8_t kind, PyObject *value) {
     State *state = channel->state;
     Operation now = {.channel = channel, .value = Py_XNewRef(value)};
     now.base.kind = kind;
     now.base.state = state;
     Effects effects = {NULL};
-    Verdict verdict = attempt(&now, &effects);
-    if (verdict == SUCCESS) {
-        pay(state, &effects);
-        return outcome(&now);
+    AttemptResult attempted = attempt(&now, &effects);
+    if (attempted == SUCCESS) {
+        apply(state, &effects);
+        return take_value(&now);
     }
     Py_CLEAR(now.value);
-    if (verdict == CLOSED)
+    if (attempted == CLOSED)
         return raise_closed(&now);
-    if (verdict == PENDING)
-        Py_XDECREF(PyObject_CallFunction(state->refuse_waiting, "Oi", channel, kind));
+    if (attempted == WAIT)
+        Py_XDECREF(PyObject_CallFunction(state->raise_would_block, "Oi", channel, kind));
     return NULL;
 }
 
 static PyObject *channel_send_nowait(Channel *self, PyObject *value) {
-    return now_or_never(self, SEND, value);
+    return try_now(self, SEND, value);
 }
 
 static PyObject *channel_recv_nowait(Channel *self, PyObject *unused) {
-    return now_or_never(self, RECV, NULL);
+    return try_now(self, RECV, NULL);
 }
 
-/* _block(gate): for a thread. True if it happened at once; else False, and it stands in line with a
- * lock that whoever claims it releases, or if that is None does not. */
-static PyObject *operation_block(Operation *self, PyObject *gate) {
+/* _attempt(lock): True: it happened. False: with a lock it is parked, and a claim releases the lock;
+ * with None nothing has changed. */
+static PyObject *operation_attempt(Operation *self, PyObject *lock) {
     Effects effects = {NULL};
     switch (attempt(self, &effects)) {
     case SUCCESS:
-        pay(self->base.state, &effects);
+        apply(self->base.state, &effects);
         Py_RETURN_TRUE;
-    case PENDING:
-        if (!Py_IsNone(gate)) {
+    case WAIT:
+        if (!Py_IsNone(lock)) {
             unpark(&self->base, BEGUN);
-            self->base.encumbered |= FOR_GOOD;
-            self->base.party = THREAD;
-            self->base.driver = Py_NewRef(gate);
+            self->base.not_reusable |= FOR_GOOD;
+            self->base.driver_kind = THREAD;
+            self->base.driver = Py_NewRef(lock);
             park(self, NULL);
         }
         Py_RETURN_FALSE;
@@ -199,14 +158,14 @@ static PyObject *operation_block(Operation *self, PyObject *gate) {
     }
 }
 
-static PyObject *operation_take_outcome(Operation *self, PyObject *unused) {
+static PyObject *operation_take_value(Operation *self, PyObject *unused) {
     self->base.phase = SPENT;
-    return outcome(self);
+    return take_value(self);
 }
 
-/* A future, task or event that a `done` case watches is done: it or its select happened. */
-static PyObject *operation_wake_done(Operation *self, PyObject *unused) {
-    return PyBool_FromLong(claim_and_wake(sleeper_of(self), HAPPENED, self));
+/* _happened(): the source of a `done` operation is done: the operation, or its select, happened. */
+static PyObject *operation_happened(Operation *self, PyObject *unused) {
+    return PyBool_FromLong(claim_and_wake(waiter_of(self), HAPPENED, self));
 }
 
 /* --- the type ---------------------------------------------------------------------------------- */
@@ -226,7 +185,7 @@ static inline PyObject *operation_new(Channel *channel, uint8_t kind, PyObject *
     State *state = channel->state;
     Operation *self;
     if (LIKELY(state->free_count > 0)) {
-        self = state->free[--state->free_count]; /* with the reference that the list had */
+        self = state->free[--state->free_count]; /* with the reference of the list */
         self->base.phase = FRESH;
         self->base.claim = UNCLAIMED;
         self->base.kind = kind;
@@ -251,7 +210,7 @@ static PyObject *channel_anext(Channel *self) {
     return operation_new(self, NEXT, NULL);
 }
 
-/* For Python's `Done`, the one kind that is made from outside. */
+/* For `Done` in Python, the only kind that is made from outside. */
 static PyObject *operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named) {
     State *state = PyModule_GetState(PyType_GetModuleByDef(type, &native_module));
     if (type == state->Operation || type == state->SendMany || type == state->RecvMany) {
@@ -263,17 +222,17 @@ static PyObject *operation_of_python(PyTypeObject *type, PyObject *args, PyObjec
 
 static int operation_traverse(Operation *self, visitproc visit, void *arg) {
     VISIT_ALL(self->channel, self->values);
-    return sleeper_traverse(&self->base, visit, arg);
+    return waiter_traverse(&self->base, visit, arg);
 }
 
 static int operation_clear(Operation *self) {
-    if (self->line != NULL) { /* garbage as a whole: nobody is left to be told */
-        leave_line(self);
-        Py_DECREF(self); /* frees nothing: whoever clears it has a reference */
+    if (self->queue != NULL) { /* all of it is garbage: there is nothing to wake */
+        leave_queue(self);
+        Py_DECREF(self); /* frees nothing: the caller has a reference */
     }
     self->base.phase = SPENT;
     CLEAR_ALL(self->channel, self->values);
-    sleeper_clear(&self->base);
+    waiter_clear(&self->base);
     return 0;
 }
 
@@ -289,8 +248,8 @@ static NEVER_INLINE void operation_free(Operation *self) {
 
 static void operation_dealloc(Operation *self) {
     State *state = self->base.state;
-    if (LIKELY(Py_IS_TYPE(self, state->Operation) && self->base.party == NOBODY &&
-               !self->base.encumbered && self->base.phase != FRESH &&
+    if (LIKELY(Py_IS_TYPE(self, state->Operation) && self->base.driver_kind == NO_DRIVER &&
+               !self->base.not_reusable && self->base.phase != FRESH &&
                state->free_count < FREE_OPERATIONS)) {
         PyObject *channel = (PyObject *)self->channel, *value = self->value;
         self->channel = NULL;
@@ -312,9 +271,9 @@ static PyMemberDef operation_members[] = {
 };
 
 static PyMethodDef operation_methods[] = {
-    {"_block", ONE(operation_block), NULL},
-    {"_take_outcome", PLAIN(operation_take_outcome), NULL},
-    {"_wake_done", PLAIN(operation_wake_done), NULL},
+    {"_attempt", ONE(operation_attempt), NULL},
+    {"take_value", PLAIN(operation_take_value), take_value_doc},
+    {"_happened", PLAIN(operation_happened), NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL},
 };
@@ -323,13 +282,13 @@ static PyType_Slot operation_slots[] = {
     {Py_tp_doc, operation_doc},
     {Py_tp_new, operation_of_python},
     {Py_tp_dealloc, operation_dealloc},
-    {Py_tp_finalize, sleeper_finalize},
+    {Py_tp_finalize, waiter_finalize},
     {Py_tp_traverse, operation_traverse},
     {Py_tp_clear, operation_clear},
     {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, sleeper_iternext},
-    {Py_am_await, sleeper_await},
-    {Py_am_send, sleeper_send},
+    {Py_tp_iternext, waiter_iternext},
+    {Py_am_await, waiter_await},
+    {Py_am_send, waiter_send},
     {Py_tp_methods, operation_methods},
     {Py_tp_members, operation_members},
     {0, NULL},

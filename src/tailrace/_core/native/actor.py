@@ -1,20 +1,20 @@
-"""What the native core takes from asyncio, and the parts of the Task protocol that people read."""
+"""Actors from outside: what the engine takes from asyncio, and what can be known of a task."""
 
 from __future__ import annotations
 
 import _asyncio
 import asyncio
+import threading
 import time
-import warnings
-from asyncio import base_tasks
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context
-from itertools import count, repeat
+from itertools import repeat
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 from weakref import ref
 
-from tailrace._core.native._engine import Actor, Sleeper
+from tailrace._core.common import TIMED_OUT
+from tailrace._core.native._engine import Actor, Waiter
 
 # asyncio's own ways to make a third-party task known, as they are on this version.
 current_tasks: Any = getattr(_asyncio, "_current_tasks", None)
@@ -24,12 +24,9 @@ discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", Non
 _register_task: Any = asyncio._register_task
 # The WeakSet of all tasks, where there is one: to 3.13; the second is 3.11's name for it.
 _known: Any = getattr(_asyncio, "_scheduled_tasks", getattr(_asyncio, "_all_tasks", None))
-_describe: Any = base_tasks
-_numbers = count(1)
-Future: Any = _asyncio.Future
 
 
-def note_tasks(actors: Iterable[Any]) -> None:
+def register_tasks(actors: Iterable[Any]) -> None:
     """Let `asyncio.all_tasks` know of them."""
     if _known is None:
         for actor in actors:
@@ -38,117 +35,15 @@ def note_tasks(actors: Iterable[Any]) -> None:
         _known.data.update(map(ref, actors, repeat(_known._remove)))
 
 
-class ActorFace:
-    """The part of the Task protocol that no step waits for."""
+def is_main_thread() -> bool:
+    """Whether signal handlers run in this thread."""
+    return threading.get_ident() == threading.main_thread().ident
 
-    if TYPE_CHECKING:
-        _cancelled_error: BaseException | None
-        _context: Context
-        _coro: Any
-        _name: str
-        _number: int
-        _source_traceback: list[Any] | None
-        _warns_when_lost: bool
 
-        def _begin(
-            self, coro: Any, loop: Any, name: str, context: Context | None, eager: bool, /
-        ) -> None: ...
-
-    def __init__(
-        self,
-        coro: Coroutine[Any, Any, Any],
-        *,
-        loop: asyncio.AbstractEventLoop | None = None,
-        name: object = None,
-        context: Context | None = None,
-        eager_start: bool = False,
-    ) -> None:
-        if not asyncio.iscoroutine(coro):
-            raise TypeError(f"a coroutine was expected, got {coro!r}")
-        if context is not None and not isinstance(context, Context):
-            raise TypeError(f"context must be a contextvars.Context or None, not {context!r}")
-        name = f"Task-{next(_numbers)}" if name is None else str(name)
-        loop = asyncio.get_event_loop() if loop is None else loop
-        eager = eager_start and loop is asyncio._get_running_loop() and bool(swap_current_task)
-        self._begin(coro, loop, name, context, eager)
-        _register_task(self)
-        if self._source_traceback:
-            del self._source_traceback[-1]  # this frame; not of interest, as asyncio says
-
-    def __repr__(self) -> str:
-        # As a task, by its class: whoever reads logs looks for "<Task".
-        kind: type = type(self)
-        name = "Task" if kind is Actor else kind.__name__
-        if self._coro is None:
-            return f"<{name} not started>"
-        return f"<{name} {' '.join(_describe._task_repr_info(self))}>"
-
-    @property
-    def _log_destroy_pending(self) -> bool:
-        """As a task's: whether it is told of that it was dropped before it had ended."""
-        return self._warns_when_lost
-
-    @_log_destroy_pending.setter
-    def _log_destroy_pending(self, warns: bool) -> None:
-        self._warns_when_lost = warns
-
-    def get_name(self) -> str:
-        """Its name."""
-        return f"{self._name}#{self._number}" if self._number else self._name
-
-    def set_name(self, name: object, /) -> None:
-        """Rename it."""
-        self._name, self._number = str(name), 0
-
-    def get_coro(self) -> Any:
-        """The coroutine that it runs."""
-        return self._coro
-
-    def get_context(self) -> Context:
-        """The context that it runs in."""
-        return self._context
-
-    def get_stack(self, *, limit: int | None = None) -> list[Any]:
-        """As `asyncio.Task.get_stack`."""
-        stack: list[Any] = _describe._task_get_stack(self, limit)
-        return stack
-
-    def print_stack(self, *, limit: int | None = None, file: Any = None) -> None:
-        """As `asyncio.Task.print_stack`."""
-        _describe._task_print_stack(self, limit, file)
-
-    def set_result(self, result: object, /) -> NoReturn:
-        """Refused, as by a task."""
-        raise RuntimeError("Task does not support set_result operation")
-
-    def set_exception(self, exception: object, /) -> NoReturn:
-        """Refused, as by a task."""
-        raise RuntimeError("Task does not support set_exception operation")
-
-    def result(self) -> Any:
-        """As `asyncio.Task.result`; what ended it by cancellation is raised itself, once."""
-        self._raise_cancelled()
-        return Future.result(self)
-
-    def exception(self) -> BaseException | None:
-        """As `asyncio.Task.exception`."""
-        self._raise_cancelled()
-        error: BaseException | None = Future.exception(self)
-        return error
-
-    def _raise_cancelled(self) -> None:
-        error, self._cancelled_error = self._cancelled_error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback holds this frame
-
-    def _make_cancelled_error(self) -> BaseException:
-        error, self._cancelled_error = self._cancelled_error, None
-        if error is None:
-            error = Future._make_cancelled_error(self)
-        return error
+def wake_after(timeout: float, waiter: Any) -> asyncio.TimerHandle:
+    """Have a select time out so many seconds from now."""
+    handle: asyncio.TimerHandle = waiter.get_loop().call_later(timeout, waiter._wake, TIMED_OUT)
+    return handle
 
 
 def warn_lost(actor: Any) -> None:
@@ -186,7 +81,7 @@ def _bad_yield(actor: Any, yielded: Any) -> str:
 schedulers: dict[int, Any] = {}
 
 
-def parts_of(loop: Any) -> tuple[Any, ...]:
+def loop_parts(loop: Any) -> tuple[Any, ...]:
     """What a scheduler keeps of its loop: the clock that `loop.time` reads, None if the loop must
     be asked itself; the context of its callbacks; and whether the loop is one of virtual time.
     """
@@ -201,15 +96,15 @@ def parts_of(loop: Any) -> tuple[Any, ...]:
 
 
 def parked_on(task: asyncio.Task[Any]) -> Any:
-    """The channel operation or select that `task` sleeps in, None if it runs or waits elsewhere."""
+    """The channel operation or select in which `task` is parked; None if it is not."""
     waiting: Any = getattr(task, "_fut_waiter", None)
-    return waiting if isinstance(waiting, Sleeper) and waiting.parked else None
+    return waiting if isinstance(waiting, Waiter) and waiting.parked else None
 
 
 def awaited_by(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
     """The future, no channel operation, that `task` waits for; None if it waits for none."""
     waiting: Any = getattr(task, "_fut_waiter", None)
-    return None if isinstance(waiting, Sleeper) else waiting
+    return None if isinstance(waiting, Waiter) else waiting
 
 
 def when_sent(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
@@ -259,9 +154,3 @@ def _both(first: Callable[[], object] | None, then: Callable[[], object]) -> Cal
         then()
 
     return both
-
-
-def warn_unused(unused: Any) -> None:
-    """An operation or select was dropped without ever being awaited or selected."""
-    does = getattr(unused, "does", "select")
-    warnings.warn(f"{does} was never awaited", RuntimeWarning, stacklevel=2, source=unused)

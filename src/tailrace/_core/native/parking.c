@@ -1,10 +1,10 @@
-/* Rings that hold references; lines of parked operations, first in, first out; claims and wake-ups.
+/* Parking: rings of references; queues of parked operations, first in, first out; claims and wake-ups.
  *
  * Invariants
- * - An operation stands in at most one line; the line holds one reference to it.
- * - Everybody in line to send or receive is unclaimed: `claim` takes a sleeper out of all its lines.
- *   Who stands in the line of returned values was claimed, and holds one.
- * - Leaving is O(1), from anywhere.
+ * - An operation is in at most one queue, which holds one reference to it.
+ * - An operation in a queue of senders or receivers is unclaimed: `claim` removes a waiter from all
+ *   its queues. One in the queue of returned values was claimed, and holds the value.
+ * - An operation leaves in O(1), from anywhere in the queue.
  */
 #include "native.h"
 
@@ -39,12 +39,12 @@ static inline PyObject *ring_pop(Ring *ring) { /* not empty; the reference is th
     return item;
 }
 
-/* How many of `count` items stand in one piece from the place `at` on. */
+/* How many of `count` items are contiguous from index `at` on. */
 static inline Py_ssize_t ring_piece(Ring *ring, Py_ssize_t at, Py_ssize_t count) {
     return Py_MIN(count, ring->size - (at & (ring->size - 1)));
 }
 
-/* The same for several, whose references move as they are. */
+/* The same for several items; their references move. */
 static void ring_push_many(Ring *ring, PyObject **items, Py_ssize_t count) {
     Py_ssize_t at = (ring->head + ring->count) & (ring->size - 1);
     Py_ssize_t piece = ring_piece(ring, at, count);
@@ -74,34 +74,34 @@ static int ring_traverse(Ring *ring, visitproc visit, void *arg) {
     return 0;
 }
 
-/* --- lines ------------------------------------------------------------------------------------ */
+/* --- queues ----------------------------------------------------------------------------------- */
 
-/* Have it stand before `next`, or at the end; the line takes a reference of its own. */
+/* Insert before `next`, or at the end; the queue takes a reference of its own. */
 static ALWAYS_INLINE void queue_insert(Queue *queue, Operation *operation, Operation *next) {
     Operation *prev = next != NULL ? next->prev : queue->tail;
     *(prev != NULL ? &prev->next : &queue->head) = operation;
     *(next != NULL ? &next->prev : &queue->tail) = operation;
     operation->prev = prev;
     operation->next = next;
-    operation->line = queue;
+    operation->queue = queue;
     queue->count++;
     Py_INCREF(operation);
 }
 
-static ALWAYS_INLINE void leave_line(Operation *operation) { /* the line's reference is the caller's */
-    Queue *line = operation->line;
+static ALWAYS_INLINE void leave_queue(Operation *operation) { /* the queue's reference is now the caller's */
+    Queue *queue = operation->queue;
     Operation *prev = operation->prev, *next = operation->next;
-    *(prev != NULL ? &prev->next : &line->head) = next;
-    *(next != NULL ? &next->prev : &line->tail) = prev;
-    operation->line = NULL;
+    *(prev != NULL ? &prev->next : &queue->head) = next;
+    *(next != NULL ? &next->prev : &queue->tail) = prev;
+    operation->queue = NULL;
     operation->next = operation->prev = NULL;
-    line->count--;
+    queue->count--;
 }
 
 static void queue_clear(Queue *queue) {
     Operation *first;
     while ((first = queue->head) != NULL) {
-        leave_line(first);
+        leave_queue(first);
         Py_DECREF(first);
     }
 }
@@ -114,96 +114,96 @@ static int queue_traverse(Queue *queue, visitproc visit, void *arg) {
 
 /* --- claims ----------------------------------------------------------------------------------- */
 
-/* Take a sleeper for `how`, unless it is taken: atomic. The references of its lines to it are
- * dropped, all but that of the winner, who was taken out of line by its peer. */
-static NEVER_INLINE bool claim(Sleeper *sleeper, uint8_t how, Operation *winner) {
-    if (sleeper->claim != UNCLAIMED)
+/* Claim a waiter for `how`; false if it was claimed. Atomic. Drops the references of its queues, but
+ * not of the winner, which its peer has removed from its queue. */
+static NEVER_INLINE bool claim(Waiter *waiter, uint8_t how, Operation *winner) {
+    if (waiter->claim != UNCLAIMED)
         return false;
-    sleeper->claim = how;
-    if (sleeper->kind == SELECT)
-        select_leave((Select *)sleeper, winner);
-    else if (((Operation *)sleeper)->line != NULL) {
-        leave_line((Operation *)sleeper);
-        Py_DECREF(sleeper); /* frees nothing: the caller has one */
+    waiter->claim = how;
+    if (waiter->kind == SELECT)
+        select_leave((Select *)waiter, winner);
+    else if (((Operation *)waiter)->queue != NULL) {
+        leave_queue((Operation *)waiter);
+        Py_DECREF(waiter); /* frees nothing: the caller has one */
     }
     return true;
 }
 
-/* Claim the first in line, who was vetted; its reference is the caller's. NULL if there is none. */
-static inline Operation *claim_head(Queue *queue) {
+/* Claim the first operation, which is reachable; its reference is now the caller's. NULL: none. */
+static inline Operation *claim_first(Queue *queue) {
     Operation *first = queue->head;
     if (first == NULL)
         return NULL;
-    leave_line(first);
+    leave_queue(first);
     if (UNLIKELY(first->select != NULL))
-        claim((Sleeper *)first->select, HAPPENED, first);
+        claim((Waiter *)first->select, HAPPENED, first);
     else
         first->base.claim = HAPPENED;
     return first;
 }
 
-/* Claim everybody in line, to look again; chained by `next`, before `rest`. */
+/* Claim all, to attempt again; chained by `next`, before `rest`. */
 static Operation *claim_all(Queue *queue, Operation *rest) {
     Operation *last;
     while ((last = queue->tail) != NULL) {
-        leave_line(last);
-        claim(sleeper_of(last), LOOK_AGAIN, last); /* by which it is woken */
+        leave_queue(last);
+        claim(waiter_of(last), ATTEMPT_AGAIN, last); /* it is woken by this reference */
         last->next = rest;
         rest = last;
     }
     return rest;
 }
 
-static bool is_within_reach(State *state, Sleeper *sleeper) {
-    if (sleeper->party != ACTOR && sleeper->party != TASK)
-        return true; /* a thread; or nobody yet, who will look when it comes */
-    return sleeper->scheduler->loop == running_loop(state);
+static bool is_within_reach(State *state, Waiter *waiter) {
+    if (waiter->driver_kind != ACTOR && waiter->driver_kind != TASK)
+        return true; /* a thread; or nothing yet: the driver looks at the claim when it comes */
+    return waiter->scheduler->loop == running_loop(state);
 }
 
-/* See to it that the first in line can be claimed: those whose loop was closed are dropped.
- * True if a loop had to be asked, so that what was looked at before may have changed. When it
- * returns, no code of others has run since the last look at this line. */
-static bool queue_vet_first(State *state, Queue *queue) {
-    bool asked = false;
+/* Make the first operation one that can be claimed: drop those whose loop was closed. True if a loop
+ * was asked, which is user code: what was read before may have changed. When this returns, no user
+ * code has run since the last look at this queue. */
+static bool skip_unreachable(State *state, Queue *queue) {
+    bool user_code_ran = false;
     Operation *first;
-    while ((first = queue->head) != NULL && !is_within_reach(state, sleeper_of(first))) {
+    while ((first = queue->head) != NULL && !is_within_reach(state, waiter_of(first))) {
         Py_INCREF(first);
-        asked = true;
-        bool reachable = is_reachable(sleeper_of(first)->scheduler);
+        user_code_ran = true;
+        bool reachable = is_reachable(waiter_of(first)->scheduler);
         bool still = queue->head == first;
         if (still && !reachable) {
-            leave_line(first);
+            leave_queue(first);
             Py_DECREF(first);
         }
-        Py_DECREF(first); /* frees nothing where it is still in line */
+        Py_DECREF(first); /* frees nothing if it is still in the queue */
         if (still && reachable)
             break;
     }
-    return asked;
+    return user_code_ran;
 }
 
-/* The same, at once for an actor of the loop that is in a step here. */
-static inline bool queue_vet(State *state, Queue *queue) {
+/* The same; a short way for an actor of the loop that is in a step here. */
+static inline bool queue_skip_unreachable(State *state, Queue *queue) {
     if (queue->head == NULL)
         return false;
-    Sleeper *sleeper = sleeper_of(queue->head);
-    if (LIKELY(sleeper->party == ACTOR && sleeper->scheduler == active_here(state)))
+    Waiter *waiter = waiter_of(queue->head);
+    if (LIKELY(waiter->driver_kind == ACTOR && waiter->scheduler == active_here(state)))
         return false;
-    return queue_vet_first(state, queue);
+    return skip_unreachable(state, queue);
 }
 
-/* How many in line could still be claimed; -1 with an error set. */
+/* How many could be claimed; -1 with an error set. */
 static Py_ssize_t queue_waiting(State *state, Queue *queue) {
     Py_ssize_t waiting = 0;
-    PyObject *parked = PyList_New(0); /* as the line may change while loops are asked */
+    PyObject *parked = PyList_New(0); /* as the queue may change while loops are asked */
     for (Operation *each = queue->head; parked != NULL && each != NULL; each = each->next)
         if (PyList_Append(parked, (PyObject *)each) < 0)
             Py_CLEAR(parked);
     if (parked == NULL)
         return -1;
     for (Py_ssize_t n = PyList_GET_SIZE(parked); n-- > 0;) {
-        Sleeper *sleeper = sleeper_of((Operation *)PyList_GET_ITEM(parked, n));
-        waiting += is_within_reach(state, sleeper) || is_reachable(sleeper->scheduler);
+        Waiter *waiter = waiter_of((Operation *)PyList_GET_ITEM(parked, n));
+        waiting += is_within_reach(state, waiter) || is_reachable(waiter->scheduler);
     }
     Py_DECREF(parked);
     return waiting;
@@ -211,46 +211,46 @@ static Py_ssize_t queue_waiting(State *state, Queue *queue) {
 
 /* --- wake-ups --------------------------------------------------------------------------------- */
 
-/* Have the driver of a claimed sleeper resumed. */
-static inline void wake_sleeper(Sleeper *sleeper) {
-    PyObject *driver = sleeper->driver;
-    Scheduler *scheduler = sleeper->scheduler;
-    switch (sleeper->party) {
-    case ACTOR: /* the driver's reference goes into the ring; it has one to the scheduler */
-        sleeper->driver = NULL;
-        sleeper->scheduler = NULL;
-        sleeper->party = NOBODY;
+/* Have the driver of a claimed waiter resumed. */
+static inline void wake_waiter(Waiter *waiter) {
+    PyObject *driver = waiter->driver;
+    Scheduler *scheduler = waiter->scheduler;
+    switch (waiter->driver_kind) {
+    case ACTOR: /* the reference to the driver moves into the ring; the driver has one to the scheduler */
+        waiter->driver = NULL;
+        waiter->scheduler = NULL;
+        waiter->driver_kind = NO_DRIVER;
         scheduler_push(scheduler, driver);
         Py_DECREF(scheduler);
         break;
     case TASK:
-        scheduler_push(scheduler, Py_NewRef(sleeper));
+        scheduler_push(scheduler, Py_NewRef(waiter));
         break;
     case THREAD:
-        if (!answered(PyObject_CallMethodNoArgs(driver, sleeper->state->str_release)))
+        if (!answered(PyObject_CallMethodNoArgs(driver, waiter->state->str_release)))
             PyErr_WriteUnraisable(driver);
         break;
-    default: /* nobody yet */
+    default: /* nothing yet */
         break;
     }
 }
 
-/* Wake the party of a peer that was claimed; takes the reference to it. */
+/* Wake a peer that was claimed; takes the reference to it. */
 static inline void wake(Operation *operation) {
-    wake_sleeper(sleeper_of(operation));
+    wake_waiter(waiter_of(operation));
     Py_DECREF(operation);
 }
 
-/* Claim it by something that is no operation of a peer. */
-static bool claim_and_wake(Sleeper *sleeper, uint8_t how, Operation *winner) {
-    if (sleeper->phase != PARKED || !claim(sleeper, how, winner))
+/* Claim it for something other than a peer, and wake it. */
+static bool claim_and_wake(Waiter *waiter, uint8_t how, Operation *winner) {
+    if (waiter->phase != PARKED || !claim(waiter, how, winner))
         return false;
-    wake_sleeper(sleeper);
+    wake_waiter(waiter);
     return true;
 }
 
-/* Tell a value that an overflow policy dropped (and whose reference is taken), if it wants to know. */
-static NEVER_INLINE void pay_discarded(State *state, PyObject *value) {
+/* Call the `__discarded__` of a value that an overflow policy dropped. Takes the reference. */
+static NEVER_INLINE void apply_dropped(State *state, PyObject *value) {
     PyObject *told = PyObject_GetAttr((PyObject *)Py_TYPE(value), state->str___discarded__);
     if (told == NULL)
         PyErr_Clear();
@@ -260,11 +260,11 @@ static NEVER_INLINE void pay_discarded(State *state, PyObject *value) {
     Py_DECREF(value);
 }
 
-/* Do what an atomic section left to be done. */
-static inline void pay(State *state, Effects *effects) {
-    if (effects->woken != NULL)
-        wake(effects->woken);
-    if (UNLIKELY(effects->discarded != NULL))
-        pay_discarded(state, effects->discarded);
+/* Apply the effects of an atomic section. */
+static inline void apply(State *state, Effects *effects) {
+    if (effects->claimed != NULL)
+        wake(effects->claimed);
+    if (UNLIKELY(effects->dropped != NULL))
+        apply_dropped(state, effects->dropped);
     Py_XDECREF(effects->emptied);
 }

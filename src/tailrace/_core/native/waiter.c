@@ -1,0 +1,435 @@
+/* Waiter: an operation, or a select for all of its cases, while its driver is parked.
+ *
+ * The driver attaches to the waiter when that yields itself: an actor by `attach_actor`, any other
+ * task by what it expects of a future, a thread by `_attempt`. If the waiter was claimed before that,
+ * the driver is resumed at once. `throw`, `close` and `done` are in `bases.py`.
+ */
+#include "native.h"
+
+/* --- the driver -------------------------------------------------------------------------------- */
+
+static inline void attach_actor(Waiter *waiter, Actor *actor) {
+    Scheduler *scheduler = actor->scheduler;
+    double now = scheduler_now(scheduler); /* may run user code */
+    if (waiter->claim == UNCLAIMED)
+        waiter->since = now;
+    waiter->driver_kind = ACTOR;
+    waiter->blocking = false;
+    waiter->driver = Py_NewRef(actor);
+    Py_XSETREF(waiter->scheduler, (Scheduler *)Py_NewRef(scheduler));
+    actor->waiting = Py_NewRef(waiter);
+    actor->parked = true;
+    if (UNLIKELY(waiter->claim != UNCLAIMED))
+        wake_waiter(waiter);
+}
+
+/* Claim it for a cancellation, which is counted even if the claim fails. */
+static bool cancel_waiter(Waiter *waiter, PyObject *message) {
+    if (waiter->phase == YIELDED) /* the task itself raises it when it is resumed */
+        return false;
+    waiter->not_reusable |= FOR_GOOD;
+    if (waiter->cancel_messages == NULL)
+        waiter->cancel_messages = PyList_New(0);
+    if (waiter->cancel_messages == NULL || PyList_Append(waiter->cancel_messages, message) < 0)
+        PyErr_WriteUnraisable((PyObject *)waiter);
+    return claim_and_wake(waiter, CANCELLED, NULL);
+}
+
+/* A new CancelledError, with a message unless that is NULL or None; NULL with an error set. */
+static PyObject *new_cancellation(State *state, PyObject *message) {
+    if (message == NULL || Py_IsNone(message))
+        return PyObject_CallNoArgs(state->CancelledError);
+    return PyObject_CallOneArg(state->CancelledError, message);
+}
+
+/* The same with the message of the first cancellation. */
+static PyObject *cancellation_of(Waiter *waiter) {
+    PyObject *messages = waiter->cancel_messages;
+    bool none = messages == NULL || PyList_GET_SIZE(messages) == 0;
+    return new_cancellation(waiter->state, none ? NULL : PyList_GET_ITEM(messages, 0));
+}
+
+static void waiter_clear(Waiter *waiter) {
+    waiter->driver_kind = NO_DRIVER;
+    CLEAR_ALL(waiter->scheduler, waiter->cancel_messages);
+}
+
+static int waiter_traverse(Waiter *waiter, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(waiter));
+    VISIT_ALL(waiter->scheduler, waiter->cancel_messages);
+    return 0;
+}
+
+static void waiter_finalize(PyObject *self) {
+    Waiter *waiter = (Waiter *)self;
+    waiter->not_reusable |= FOR_GOOD; /* the collector has marked it as finalised */
+    if (waiter->phase != FRESH)
+        return;
+    PyObject *pending = take_exception();
+    if (!answered(PyObject_CallOneArg(waiter->state->warn_unused, self)))
+        PyErr_WriteUnraisable(self);
+    raise_exception(pending);
+}
+
+/* As if it had never been parked. */
+static void unpark(Waiter *waiter, uint8_t phase) {
+    waiter_clear(waiter);
+    waiter->phase = phase;
+    waiter->claim = UNCLAIMED;
+    waiter->ticket = 0;
+}
+
+static PySendResult yield_itself(Waiter *waiter, PyObject **result) {
+    waiter->blocking = true;
+    *result = Py_NewRef(waiter);
+    return PYGEN_NEXT;
+}
+
+/* The budget is spent: its driver goes to the back of `ready`. */
+static NEVER_INLINE PySendResult yield_for_others(Waiter *waiter, PyObject **result) {
+    if (running_loop(waiter->state) != NULL)
+        return yield_itself(waiter, result);
+    *result = Py_NewRef(Py_None);
+    return PYGEN_NEXT;
+}
+
+/* --- awaiting ---------------------------------------------------------------------------------- */
+
+/* As a generator raises it. If user code in a step (`is_closed` of a loop, an iterator of values) drove
+ * the same operation, that would be queued twice, or send its value twice. */
+static COLD PySendResult raise_stepping(Waiter *waiter) {
+    PyErr_Format(PyExc_RuntimeError, "%R is in a step already", (PyObject *)waiter);
+    return PYGEN_ERROR;
+}
+
+static COLD PySendResult raise_used(Waiter *waiter) {
+    Py_XDECREF(PyObject_CallOneArg(waiter->state->raise_used_again, (PyObject *)waiter));
+    return PYGEN_ERROR;
+}
+
+/* Handle the claim: PYGEN_NEXT to attempt again. */
+static PySendResult after_wake(Waiter *waiter, PyObject **result) {
+    if (waiter->kind == SELECT && release((Select *)waiter) < 0)
+        return PYGEN_ERROR;
+    if (waiter->kind == SEND_MANY)
+        ((Operation *)waiter)->count += waiter->claim == HAPPENED;
+    else if (waiter->claim == HAPPENED || waiter->claim == TIMED_OUT) {
+        *result = waiter->claim == TIMED_OUT ? PyTuple_Pack(2, Py_None, Py_None)
+                  : waiter->kind == SELECT   ? index_and_value((Select *)waiter, SUCCESS)
+                                              : take_value((Operation *)waiter);
+        return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
+    }
+    unpark(waiter, waiter->kind == SEND_MANY ? YIELDED : BEGUN);
+    return PYGEN_NEXT;
+}
+
+/* Attempt, unless it happened while it was parked, or must yield first. */
+static ALWAYS_INLINE PySendResult go_on(Waiter *waiter, PyObject **result) {
+    bool yielded = waiter->phase == YIELDED;
+    if (UNLIKELY(waiter->phase == PARKED)) {
+        if (waiter->claim == UNCLAIMED) /* driven by hand */
+            return yield_itself(waiter, result);
+        PySendResult how = after_wake(waiter, result);
+        if (how != PYGEN_NEXT)
+            return how;
+    }
+    if (waiter->kind == SEND_MANY)
+        return send_many_step((Operation *)waiter, yielded, result);
+    if (UNLIKELY(!yielded && budget_is_spent(waiter->state))) {
+        waiter->phase = YIELDED;
+        return yield_for_others(waiter, result);
+    }
+    if (UNLIKELY(waiter->kind == SELECT))
+        return select_step((Select *)waiter, result);
+    return operation_step((Operation *)waiter, result);
+}
+
+static NEVER_INLINE PySendResult waiter_step(Waiter *waiter, PyObject **result) {
+    *result = NULL;
+    if (UNLIKELY(waiter->stepping))
+        return raise_stepping(waiter);
+    if (UNLIKELY(waiter->phase == SPENT))
+        return raise_used(waiter);
+    waiter->stepping = true;
+    PySendResult how = go_on(waiter, result);
+    waiter->stepping = false;
+    if (how != PYGEN_NEXT)
+        waiter->phase = SPENT;
+    return how;
+}
+
+/* Step. Most often it has happened while it was parked. */
+static PySendResult waiter_send(PyObject *self, PyObject *arg, PyObject **result) {
+    Waiter *waiter = (Waiter *)self;
+    if (waiter->phase != PARKED || waiter->claim != HAPPENED || waiter->kind > NEXT)
+        return waiter_step(waiter, result);
+    waiter->phase = SPENT;
+    *result = take_value((Operation *)waiter);
+    return PYGEN_RETURN;
+}
+
+/* Return `value` (whose reference is taken) from an iterator's `__next__`: as a StopIteration, which
+ * 3.12 to 3.14 need. None costs nothing. Within a step of a scheduler one exception is reused, as the
+ * await takes its value at once. */
+static PyObject *hand_out(State *state, PyObject *value) {
+    PyObject *stop = state->stop_iteration;
+    if (Py_IsNone(value))
+        Py_DECREF(value);
+    else if (stop != NULL && Py_REFCNT(stop) == 1 && active_here(state) != NULL) {
+        Py_CLEAR(((PyStopIterationObject *)stop)->traceback); /* of an earlier use in this step */
+        Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
+        raise_exception(Py_NewRef(stop));
+    }
+    else {
+        /* Made here: given to PyErr_SetObject, a tuple or exception would be taken apart. */
+        stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+        Py_DECREF(value);
+        if (stop != NULL)
+            raise_exception(stop);
+    }
+    return NULL;
+}
+
+/* After a step: the reused exception must keep alive neither its value nor, if Python code caught it,
+ * the frames of that code. */
+static inline void forget_handed_out(State *state) {
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
+    PyStopIterationObject *stop = (PyStopIterationObject *)state->stop_iteration;
+    if (stop != NULL && Py_REFCNT(stop) == 1) {
+        Py_CLEAR(stop->value);
+        Py_CLEAR(stop->traceback);
+        Py_CLEAR(stop->context);
+    }
+#endif
+}
+
+static PyObject *waiter_iternext(PyObject *self) {
+    PyObject *result;
+    if (((Waiter *)self)->phase == FRESH) { /* `a, b = channel.recv()`: an await was forgotten */
+        PyErr_Format(PyExc_TypeError, "%R is not an iterator: await it", self);
+        return NULL;
+    }
+    if (waiter_send(self, Py_None, &result) == PYGEN_RETURN)
+        return hand_out(((Waiter *)self)->state, result);
+    return result;
+}
+
+static PyObject *waiter_await(Waiter *self) {
+    if (UNLIKELY(self->phase != FRESH)) {
+        raise_used(self);
+        return NULL;
+    }
+    self->phase = BEGUN;
+    return Py_NewRef(self);
+}
+
+/* --- an exception at the await ------------------------------------------------------------------ */
+
+/* Whether `error` was a cancellation that is put off to the task's next await. */
+static int put_off(Waiter *waiter, PyObject *error) {
+    State *state = waiter->state;
+    if (!PyObject_TypeCheck(error, (PyTypeObject *)state->CancelledError))
+        return 0;
+    Py_ssize_t cancellations = waiter->cancel_messages != NULL ? PyList_GET_SIZE(waiter->cancel_messages) : 0;
+    return truth(PyObject_CallFunction(state->put_off_cancellation, "On", error, cancellations));
+}
+
+/* Give a received value back; count the value that a `send_many` has sent. */
+static void undo(Operation *winner) {
+    if (winner->base.kind == SEND_MANY)
+        winner->count++;
+    if (winner->base.kind != DONE && receives(winner) && winner->value != NULL)
+        give_back(winner);
+}
+
+/* _interrupted(error): decide what an exception at the await means; None: it is given up. True: raise
+ * it. False: a send happened, and returns. */
+static PyObject *waiter_interrupted(Waiter *self, PyObject *error) {
+    if (self->stepping) {
+        raise_stepping(self);
+        return NULL;
+    }
+    if (self->phase == SPENT) /* or a case, whose value its select or the channel has */
+        Py_RETURN_TRUE;
+    bool parked = self->phase == PARKED, select = self->kind == SELECT;
+    bool happened = parked && !claim(self, CANCELLED, NULL) && self->claim == HAPPENED;
+    Operation *winner = select ? ((Select *)self)->winner : (Operation *)self;
+    self->phase = SPENT;
+    self->not_reusable |= FOR_GOOD;
+    int later = happened && sends(winner) ? put_off(self, error) : 0;
+    if (later > 0) {
+        self->phase = PARKED;
+        Py_RETURN_FALSE;
+    }
+    if (later == 0 && parked)
+        later = select ? release((Select *)self) : withdraw_done(winner);
+    if (later < 0)
+        return NULL;
+    if (happened)
+        undo(winner);
+    else if (!select)
+        Py_CLEAR(winner->value);
+    Py_RETURN_TRUE;
+}
+
+/* --- what a task asks of a future ------------------------------------------------------------- */
+
+static PyObject *waiter_get_blocking(Waiter *self, void *closure) {
+    bool yields = self->phase == PARKED || self->phase == YIELDED;
+    return yields ? PyBool_FromLong(self->blocking) : Py_NewRef(Py_None);
+}
+
+static int waiter_set_blocking(Waiter *self, PyObject *value, void *closure) {
+    int blocking = value != NULL ? PyObject_IsTrue(value) : 0;
+    self->blocking = blocking == 1;
+    return blocking < 0 ? -1 : 0;
+}
+
+/* Find the scheduler of the loop that runs here, which will resume it. */
+static bool waiter_find_scheduler(Waiter *self) {
+    if (self->scheduler == NULL) {
+        self->not_reusable |= FOR_A_TASK;
+        self->scheduler = scheduler_here(self->state);
+    }
+    return self->scheduler != NULL;
+}
+
+static PyObject *itself(PyObject *self, PyObject *unused) {
+    return Py_NewRef(self);
+}
+
+static PyMethodDef itself_method = {"get_loop", PLAIN(itself), "The loop that resumes it."};
+
+/* Attributes and no methods, as a task reads both each time it parks, and a bound method would double
+ * the cost. */
+static PyObject *waiter_get_loop(Waiter *self, void *closure) {
+    PyObject *loop = waiter_find_scheduler(self) ? take_loop(self->scheduler) : NULL;
+    if (loop == NULL && !PyErr_Occurred())
+        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+    PyObject *get_loop = loop != NULL ? PyCFunction_New(&itself_method, loop) : NULL;
+    Py_XDECREF(loop);
+    return get_loop;
+}
+
+static PyObject *raise_cancellation(Waiter *self, PyObject *unused) {
+    PyObject *error = cancellation_of(self);
+    if (error != NULL)
+        raise_exception(error);
+    return NULL;
+}
+
+static PyMethodDef cancelled_result = {"result", PLAIN(raise_cancellation), NULL};
+
+static PyObject *waiter_get_result(Waiter *self, void *closure) {
+    if (self->claim == CANCELLED)
+        return PyCFunction_New(&cancelled_result, (PyObject *)self);
+    return Py_NewRef(self->state->no_result);
+}
+
+static PyObject *waiter_add_done_callback(Waiter *self, PyObject *const *args, Py_ssize_t count,
+                                           PyObject *names) {
+    PyObject *context = names != NULL && PyTuple_GET_SIZE(names) == 1 ? args[count] : Py_None;
+    if (count != 1 || (names != NULL && PyTuple_GET_SIZE(names) > 1)) {
+        PyErr_SetString(PyExc_TypeError, "add_done_callback(callback, *, context=None)");
+        return NULL;
+    }
+    if (!waiter_find_scheduler(self))
+        return NULL;
+    double since = scheduler_now(self->scheduler);
+    PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
+    if (own == NULL)
+        return NULL;
+    if ((self->phase != PARKED && self->phase != YIELDED) || self->driver_kind != NO_DRIVER) {
+        Py_DECREF(own);
+        if (self->phase == FRESH)
+            PyErr_Format(PyExc_TypeError,
+                         "%R is no future: await it, or give it to select; "
+                         "asyncio.wait takes tasks",
+                         self);
+        else
+            PyErr_SetString(PyExc_RuntimeError,
+                            "only the task that is parked here may wait for it");
+        return NULL;
+    }
+    self->context = own;
+    self->driver = Py_NewRef(args[0]);
+    self->driver_kind = TASK;
+    if (self->phase == YIELDED)
+        scheduler_push_yielded(self->scheduler, Py_NewRef(self));
+    else if (self->claim != UNCLAIMED)
+        wake_waiter(self);
+    else
+        self->since = since;
+    Py_RETURN_NONE;
+}
+
+/* cancel(msg=None): the message, borrowed; NULL with an error set for other arguments. */
+static PyObject *given_message(PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    Py_ssize_t named = names != NULL ? PyTuple_GET_SIZE(names) : 0;
+    if (count + named == 0)
+        return Py_None;
+    if (count + named == 1 &&
+        (named == 0 || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "msg") == 0))
+        return args[0];
+    PyErr_SetString(PyExc_TypeError, "cancel() takes a message, msg=None, and nothing else");
+    return NULL;
+}
+
+static PyObject *waiter_cancel(Waiter *self, PyObject *const *args, Py_ssize_t count,
+                                PyObject *names) {
+    PyObject *message = given_message(args, count, names);
+    return message != NULL ? PyBool_FromLong(cancel_waiter(self, message)) : NULL;
+}
+
+/* _wake(claim): claim it for something other than a peer; false if it was claimed or is not parked. */
+static PyObject *waiter_wake(Waiter *self, PyObject *how) {
+    long number = PyLong_AsLong(how);
+    if (number <= UNCLAIMED || number > CANCELLED) {
+        if (!PyErr_Occurred())
+            PyErr_Format(PyExc_ValueError, "%ld is no claim", number);
+        return NULL;
+    }
+    return PyBool_FromLong(claim_and_wake(self, (uint8_t)number, NULL));
+}
+
+static PyGetSetDef waiter_getset[] = {
+    {"_asyncio_future_blocking", (getter)waiter_get_blocking, (setter)waiter_set_blocking, NULL,
+     NULL},
+    {"get_loop", (getter)waiter_get_loop, NULL, NULL, NULL},
+    {"result", (getter)waiter_get_result, NULL, NULL, NULL},
+    {NULL},
+};
+
+static PyMemberDef waiter_members[] = {
+    {"since", T_DOUBLE, offsetof(Waiter, since), READONLY,
+     "The loop's time at which a task parked here."},
+    {"_phase", T_UBYTE, offsetof(Waiter, phase), READONLY, NULL},
+    {"_claim", T_UBYTE, offsetof(Waiter, claim), READONLY, NULL},
+    {"_driver", T_OBJECT, offsetof(Waiter, driver), 0, NULL},
+    {NULL},
+};
+
+static PyMethodDef waiter_methods[] = {
+    {"add_done_callback", FAST_NAMED(waiter_add_done_callback),
+     "add_done_callback($self, callback, /, *, context=None)\n--\n\n"
+     "TypeError, as for asyncio.wait: what is not awaited yet is no future."},
+    {"cancel", FAST_NAMED(waiter_cancel), NULL},
+    {"_interrupted", ONE(waiter_interrupted), NULL},
+    {"_wake", ONE(waiter_wake), NULL},
+    {NULL},
+};
+
+static PyType_Slot waiter_slots[] = {
+    {Py_tp_doc, "What can be parked: the common part of operations and selects."},
+    {Py_tp_methods, waiter_methods},
+    {Py_tp_members, waiter_members},
+    {Py_tp_getset, waiter_getset},
+    {0, NULL},
+};
+
+static PyType_Spec waiter_spec = {
+    .name = "tailrace._core.native.Waiter",
+    .basicsize = sizeof(Waiter),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = waiter_slots,
+};
