@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tailrace import testing
+from tailrace.deadline import within
 from tailrace.gather import (
     Replicas,
     backend,
@@ -29,7 +30,6 @@ from tailrace.gather import (
     together,
 )
 from tailrace.gather.backends import FunctionBackend
-from tailrace.gather.deadline import within
 
 virtual_time = pytest.mark.virtual_time
 

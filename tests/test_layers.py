@@ -22,12 +22,13 @@ SRC = Path(__file__).parent.parent / "src"
 # A module belongs to the longest of these names that it is or lies in.
 LAYERS = {
     "tailrace.errors": 0,
-    "tailrace._notes": 0,
+    "tailrace.usercode": 0,
+    "tailrace.deadline": 0,
+    "tailrace.jsontext": 0,
+    "tailrace.worker": 0,
     "tailrace._core": 0,
     "tailrace.channel": 1,
     "tailrace.retry": 1,
-    "tailrace._calls": 1,
-    "tailrace._worker": 1,
     "tailrace.select": 2,
     "tailrace.timers": 2,
     "tailrace.group": 3,
@@ -47,6 +48,7 @@ LAYERS = {
 OUTSIDE = 5  # from here up, modules may use third-party packages
 GUESTS = {  # and these may, below
     ("tailrace.group.runner", "uvloop"),  # where it is installed
+    ("tailrace.jsontext", "msgspec"),  # for a Struct, so it is installed
     ("tailrace.testing.plugin", "pytest"),  # which is what loads it
 }
 # Of 3.14; and of 3.15's `traceback`, which does not list it.

@@ -21,10 +21,14 @@ from tailrace.channel import Channel, Receiver
 from tailrace.errors import Closed
 from tailrace.group import Group
 from tailrace.message import Message, Outcome, current_message, submit
-from tailrace.message.current import make_current
-from tailrace.message.failures import FailureLog
-from tailrace.message.message import delayed_by_outage, digest_of, message_of
-from tailrace.message.outcome import Status
+from tailrace.message.internals import (
+    FailureLog,
+    Status,
+    delayed_by_outage,
+    digest_of,
+    make_current,
+    message_of,
+)
 from tailrace.testing import wait_all_parked
 
 virtual_time = pytest.mark.virtual_time

@@ -20,7 +20,7 @@ from benchmarks.tail.closed_form import MEAN, straggling
 from benchmarks.tail.load import Ask, Goal, Table, offer, quantile, simulate
 from benchmarks.tail.world import Query, Server, Service
 from tailrace import Hedged, query_all
-from tailrace.gather.budget import BURST
+from tailrace.gather.hedging.pool import BURST
 
 __all__ = ["WAYS", "Scenario", "run", "run_fan_out", "run_slowdown", "run_sweep", "work"]
 

@@ -9,7 +9,8 @@ Layers, each of which imports only those below it:
 3. `group`: actors with an owner.
 2. `select`, `timers`: choose among channel operations.
 1. `channel`: the one primitive; `retry`: what to do about failures that pass.
-0. `errors`, `_core`: the errors, and the engine of which there are two twins.
+0. `errors`, `_core`: the errors, and the engine of which there are two twins; what several
+   packages use: `deadline`, `jsontext`, `usercode`, `worker`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,16 @@ in Python.
 
 from __future__ import annotations
 
-__all__ = ["Abort", "Closed", "Deadlock", "Outage", "Reject", "TailraceError", "WouldBlock"]
+__all__ = [
+    "Abort",
+    "Closed",
+    "Deadlock",
+    "Outage",
+    "Reject",
+    "StoreError",
+    "TailraceError",
+    "WouldBlock",
+]
 
 
 class TailraceError(Exception):
@@ -69,4 +78,13 @@ class Outage(TailraceError):
     it was not stored, and may be sent again later. `__cause__` is the error that shows the outage.
 
     The HTTP caller hears 503 with ``Retry-After``.
+    """
+
+
+class StoreError(TailraceError):
+    """A store cannot work as it was set up: its database cannot be opened, or is none, or its
+    table does not fit the type.
+
+    Where the type is known beforehand it is raised before anything is received; else the messages
+    in hand fail with it. The text names the database, the table and the column.
     """

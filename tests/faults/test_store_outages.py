@@ -25,7 +25,7 @@ except ImportError:  # Windows
 from tailrace import Channel, Message, Outcome
 from tailrace.retry import Retry
 from tailrace.store import Store, store_sqlite
-from tailrace.store.sqlite import SqliteTarget
+from tailrace.store.sqlite.target import SqliteTarget
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
             super()._configure(connection)
             connection.execute("PRAGMA max_page_count = 24")
 
-    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", SmallDisk)
+    monkeypatch.setattr("tailrace.store.sqlite.store.SqliteTarget", SmallDisk)
 
 
 @pytest.mark.usefixtures("small_disk")

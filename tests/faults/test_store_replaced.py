@@ -22,8 +22,8 @@ import pytest
 from tailrace import Channel, Message
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, store_sqlite
-from tailrace.store._files import check_none_is_cut_off
-from tailrace.store.sqlite import SqliteTarget
+from tailrace.store.sqlite.files import check_none_is_cut_off
+from tailrace.store.sqlite.target import SqliteTarget
 
 T = TypeVar("T")
 
@@ -212,7 +212,7 @@ async def test_a_store_waits_for_another_process_that_alone_has_the_removed_wal(
             loop.call_soon_threadsafe(refused.set)
             raise
 
-    monkeypatch.setattr("tailrace.store._sqlite.check_none_is_cut_off", check)
+    monkeypatch.setattr("tailrace.store.sqlite.target.check_none_is_cut_off", check)
     with other_process(STORES, path) as process:
         assert said(process) == "stored"
         unlink_beside(path)
@@ -257,7 +257,7 @@ async def test_a_file_that_is_replaced_during_a_transaction_is_not_where_the_ack
                 replace.pop()()
             return written
 
-    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", Replacing)
+    monkeypatch.setattr("tailrace.store.sqlite.store.SqliteTarget", Replacing)
     async with running(store_sqlite(path, retry=SOON)) as channel:
         assert await put(channel, "before") == ["stored"]
         replace.append(lambda: path.with_name("backup.db").replace(path))
@@ -430,7 +430,7 @@ async def test_a_file_that_vanishes_while_a_store_starts_is_tried_again(
                 raise error
             super()._configure(*args)
 
-    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", Failing)
+    monkeypatch.setattr("tailrace.store.sqlite.store.SqliteTarget", Failing)
     async with running(store_sqlite(path, type=str, retry=SOON)) as channel:
         assert await put(channel, "a") == ["stored"]
     assert rows(path) == ["a"]

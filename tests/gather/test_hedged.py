@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tailrace import Eject, Hedged, Replicas, backend, hedged, query_all, query_some, remaining
-from tailrace.gather.budget import BURST
+from tailrace.gather.hedging.pool import BURST
 
 virtual_time = pytest.mark.virtual_time
 

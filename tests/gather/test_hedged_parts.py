@@ -13,14 +13,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from tailrace import Hedged
-from tailrace.gather.balance import BALANCERS
-from tailrace.gather.budget import BURST, Budget
-from tailrace.gather.eject import Eject, Health
+from tailrace.gather.hedging.delay import NEVER, Curve, Plan, Sketch, plan
+from tailrace.gather.hedging.pool import BURST, Budget, Schedule
+from tailrace.gather.hedging.replica import BALANCERS, Eject, Health, Replica
 from tailrace.gather.race import Race
-from tailrace.gather.replica import Replica
-from tailrace.gather.schedule import Schedule
-from tailrace.gather.sketch import Curve, Sketch
-from tailrace.gather.tuning import NEVER, Plan, plan
 
 # --- the sketch
 
@@ -260,7 +256,7 @@ async def test_plans_are_made_at_ten_over_the_budget_and_then_when_as_much_is_kn
         made.append(curve.samples)
         return NEVER
 
-    monkeypatch.setattr("tailrace.gather.pool.plan", counts)
+    monkeypatch.setattr("tailrace.gather.hedging.pool.plan", counts)
     servers = Hedged(_Nobody(), budget=0.05)
     for _ in range(4700):
         await servers.query("foo")

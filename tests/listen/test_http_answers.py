@@ -16,7 +16,7 @@ import pytest
 
 from tailrace import Channel, Group, Message, Outage, Outcome, Receiver
 from tailrace.listen import HttpServer, ListenHttp, Request, listen_http
-from tailrace.message.message import delayed_by_outage, digest_of
+from tailrace.message.internals import delayed_by_outage, digest_of
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 ANY = "127.0.0.1:0"

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tailrace import Message, Receiver
-from tailrace._notes import log_error
 from tailrace.listen import Request, listen_http
 from tailrace.listen import _access as access_module
 from tailrace.listen import _exchange as exchange_module
 from tailrace.listen import _shown as shown_module
+from tailrace.usercode import log_error
 
 ANY = "127.0.0.1:0"
 RATES = {"EUR": 1.0}

@@ -21,10 +21,10 @@ import pytest
 
 from tailrace import Channel, Group, Message, Outcome, Receiver, Reject, Sender, emit, run
 from tailrace.errors import Outage
-from tailrace.message.message import message_of
+from tailrace.message.internals import message_of
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store
-from tailrace.store._target import InThread, Written
+from tailrace.store.target import InThread, Written
 
 pytestmark = pytest.mark.virtual_time
 

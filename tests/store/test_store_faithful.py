@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tailrace import Channel, Message, Outcome
-from tailrace.message.message import message_of
+from tailrace.message.internals import message_of
 from tailrace.store import Store, StoreStatistics, store_sqlite
 
 

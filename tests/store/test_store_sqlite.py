@@ -20,8 +20,8 @@ import pytest
 from tailrace import Channel, Group, Message, Outcome, emit
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store_sqlite
-from tailrace.store._table import Table
-from tailrace.store.sqlite import SqliteTarget
+from tailrace.store.sqlite.table import Table
+from tailrace.store.sqlite.target import SqliteTarget
 
 T = TypeVar("T")
 
@@ -188,7 +188,7 @@ async def test_a_statement_never_has_more_variables_than_sqlite_takes(
             super()._configure(connection)
             connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, variables)
 
-    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", Limited)
+    monkeypatch.setattr("tailrace.store.sqlite.store.SqliteTarget", Limited)
     actor = store_sqlite(path, type=Order)  # 4 columns, and the version of the schema
     sent = [Message(Order(n, "a")) for n in range(500)]
     assert set(await stored(actor, sent)) == {Outcome("stored")}
@@ -210,7 +210,7 @@ async def test_a_batch_asks_sqlite_no_more_than_it_must(
             super()._configure(connection)
             connection.set_trace_callback(lambda sql: asked.append(sql.split()[0]))
 
-    monkeypatch.setattr("tailrace.store.sqlite.SqliteTarget", Traced)
+    monkeypatch.setattr("tailrace.store.sqlite.store.SqliteTarget", Traced)
     actor = store_sqlite(path, type=str, busy_timeout=0, retry=Retry(1))
     channel = Channel[Message[str]](math.inf)
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from tailrace._core.common import End, label
-from tailrace._notes import is_a
 from tailrace.errors import Closed
+from tailrace.usercode import is_a
 
 T = TypeVar("T")
 

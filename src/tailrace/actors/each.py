@@ -21,16 +21,13 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
-from tailrace._calls import close, is_async, is_generator, unwrapped
-from tailrace._worker import Worker
 from tailrace.channel import Receiver, Sender
+from tailrace.deadline import within
 from tailrace.errors import Abort, Reject
-from tailrace.gather.deadline import within
 from tailrace.message import Message
-from tailrace.message.current import current, make_current
-from tailrace.message.failures import FailureLog
-from tailrace.message.message import settle_failed
-from tailrace.message.outcome import failure
+from tailrace.message.internals import FailureLog, current, failure, make_current, settle_failed
+from tailrace.usercode import close, is_async, is_generator, unwrapped
+from tailrace.worker import Worker
 
 __all__ = ["Each", "EachStatistics", "each"]
 

@@ -5,23 +5,24 @@ comes, `together` does the same for questions of different types. `Replicas` mak
 several that know the same, of which the first to answer wins; `Hedged` does so at hardly more than
 the price of one.
 
-One job each: `deadline` (how much time is left), `backends` (what is asked, and what it said),
-`race` (copies that run at once, and all end), `tally` (one for each backend, counted), `queries`
-and `replicas` (what is made of that). Of `Hedged`: `hedged` (the public side), `copies` (the race
-of one query), `pool` (what all queries share), and its parts: `replica` (one backend), `balance`
-(whom to ask), `eject` (whom not to), `budget` (how often), `sketch` and `tuning` (when), `schedule`
-(one timer for all), `statistics`.
+One job each: `backends` (what is asked, and what it said), `race` (copies that run at once, and
+all end), `fanout` (a race of one copy for each backend), `queries` and `replicas` (what is made
+of that), `hedging/` (`Hedged`).
 """
 
 from __future__ import annotations
 
+from tailrace.deadline import remaining
 from tailrace.gather.backends import Answer, Backend, backend
-from tailrace.gather.deadline import remaining
-from tailrace.gather.eject import Eject
-from tailrace.gather.hedged import Hedged, hedged
+from tailrace.gather.hedging import (
+    BackendStatistics,
+    Eject,
+    Hedged,
+    HedgedStatistics,
+    hedged,
+)
 from tailrace.gather.queries import query_all, query_each, query_some, together
 from tailrace.gather.replicas import Replicas
-from tailrace.gather.statistics import BackendStatistics, HedgedStatistics
 
 __all__ = [
     "Answer",

@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from tailrace._calls import is_generator
+from tailrace.usercode import is_generator
 
 __all__ = ["Answer", "Backend", "FunctionBackend", "backend", "check", "close_unstarted", "label"]
 

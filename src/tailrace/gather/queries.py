@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar, overload
 
 from tailrace.gather.backends import Answer, Backend, check, close_unstarted
-from tailrace.gather.tally import Tally
+from tailrace.gather.fanout import Tally
 
 __all__ = ["query_all", "query_each", "query_some", "together"]
 

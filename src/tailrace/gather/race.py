@@ -30,8 +30,8 @@ from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from tailrace._notes import add_note, log_error
 from tailrace.gather.backends import label
+from tailrace.usercode import add_note, log_error
 
 __all__ = ["GRACE", "Dispose", "Race", "close", "sign"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from tailrace.gather.backends import Backend, check, label
+from tailrace.gather.fanout import Tally
 from tailrace.gather.race import close
-from tailrace.gather.tally import Tally
 
 __all__ = ["Replicas"]
 

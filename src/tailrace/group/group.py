@@ -18,8 +18,6 @@ from types import TracebackType
 from typing import Any, Literal, Never, NoReturn, TypeVarTuple
 
 from tailrace._core import holders_of
-from tailrace._notes import add_note, is_a
-from tailrace._worker import leave_behind
 from tailrace.channel import Channel
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, ActorState, LoopActor
@@ -32,6 +30,8 @@ from tailrace.group.stage import MANY, Stage, nothing_to_collect
 from tailrace.group.topology import Topology
 from tailrace.group.watch import Watch
 from tailrace.group.wiring import wire
+from tailrace.usercode import add_note, is_a
+from tailrace.worker import leave_behind
 
 _log = logging.getLogger("tailrace")
 

@@ -18,11 +18,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVarTuple
 
-from tailrace._notes import log_error
 from tailrace.group.group import Group
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.signals import Signals
 from tailrace.group.watchdog import Watchdog
+from tailrace.usercode import log_error
 
 _log = logging.getLogger("tailrace")
 

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from tailrace._core import Hold, let_go, take_hold
-from tailrace._notes import is_a, log_error
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, LoopActor, ThreadedActor, start_on_loop
 from tailrace.group.checks import check_open, is_async, target_of
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.wiring import Wiring
+from tailrace.usercode import is_a, log_error
 
 _log = logging.getLogger("tailrace")
 

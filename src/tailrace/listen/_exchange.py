@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from tailrace._notes import log_error
 from tailrace.listen import _answers
 from tailrace.listen._access import log_access, printable
 from tailrace.listen._answers import Answer, of_outcome
@@ -35,7 +34,8 @@ from tailrace.listen._request import Headers, Refused, Request
 from tailrace.listen._shown import shown
 from tailrace.listen._sites import Sites
 from tailrace.message import Outcome
-from tailrace.message.message import message_of
+from tailrace.message.internals import message_of
+from tailrace.usercode import log_error
 
 if TYPE_CHECKING:
     from tailrace.listen._intake import Intake

@@ -19,7 +19,7 @@ from tailrace.listen import _answers
 from tailrace.listen._exchange import Exchange
 from tailrace.listen._request import Headers, Refused
 from tailrace.message import Message, Outcome
-from tailrace.message.message import message_of
+from tailrace.message.internals import message_of
 
 __all__ = ["LinesExchange", "max_lines", "split_lines"]
 

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from tailrace.listen._whole import whole
-from tailrace.message.outcome import shown
+from tailrace.usercode import shown
 
 __all__ = ["as_json", "as_text", "encoded", "said", "shown"]
 

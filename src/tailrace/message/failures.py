@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Final
 
-from tailrace._notes import log_error
+from tailrace.usercode import log_error
 
 __all__ = ["PERIOD", "FailureLog", "log_failure"]
 

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
-from tailrace._notes import log_error
 from tailrace.message.failures import log_failure
-from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, shown, worst
+from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, worst
 from tailrace.message.settlement import Fate, Settlement
+from tailrace.usercode import log_error, shown
 
 __all__ = ["Message", "Told", "delayed_by_outage", "digest_of", "message_of", "settle_failed"]
 

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
-__all__ = ["LOST", "STORED", "Outcome", "Status", "ended", "failure", "shown", "worst"]
+from tailrace.usercode import shown
+
+__all__ = ["LOST", "STORED", "Outcome", "Status", "ended", "failure", "worst"]
 
 Status: TypeAlias = Literal["stored", "aborted", "rejected", "dead", "failed", "lost"]
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 60
-
-
-def shown(value: object) -> str:
-    """A short repr of a user's value. Never raises, whatever the value's own code does."""
-    try:
-        return _short.repr(value)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return "<a value that cannot be shown>"
 
 
 class Outcome(NamedTuple):

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from tailrace.store._commit import StoreStatistics
-from tailrace.store._errors import StoreError
-from tailrace.store._store import Store, store
+from tailrace.errors import StoreError
+from tailrace.store.commit import StoreStatistics
 from tailrace.store.sqlite import store_sqlite
+from tailrace.store.store import Store, store
 
 __all__ = ["Store", "StoreError", "StoreStatistics", "store", "store_sqlite"]

@@ -32,10 +32,10 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from tailrace import _core
-from tailrace._calls import close
 from tailrace.errors import Deadlock
 from tailrace.testing._deadlock import wait_for_graph
 from tailrace.testing._outside import Job, Outside
+from tailrace.usercode import close
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike

@@ -32,7 +32,7 @@ from tailrace.group.awaits import waits_for
 from tailrace.group.checks import stage_name
 from tailrace.group.wiring import wire
 from tailrace.message import Message, Outcome
-from tailrace.message.outcome import Status
+from tailrace.message.internals import Status
 from tailrace.testing.clock import VirtualClockLoop
 
 __all__ = ["Pipeline", "Sink", "Source", "pipeline", "sink", "source"]

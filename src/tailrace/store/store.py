@@ -7,14 +7,14 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
-from tailrace._calls import is_async, is_generator
 from tailrace.channel import Receiver
+from tailrace.errors import StoreError
 from tailrace.message import Message
-from tailrace.message.failures import FailureLog
+from tailrace.message.internals import FailureLog
 from tailrace.retry import Retry
-from tailrace.store._commit import GroupCommit, StoreStatistics, Tally, shown
-from tailrace.store._errors import StoreError
-from tailrace.store._target import AsyncFunction, InThread, PlainFunction, Target, name_of
+from tailrace.store.commit import GroupCommit, StoreStatistics, Tally, shown
+from tailrace.store.target import AsyncFunction, InThread, PlainFunction, Target, name_of
+from tailrace.usercode import is_async, is_generator
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Layer 1: a thread for calls that block, one after another.
+"""Layer 0: a thread for calls that block, one after another.
 
 Both `each(threads=True)` and stores have one for each actor or database. A
 `concurrent.futures.ThreadPoolExecutor` would do, but for the end of the process: that joins the

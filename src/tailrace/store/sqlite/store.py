@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast, get_args, overload
 
 from tailrace.retry import Retry
-from tailrace.store._columns import layout_of
-from tailrace.store._sqlite import Durability, SqliteTarget, is_outage
-from tailrace.store._store import Store, check_retry
-from tailrace.store._table import Key, Table
-from tailrace.store._target import InThread, Target
+from tailrace.store.layout import layout_of
+from tailrace.store.sqlite.table import Key, Table
+from tailrace.store.sqlite.target import Durability, SqliteTarget, is_outage
+from tailrace.store.store import Store, check_retry
+from tailrace.store.target import InThread, Target
 
 __all__ = ["Durability", "store_sqlite"]
 

@@ -17,9 +17,9 @@ from typing import Generic, TypeAlias, TypeVar
 
 from tailrace.errors import Reject
 from tailrace.message import Message
-from tailrace.message.message import digest_of
-from tailrace.store._columns import Column, Layout
-from tailrace.store._values import Value, text, type_name, whole
+from tailrace.message.internals import digest_of
+from tailrace.store.layout import Column, Layout
+from tailrace.store.values import Value, text, type_name, whole
 
 T = TypeVar("T")
 

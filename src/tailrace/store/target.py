@@ -13,12 +13,11 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
-from tailrace._calls import close, left_to_run, unwrapped
-from tailrace._worker import Worker
-from tailrace.errors import Reject
+from tailrace.errors import Reject, StoreError
 from tailrace.message import Message
-from tailrace.message.message import digest_of
-from tailrace.store._errors import StoreError
+from tailrace.message.internals import digest_of
+from tailrace.usercode import close, left_to_run, unwrapped
+from tailrace.worker import Worker
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)

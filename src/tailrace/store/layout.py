@@ -30,7 +30,7 @@ from typing import (
     get_origin,
 )
 
-from tailrace.store._values import (
+from tailrace.store.values import (
     Convert,
     SqlType,
     Value,

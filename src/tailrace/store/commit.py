@@ -30,17 +30,14 @@ import threading
 from dataclasses import dataclass, fields
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from tailrace._notes import is_a, log_error
-from tailrace._worker import LeftBehind
 from tailrace.channel import Receiver
-from tailrace.errors import Closed, Outage, Reject
+from tailrace.errors import Closed, Outage, Reject, StoreError
 from tailrace.message import Message
-from tailrace.message.failures import FailureLog
-from tailrace.message.message import delayed_by_outage, settle_failed
-from tailrace.message.outcome import failure
+from tailrace.message.internals import FailureLog, delayed_by_outage, failure, settle_failed
 from tailrace.retry import Retry
-from tailrace.store._errors import StoreError
-from tailrace.store._target import Messages, Target, Written
+from tailrace.store.target import Messages, Target, Written
+from tailrace.usercode import is_a, log_error
+from tailrace.worker import LeftBehind
 
 T = TypeVar("T")
 

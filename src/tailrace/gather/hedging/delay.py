@@ -1,20 +1,13 @@
-"""Latencies of late, in buckets of about one per cent: quantiles, with censored samples.
-
-A copy that is cancelled after c seconds would have taken longer than c: its latency is *censored*.
-Left out, it would make backends look faster the more is hedged; the estimate of Kaplan and Meier
-counts it as what it is.
-
-The window is counted in samples and moves in steps of a tenth of it.
-"""
+"""When to hedge: a sketch of the latencies, and the policy to choose by it."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["GROWTH", "Curve", "Sketch"]
+__all__ = ["GROWTH", "NEVER", "Curve", "Plan", "Sketch", "plan"]
 
 GROWTH: Final = 1.02
 SHORTEST: Final = 1e-6  # seconds: what is below counts as this
@@ -115,3 +108,58 @@ def _kaplan_meier(seen: dict[int, int], censored: dict[int, int]) -> Curve:
         at_risk -= n + censored.get(bucket, 0)
         survival.append(alive)
     return Curve(low, survival, samples)
+
+
+class Plan(NamedTuple):
+    """Another copy after `delay` seconds, with `probability`."""
+
+    delay: float
+    probability: float
+
+
+BRIEF: Final = 0.001  # seconds; what takes less is as long as an event loop's own delays
+NEVER: Final = Plan(math.inf, 0.0)
+
+
+def plan(curve: Curve, target: float, budget: float) -> Plan:
+    """The best policy for a distribution, `NEVER` if none pays."""
+    survival, miss = curve.survival, 1 - target
+    alone = next((i for i, s in enumerate(survival) if s <= miss), len(survival) - 1)
+    if alone < 0 or curve.seconds(alone) < BRIEF:
+        return NEVER
+    best, found = alone, NEVER  # the bucket of the quantile: a plan must save one
+    before = 2.0
+    for d in range(-1, best):  # -1: at once
+        alive = survival[d] if d >= 0 else 1.0
+        if alive == before:
+            continue  # nobody has answered since the last: to wait for longer is no gain
+        before = alive
+        q = min(1.0, budget / alive)
+        if best > d + 1 and _holds(survival, best - 1, d, q, miss):
+            best = _least(survival, d, q, miss, best - 1)
+            found = Plan(curve.seconds(d) if d >= 0 else 0.0, q)
+    return found
+
+
+def _least(survival: Sequence[float], d: int, q: float, miss: float, high: int) -> int:
+    """The least t for which a policy holds; it does for `high`."""
+    low = d
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _holds(survival, middle, d, q, miss):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _holds(survival: Sequence[float], t: int, d: int, q: float, miss: float) -> bool:
+    """Whether no more than `miss` take longer than t, if another copy is sent after d."""
+    since = t if d < 0 else t - _SHORTER[min(t - d, len(_SHORTER) - 1)]
+    return survival[t] * (1 - q * (1 - survival[since] if since >= 0 else 0.0)) <= miss
+
+
+# By how many buckets t - d is less than t, if d is so many less: that depends on nothing else.
+_SHORTER: Final = [10**9] + [
+    math.ceil(-math.log(1 - GROWTH**-less) / math.log(GROWTH)) for less in range(1, 300)
+]

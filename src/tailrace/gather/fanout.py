@@ -10,10 +10,10 @@ from operator import attrgetter
 from types import CoroutineType
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from tailrace._notes import is_a
-from tailrace.gather import deadline
+from tailrace import deadline
 from tailrace.gather.backends import Answer, label
 from tailrace.gather.race import Dispose, Race, awaiting, failing, sign
+from tailrace.usercode import is_a
 
 __all__ = ["Tally"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tailrace._notes import add_note, describe, log_error
+from tailrace.usercode import add_note, describe, log_error
 
 
 @dataclass(frozen=True)

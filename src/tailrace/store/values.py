@@ -19,8 +19,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from tailrace.store._forms import decimal_text, microseconds, moment_text
-from tailrace.store._json import to_json
+from tailrace.jsontext import decimal_text, microseconds, moment_text, to_json
 
 Value: TypeAlias = "str | int | float | bytes | None"
 """What SQLite stores."""

@@ -1,7 +1,7 @@
 """Nested values as JSON text in one form, so that equal values are equal texts.
 
 Keys and sets are sorted, times that have a zone are in UTC, a Decimal has no trailing zeros, a
-timedelta is whole microseconds: see `_forms`. The same whether or not msgspec is installed; a
+timedelta is whole microseconds. The same whether or not msgspec is installed; a
 msgspec Struct is turned into plain values by msgspec, which knows of its tags and renamed fields.
 """
 
@@ -18,7 +18,36 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Final, TypeGuard, cast
 
-from tailrace.store._forms import decimal_text, microseconds, moment_text
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+_EXACT: Final = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
+_LONGEST: Final = 60  # digits of a Decimal that is written without an exponent
+
+
+def moment_text(moment: datetime.datetime) -> str:
+    """ISO 8601, in UTC if it has a time zone; OverflowError if UTC has no such year."""
+    if moment.utcoffset() is not None:
+        moment = moment.astimezone(datetime.UTC)
+    return moment.isoformat()
+
+
+def microseconds(duration: datetime.timedelta) -> int:
+    """Whole microseconds, exactly."""
+    return duration // _MICROSECOND
+
+
+def decimal_text(number: decimal.Decimal) -> str:
+    """Without trailing zeros after the point: 1.10 as 1.1, 1E+2 as 100, -0 as 0.
+
+    ValueError for NaN and infinity, which are not numbers.
+    """
+    if not number.is_finite():
+        raise ValueError(f"{number} is not a number that a table could hold")
+    if not number:
+        return "0"
+    exact = number.normalize(_EXACT)
+    long = max(exact.adjusted(), -int(exact.as_tuple().exponent)) > _LONGEST
+    return str(exact) if long else format(exact, "f")
+
 
 KEPT: Final = (
     bytes,

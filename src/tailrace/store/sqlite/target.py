@@ -27,10 +27,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
-from tailrace._notes import is_a
-from tailrace.errors import Reject
-from tailrace.store._errors import StoreError
-from tailrace.store._files import (
+from tailrace.errors import Reject, StoreError
+from tailrace.store.sqlite.files import (
     Files,
     Identity,
     alone,
@@ -39,11 +37,12 @@ from tailrace.store._files import (
     identity,
     put_aside_foreign,
 )
-from tailrace.store._fit import Fit, fit_of
-from tailrace.store._repeats import Judged, judge
-from tailrace.store._table import Row, Rows, Table
-from tailrace.store._target import Messages, Written
-from tailrace.store._values import Value
+from tailrace.store.sqlite.fit import Fit, fit_of
+from tailrace.store.sqlite.repeats import Judged, judge
+from tailrace.store.sqlite.table import Row, Rows, Table
+from tailrace.store.target import Messages, Written
+from tailrace.store.values import Value
+from tailrace.usercode import is_a
 
 T = TypeVar("T")
 

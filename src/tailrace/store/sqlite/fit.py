@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tailrace.store._columns import Column
-from tailrace.store._table import Table, quoted
-from tailrace.store._values import SqlType
+from tailrace.store.layout import Column
+from tailrace.store.sqlite.table import Table, quoted
+from tailrace.store.values import SqlType
 
 
 @dataclass(frozen=True, slots=True)

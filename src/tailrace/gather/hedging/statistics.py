@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tailrace.gather.pool import Pool
+from tailrace.gather.hedging.pool import Pool
 
 __all__ = ["BackendStatistics", "HedgedStatistics", "snapshot"]
 

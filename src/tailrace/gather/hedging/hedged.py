@@ -10,12 +10,11 @@ from typing import Any, Generic, TypeVar
 
 from tailrace.gather.backends import Backend, check, label
 from tailrace.gather.backends import backend as as_backend
-from tailrace.gather.balance import BALANCERS, Balance
-from tailrace.gather.copies import HedgedRace
-from tailrace.gather.eject import Eject
-from tailrace.gather.pool import Pool
+from tailrace.gather.hedging.copies import HedgedRace
+from tailrace.gather.hedging.pool import Pool
+from tailrace.gather.hedging.replica import BALANCERS, Balance, Eject
+from tailrace.gather.hedging.statistics import HedgedStatistics, snapshot
 from tailrace.gather.race import close
-from tailrace.gather.statistics import HedgedStatistics, snapshot
 
 __all__ = ["Hedged", "HedgedFunction", "hedged"]
 

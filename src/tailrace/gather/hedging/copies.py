@@ -21,10 +21,10 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
-from tailrace._notes import is_a
-from tailrace.gather.pool import Pool
+from tailrace.gather.hedging.pool import Pool
+from tailrace.gather.hedging.replica import Replica
 from tailrace.gather.race import Race, awaiting, failing, sign
-from tailrace.gather.replica import Replica
+from tailrace.usercode import is_a
 
 __all__ = ["HedgedRace"]
 

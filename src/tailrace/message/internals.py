@@ -1,0 +1,21 @@
+"""What sources, actors and stores use of messages, beside the public names."""
+
+from __future__ import annotations
+
+from tailrace.message.current import current, make_current
+from tailrace.message.failures import FailureLog
+from tailrace.message.message import delayed_by_outage, digest_of, message_of, settle_failed
+from tailrace.message.outcome import STORED, Status, failure
+
+__all__ = [
+    "STORED",
+    "FailureLog",
+    "Status",
+    "current",
+    "delayed_by_outage",
+    "digest_of",
+    "failure",
+    "make_current",
+    "message_of",
+    "settle_failed",
+]
