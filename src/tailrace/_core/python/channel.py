@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, cast
 from tailrace._core.base import ChannelBase, SendManyBase
 from tailrace._core.common import Overflow, Sending, check_capacity, check_overflow
 from tailrace._core.holds import Holders
-from tailrace._core.python.operations import CoreOperation
+from tailrace._core.python.operations import CoreOperation, Dropped, add_effect
 from tailrace._core.python.parking import WaitQueue
 from tailrace._core.python.scheduler import (
     WAIT,
@@ -349,47 +349,6 @@ class Channel(ChannelBase[T]):
     def _count(self) -> tuple[int, int, int, int, int]:
         parked = self._senders.waiting(), self._receivers.waiting()
         return len(self), self._sent, self._dropped, *parked
-
-
-def add_effect(effects: list[Outcome], effect: Effect) -> None:
-    """Append an effect that is none or one."""
-    if effect is not None:
-        effects.append(effect)
-
-
-class Dropped:
-    """The effect of an overflow policy: a value was dropped, and is told so."""
-
-    __slots__ = ("kind", "value")
-    scheduler = None
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-        self.kind = type(value)
-
-    def apply(self, here: Scheduler) -> None:
-        """Call the value's ``__discarded__``, if its type has one."""
-        discarded: Any = getattr(self.kind, "__discarded__", None)
-        if discarded is not None:
-            try:
-                discarded(self.value, "overflow")
-            except Exception as error:  # the sender need not know the value
-                raise_in_finaliser(error)
-
-
-class _Raises:
-    __slots__ = ("error",)
-
-    error: Exception
-
-    def __del__(self) -> None:
-        raise self.error
-
-
-def raise_in_finaliser(error: Exception) -> None:
-    """Give `error` to `sys.unraisablehook`."""
-    raises = _Raises()
-    raises.error = error
 
 
 # --- its operations -------------------------------------------------------------------------------

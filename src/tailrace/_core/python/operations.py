@@ -31,6 +31,7 @@ from tailrace._core.python.scheduler import (
     NO_LOOP,
     WAIT,
     Effect,
+    Outcome,
     Scheduler,
     acquire,
     budget,
@@ -284,3 +285,47 @@ def settle(
     if isinstance(winner, CoreOperation) and winner.gives_back:
         return winner.undo(here)
     return None
+
+
+# --- effects --------------------------------------------------------------------------------------
+
+
+def add_effect(effects: list[Outcome], effect: Effect) -> None:
+    """Append an effect that is none or one."""
+    if effect is not None:
+        effects.append(effect)
+
+
+class Dropped:
+    """The effect of an overflow policy: a value was dropped, and is told so."""
+
+    __slots__ = ("kind", "value")
+    scheduler = None
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+        self.kind = type(value)
+
+    def apply(self, here: Scheduler) -> None:
+        """Call the value's ``__discarded__``, if its type has one."""
+        discarded: Any = getattr(self.kind, "__discarded__", None)
+        if discarded is not None:
+            try:
+                discarded(self.value, "overflow")
+            except Exception as error:  # the sender need not know the value
+                raise_in_finaliser(error)
+
+
+class _Raises:
+    __slots__ = ("error",)
+
+    error: Exception
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+def raise_in_finaliser(error: Exception) -> None:
+    """Give `error` to `sys.unraisablehook`."""
+    raises = _Raises()
+    raises.error = error
