@@ -29,6 +29,7 @@ LAYERS = {
     "tailrace._core": 0,
     "tailrace.channel": 1,
     "tailrace.retry": 1,
+    "tailrace.clockwork": 2,
     "tailrace.select": 2,
     "tailrace.timers": 2,
     "tailrace.group": 3,

@@ -22,7 +22,7 @@ import tailrace
 from tailrace._core import active as core
 from tailrace._core import why
 from tailrace.group import Group
-from tailrace.group.runner import Main, intercepted, run_in
+from tailrace.group.internals import Main, intercepted, run_in
 
 __all__ = ["main"]
 

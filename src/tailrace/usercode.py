@@ -66,6 +66,8 @@ def unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_async(fn: Callable[..., Any]) -> bool:
     """Whether `fn` is a coroutine function, or an object whose `__call__` is one."""
+    if type(fn) is FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
+        return True  # at once: a program may start a thousand stages of a function
     return any(map(inspect.iscoroutinefunction, _called(fn)))
 
 

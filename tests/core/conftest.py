@@ -28,7 +28,8 @@ def groups_of_the_core(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     A thread that is an actor of one core is not woken in a channel of the other.
     """
-    monkeypatch.setattr("tailrace.group.actor._core", core)
+    for module in ("activity", "actor"):
+        monkeypatch.setattr(f"tailrace.group.{module}._core", core)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tailrace import (
     together,
 )
 from tailrace.group import idle
-from tailrace.group.actor import Doing
+from tailrace.group.activity import Activity
 
 pytestmark = pytest.mark.virtual_time
 
@@ -280,13 +280,13 @@ async def test_idle_looks_at_nobody_while_one_actor_stays_busy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked: list[object] = []
-    doing = idle.doing
+    activity_of = idle.activity_of
 
-    def looking(task: asyncio.Task[object]) -> Doing:
+    def looking(task: asyncio.Task[object]) -> Activity:
         looked.append(task)
-        return doing(task)
+        return activity_of(task)
 
-    monkeypatch.setattr(idle, "doing", looking)
+    monkeypatch.setattr(idle, "activity_of", looking)
     todo, never = Channel[int](), Channel[int]()
 
     async def wait(inbox: Receiver[int]) -> None:

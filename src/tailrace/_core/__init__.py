@@ -27,6 +27,7 @@ from tailrace._core.common import (
     Sending,
     Verb,
     Wait,
+    kind_of,
     label,
 )
 from tailrace._core.holds import Hold, holders_of, let_go, take_hold, was_let_go
@@ -57,6 +58,7 @@ __all__ = [  # noqa: F405 (of the twin)
     "awaited_by",
     "done",
     "holders_of",
+    "kind_of",
     "label",
     "let_go",
     "parked_on",

@@ -133,11 +133,13 @@ def check_timeout(timeout: float | None) -> float | None:
     return min(timeout, threading.TIMEOUT_MAX)
 
 
+def kind_of(channel: object) -> str:
+    """What an unnamed channel is called: ``Channel[int]``, or ``channel``."""
+    element = getattr(channel, "element", None)
+    return "channel" if element is None else f"Channel[{getattr(element, '__name__', element)}]"
+
+
 def label(channel: object) -> str:
     """The name of a channel in messages, or its element type and address."""
     name = getattr(channel, "name", "")
-    if name:
-        return str(name)
-    element = getattr(channel, "element", None)
-    kind = "channel" if element is None else f"Channel[{getattr(element, '__name__', element)}]"
-    return f"unnamed {kind} at {id(channel):#x}"
+    return str(name) if name else f"unnamed {kind_of(channel)} at {id(channel):#x}"

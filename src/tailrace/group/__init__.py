@@ -1,6 +1,7 @@
 """Layer 3: actors with an owner. `Group` starts and ends them, `run` is a program made of them."""
 
-from tailrace.group.actor import ActorState, task_factory
+from tailrace.group.activity import ActorState
+from tailrace.group.actor import task_factory
 from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
 from tailrace.group.group import Group
 from tailrace.group.runner import run

@@ -12,14 +12,13 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
-from dataclasses import dataclass
 from types import CoroutineType
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from tailrace import _core
-from tailrace._core import WORDS, ThreadHandle, Verb, Wait
-from tailrace.timers import _is_pending
+from tailrace._core import ThreadHandle
+from tailrace.group.activity import IN_THREAD, Activity, activity_of, parked
 
 T = TypeVar("T")
 
@@ -28,74 +27,7 @@ _stops: WeakKeyDictionary[asyncio.Task[Any], Callable[[], None]] = WeakKeyDictio
 
 _PLAIN = frozenset({CoroutineType})
 
-Ended = Callable[["ThreadedActor", BaseException | None], None]
-
-
-class Doing(NamedTuple):
-    """What an actor does at one instant, as data: words are made of it last, by `ActorState`.
-
-    `since` is the loop's time at which it parked on channels, None if it is not parked there;
-    `waits` then says on which, and `timed` whether a timeout of the operation ends the wait.
-    """
-
-    verb: Literal["run", "wait", "park"]
-    in_thread: bool = False
-    waits: tuple[Wait, ...] = ()
-    timed: bool = False
-    since: float | None = None
-
-    @property
-    def receives(self) -> bool:
-        """Whether only a value that comes down a channel can end the wait."""
-        return (
-            self.verb == "park"
-            and not self.timed
-            and all(verb == "receive" and not _is_pending(channel) for verb, channel in self.waits)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ActorState:
-    """What one actor is doing: a node of the wait-for graph, with its edges.
-
-    `verb` is "run", "wait" (for anything that is not a channel) or "park"; `waits` are then what
-    it waits for: pairs of "send", "receive" or "done" and the name of the channel, future or
-    event. `state` says the same in words: "running", "waiting", "sending to X", "receiving from
-    X" (or a select of those), "in thread". `seconds` is for how long it has been parked on the
-    channels; None where it does something else, of which nobody notes the beginning.
-    """
-
-    name: str
-    stage: str
-    verb: Literal["run", "wait", "park"]
-    waits: tuple[tuple[Verb, str], ...]
-    in_thread: bool
-    seconds: float | None
-
-    @property
-    def parked(self) -> bool:
-        """Whether it is parked on channels."""
-        return self.verb == "park"
-
-    @property
-    def receiving(self) -> bool:
-        """Whether it is parked in a receive, or a select of nothing but receives."""
-        return self.parked and all(verb == "receive" for verb, _ in self.waits)
-
-    @property
-    def state(self) -> str:
-        """What it does, in words."""
-        if self.verb != "park":
-            return "in thread" if self.in_thread else _VERBS[self.verb]
-        words = " or ".join(f"{WORDS[verb]} {name}" for verb, name in self.waits) or "waiting"
-        return f"{words}, in thread" if self.in_thread else words
-
-    def __str__(self) -> str:
-        since = "" if self.seconds is None else f" for {self.seconds:.3g} s"
-        return f"{self.name}: {self.state}{since}"
-
-
-_VERBS = {"run": "running", "wait": "waiting"}
+Ended = Callable[["ThreadActor", BaseException | None], None]
 
 
 class Actor(Protocol):
@@ -109,12 +41,12 @@ class Actor(Protocol):
     def stop(self) -> None:
         """End it as a source: a send that is parked happens first."""
 
-    def doing(self) -> Doing:
+    def activity(self) -> Activity:
         """What it does now."""
         ...
 
 
-class LoopActor:
+class TaskActor:
     """An actor on the event loop: a task, seen as an actor as long as somebody looks.
 
     Nothing is kept for it beside the task, of which there may be a hundred thousand.
@@ -143,23 +75,9 @@ class LoopActor:
         if not self.task.cancelling():  # a second time would interrupt its cleaning up
             self.task.cancel()
 
-    def doing(self) -> Doing:
-        """As `Actor.doing`."""
-        return doing(self.task)
-
-
-def doing(task: asyncio.Task[Any]) -> Doing:
-    """What a task does now."""
-    parked = _core.parked_on(task)
-    if parked is not None:
-        return Doing("park", False, parked.waits, parked.timed, parked.since)
-    return _WAITING if _core.awaited_by(task) is not None else _RUNNING
-
-
-_WAITING, _RUNNING = Doing("wait"), Doing("run")
-
-
-_IN_THREAD = Doing("run", in_thread=True)
+    def activity(self) -> Activity:
+        """As `Actor.activity`."""
+        return activity_of(self.task)
 
 
 class Feed:
@@ -207,16 +125,16 @@ class Feed:
 
 
 def start_on_loop(
-    works: list[Any], name: str, first: int, ended: Callable[[asyncio.Task[None]], None]
+    calls: list[Any], name: str, first: int, ended: Callable[[asyncio.Task[None]], None]
 ) -> dict[asyncio.Task[None], None]:
-    """Start an actor for each of `works`; `ended` hears of the end of each.
+    """Start an actor for each of `calls`; `ended` hears of the end of each.
 
     They are called ``name#first`` and so on; with `first` 0 there is one, called `name`.
     """
-    coroutines: list[Any] = works
+    coroutines: list[Any] = calls
     # The exact type first: to ask the abstract one takes as long as to start an actor.
-    if not _PLAIN.issuperset(map(type, works)):
-        coroutines = [each if isinstance(each, Coroutine) else _await(each) for each in works]
+    if not _PLAIN.issuperset(map(type, calls)):
+        coroutines = [each if isinstance(each, Coroutine) else _await(each) for each in calls]
     return _core.spawn(coroutines, name, first, ended)
 
 
@@ -236,7 +154,7 @@ def task_factory(
     return task
 
 
-class ThreadedActor:
+class ThreadActor:
     """An actor on a thread, which is a daemon: blocking code cannot be made to end."""
 
     def __init__(self, name: str, work: Callable[[], object], ended: Ended) -> None:
@@ -262,13 +180,14 @@ class ThreadedActor:
         """As `Actor.stop`."""
         self._handle.cancel(finish_send=True)
 
-    def doing(self) -> Doing:
-        """As `Actor.doing`."""
-        operation = self._handle.operation
+    def activity(self) -> Activity:
+        """As `Actor.activity`."""
+        handle = self._handle
+        operation = handle.operation
         if operation is None or not operation.parked:
-            return _IN_THREAD
-        timed = self._handle.deadline is not None
-        return Doing("park", True, operation.waits, timed, self._handle.since)
+            return IN_THREAD
+        timed = handle.deadline is not None
+        return parked(operation.waits, handle.since, timed=timed, in_thread=True)
 
     @property
     def operation(self) -> object:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import types
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -14,6 +12,7 @@ from typing import Any, Final, cast, get_origin
 from tailrace import _core
 from tailrace._core import End, Hold, label, was_let_go
 from tailrace.channel import Receiver, Sender, SyncReceiver, SyncSender
+from tailrace.usercode import is_async, is_generator, unwrapped
 
 HEADS: Final[dict[object, End]] = {
     Sender: "send",
@@ -114,7 +113,7 @@ def check_no_type(
 
 def check_no_factory(name: str, made: object) -> None:
     """TypeError if the plain function of that name says that it returns an actor: a `made`."""
-    if isinstance(made, type) and inspect.iscoroutinefunction(getattr(made, "__call__", None)):  # noqa: B004
+    if isinstance(made, type) and is_async(made.__call__):
         raise TypeError(
             f"{name} makes an actor, and is none: call it, as in go({name}(...), inbox, out), with "
             f"what it takes itself in its own brackets"
@@ -220,7 +219,7 @@ def check_open(name: str, holds: Iterable[Hold]) -> None:
 
 def stage_name(fn: Callable[..., Any]) -> str:
     """What a stage is called by default: its function, or its object's own name."""
-    target = target_of(fn)
+    target = unwrapped(fn)
     for attribute in ("__name__", "name"):
         name = getattr(target, attribute, None)
         if isinstance(name, str) and name:
@@ -228,15 +227,8 @@ def stage_name(fn: Callable[..., Any]) -> str:
     return type(target).__name__
 
 
-def target_of(fn: Callable[..., Any]) -> Any:
-    """What a partial calls in the end."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return fn
-
-
 def check_callable(fn: object) -> None:
-    """TypeError for what no stage can be made of."""
+    """TypeError for what cannot be called."""
     if callable(fn):
         return
     if inspect.iscoroutine(fn):
@@ -250,24 +242,15 @@ def check_callable(fn: object) -> None:
     )
 
 
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether a stage of `fn` runs on the loop, else in a thread.
-
-    TypeError for a generator function or a class, of which calling it would run nothing.
-    """
-    if type(fn) is types.FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
-        return True
-    target = target_of(fn)
-    if isinstance(target, type):
+def check_runs(fn: Callable[..., Any]) -> None:
+    """TypeError for a class or a generator function: a call of it would run nothing."""
+    if isinstance(unwrapped(fn), type):
         raise TypeError(
             f"{stage_name(fn)} is a class, and making an object runs nothing: go takes the object, "
             f"as in go({stage_name(fn)}(...), inbox, out)"
         )
-    if not inspect.isroutine(target) and not inspect.iscoroutinefunction(target):
-        target = type(target).__call__
-    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+    if is_generator(fn):
         raise TypeError(
             f"{stage_name(fn)} is a generator function (it has a `yield`), which go cannot run: "
             f"send its values to a channel, or use go(emit({stage_name(fn)}(...)), out)"
         )
-    return inspect.iscoroutinefunction(target)

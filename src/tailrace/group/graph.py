@@ -88,13 +88,10 @@ class Graph:
     def mermaid(self) -> str:
         """The graph in Mermaid's flowchart language, which many renderers draw."""
         ids = {name: f"n{index}" for index, name in enumerate(self._names())}
+        stages, channels = self._texts()
         lines = ["flowchart LR"]
-        for stage in self.stages:
-            times = f" × {stage.actors}" if stage.actors > 1 else ""
-            lines.append(f'    {ids[stage.name]}["{_escape(stage.name)}{times}"]')
-        for channel in self.channels:
-            bound = f" ({channel.bound})" if channel.capacity else ""
-            lines.append(f'    {ids[channel.name]}(["{_escape(channel.name)}{bound}"])')
+        lines += [f'    {ids[name]}["{_escape(text)}"]' for name, text in stages.items()]
+        lines += [f'    {ids[name]}(["{_escape(text)}"])' for name, text in channels.items()]
         cycles = self.cycles
         for edge in self.edges:
             returning = edge.source in cycles and edge.target in cycles
@@ -104,7 +101,14 @@ class Graph:
 
     def svg(self) -> str:
         """The graph as an SVG picture, complete in itself."""
-        return draw(self)
+        edges = [(edge.source, edge.target) for edge in self.edges]
+        return draw(*self._texts(), edges, self.layers())
+
+    def _texts(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What a picture says in each stage and in each channel, by name."""
+        stages = {s.name: s.name + (f" × {s.actors}" if s.actors > 1 else "") for s in self.stages}
+        channels = {c.name: c.name + (f" ({c.bound})" if c.capacity else "") for c in self.channels}
+        return stages, channels
 
     def __str__(self) -> str:
         return self.mermaid()

@@ -11,21 +11,21 @@ Rules, in order of weight
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Literal, Never, NoReturn, TypeVarTuple
 
-from tailrace._core import holders_of
-from tailrace.channel import Channel
 from tailrace.errors import Closed
-from tailrace.group.actor import Actor, ActorState, LoopActor
+from tailrace.group.activity import ActorState
+from tailrace.group.actor import Actor, TaskActor
 from tailrace.group.awaits import place_of, waits_for
 from tailrace.group.checks import check_callable, stage_name
 from tailrace.group.graph import Graph
 from tailrace.group.idle import Idleness, joining
 from tailrace.group.nest import Nest, enclosing
+from tailrace.group.notices import Notices, log_hidden
+from tailrace.group.parent import Parent
 from tailrace.group.stage import MANY, Stage, nothing_to_collect
 from tailrace.group.topology import Topology
 from tailrace.group.watch import Watch
@@ -69,9 +69,7 @@ class Group:
         self._state: Literal["new", "open", "leaving", "ended"] = "new"
         self._draining = False
         self._cause: BaseException | None = None  # why all are being cancelled
-        self._parent: asyncio.Task[Any] | None = None
-        self._requests = 0  # how often the parent had been cancelled when it came here
-        self._parent_cancelled = False  # by us
+        self._parent: Parent | None = None  # from when the block is entered
         self._outer_cancel: asyncio.CancelledError | None = None  # by others, while we joined
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Future[None] | None = None
@@ -79,10 +77,8 @@ class Group:
         self._nest: Nest | None = None  # of the stage, or main, inside which it was entered
         self._main: Nest | None = None  # where the block's code is a source: under `run`
         self._patient: set[asyncio.Task[Any] | None] = set()  # that are in `wait` or `idle`
-        self._block_stopped = False  # by a drain, which is not to cancel the actors
         self._spared = False  # by a drain that found it in `wait` or `idle`
-        self._cut: dict[Channel[Any], tuple[str, set[str]]] = {}  # by whom, and who feeds it
-        self._told: set[str] = set()  # live stages whose early end needs no warning of its own
+        self._notices = Notices(self._topology)
         self._watch: Watch | None = None  # from when the block is entered
         self._idleness: Idleness | None = None
         self._abandon_after: float | None = None  # set by `run`
@@ -101,7 +97,7 @@ class Group:
     @property
     def parent(self) -> asyncio.Task[Any] | None:
         """The task that has entered its block, while it is there."""
-        return self._parent
+        return None if self._parent is None else self._parent.task
 
     # Starting.
 
@@ -154,10 +150,10 @@ class Group:
 
     def _start(self, stage: Stage, actors: int, called: str) -> None:
         """All of it or, where its function or a channel refuses, nothing."""
-        works = stage.prepare(actors)
+        calls = stage.prepare(actors)
         self._topology.add(stage.name, called, stage.ordinal, stage.wiring.holds)
         self._live[stage] = None  # before it starts: an eager task may cancel them all
-        stage.start(works)
+        stage.start(calls)
 
     def _actors_of(self, stage: str, actors: int) -> int:
         """How many actors a stage gets, for a group made by the command line to overrule."""
@@ -204,9 +200,8 @@ class Group:
     def cancel(self) -> None:
         """Cancel every actor, and the block itself unless it is the one that calls."""
         self._cancel_all(asyncio.CancelledError("the group was cancelled"))
-        parent = self._parent
-        if self._state == "open" and parent is not None and asyncio.current_task() is not parent:
-            self._interrupt_parent()
+        if self._state == "open" and asyncio.current_task() is not self.parent:
+            self._interrupt_block()
 
     def _cancel_all(self, cause: BaseException) -> None:
         if self._cause is not None or self._state == "ended":
@@ -234,12 +229,12 @@ class Group:
             actor.name
             for stage in self._live
             for actor in stage.threads
-            if actor.doing().since is None
+            if actor.activity().since is None
         ]
 
     def _stop_block(self) -> None:
         """Stop the code of the block as a source, unless it waits for the actors."""
-        parent = self._parent
+        parent = self.parent
         if self._state != "open" or parent is None or parent is asyncio.current_task():
             return
         nest = self._main or self._nest
@@ -251,29 +246,20 @@ class Group:
         if any(group._spared for group in around):
             return
         for group in around:  # its cancellation comes through all of them
-            group._block_stopped = True
+            group._parent.stopped = True
         nest.note_stopped(parent)
         if self._main is not None and any(group._live for group in around):
             _log.info(
                 "%s is cut off by the drain, as a source%s: to outlast its actors, it would wait "
                 "for them, `await go.wait()`",
                 parent.get_name(),
-                place_of(parent),
+                place_of(parent, before=", "),
             )
-        LoopActor(parent).stop()
+        TaskActor(parent).stop()
 
-    def _stopped_by_drain(self) -> bool:
-        """Whether a cancellation of the block is the one of `_stop_block`; it comes once."""
-        parent = self._parent
-        if not self._block_stopped or parent is None or parent.cancelling() > self._requests + 1:
-            return False
-        self._block_stopped = False
-        return True
-
-    def _interrupt_parent(self) -> None:
-        if not self._parent_cancelled and self._parent is not None:
-            self._parent_cancelled = True
-            self._parent.cancel()
+    def _interrupt_block(self) -> None:
+        if self._parent is not None:
+            self._parent.interrupt()
 
     def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None:
         if stage.cause is None:
@@ -284,19 +270,9 @@ class Group:
         try:
             self._cancel_all(error)
             if self._state == "open":
-                self._interrupt_parent()
+                self._interrupt_block()
         finally:  # last, as it asks objects of users for their names
-            add_note(error, self._place(stage, actor))
-
-    def _place(self, stage: Stage, actor: Actor) -> str:
-        label = self._topology.label
-        receives = ", ".join(label(channel) for channel in stage.wiring.channels("receive"))
-        sends = ", ".join(label(channel) for channel in stage.wiring.channels("send"))
-        return (
-            f"in actor {actor.name!r} of stage {stage.name!r}"
-            + (f", receiving from {receives}" if receives else "")
-            + (f", sending to {sends}" if sends else "")
-        )
+            add_note(error, self._notices.note_on_failure(stage, actor.name))
 
     def _actor_ended(self) -> None:
         """An actor has ended, and its stage has others."""
@@ -328,63 +304,14 @@ class Group:
 
     def _stage_lets_go(self, stage: Stage) -> None:
         if self._cause is None and not self._draining:
-            self._let_go_and_warn(stage)
+            self._notices.let_go(stage)
         else:
             stage.let_go()
         # One of many, for each connection say, is not kept for ever.
         self._topology.ended(
             stage.name, stage.started, stage.wiring.holds, forget=stage.ordinal > 1
         )
-        self._told.discard(stage.name)
-        if self._cut:
-            for channel in stage.wiring.channels("send"):
-                if channel in self._cut and not self._topology.feeding(channel):
-                    del self._cut[channel]
-
-    def _let_go_and_warn(self, stage: Stage) -> None:
-        """Where stages end by themselves, say so when one cuts another off or loses something."""
-        left = [
-            (channel, values)
-            for channel, end, _ in stage.wiring.holds
-            if end == "receive" and (values := len(channel))
-        ]
-        closed = stage.let_go()
-        if self._cut:
-            self._warn_stopped(stage)
-        for channel, end, _ in closed:
-            if end == "receive":
-                self._note_cut(stage, channel)
-        for channel, values in left:
-            self._warn_left(stage, channel, values)
-
-    def _note_cut(self, stage: Stage, channel: Channel[Any]) -> None:
-        """`stage` returned before its input had ended: to be told if that stops somebody."""
-        upstream = self._topology.feeding(channel)
-        if upstream and stage.name not in self._told:
-            self._cut[channel] = (stage.name, upstream)
-
-    def _warn_stopped(self, stage: Stage) -> None:
-        """Say so, once, when a stage ends because who received from it has returned."""
-        for channel in stage.wiring.channels("send"):
-            if channel is stage.closed_by and channel in self._cut:
-                returned, stopped = self._cut.pop(channel)
-                self._told |= stopped  # these return early for the same reason
-                _log.warning(
-                    "`%s` returned while its inbox `%s` was open; stopped %s",
-                    returned,
-                    self._topology.label(channel),
-                    ", ".join(f"`{name}`" for name in sorted(stopped)),
-                )
-
-    def _warn_left(self, stage: Stage, channel: Channel[Any], values: int) -> None:
-        """Say so when values are left in a channel that nobody receives from any more."""
-        if channel.closed and not holders_of(channel, "receive"):
-            _log.warning(
-                "`%s` returned with %d values left in `%s`, which nobody else receives",
-                stage.name,
-                values,
-                self._topology.label(channel),
-            )
+        self._notices.forget(stage)
 
     # The block.
 
@@ -392,8 +319,7 @@ class Group:
         if self._state != "new":
             raise RuntimeError("a Group is entered once; make a new one")
         self._loop = asyncio.get_running_loop()
-        self._parent = asyncio.current_task()
-        self._requests = self._parent.cancelling() if self._parent is not None else 0
+        self._parent = parent = Parent()
         self._state = "open"
         self._watch = Watch(
             self._loop, self._live, self._topology, self._stall_after, self._block_acts
@@ -402,9 +328,9 @@ class Group:
         nest = self._nest = enclosing.get()
         if nest is not None:
             nest.add(self)
-            if nest.stopping and self._parent is not None and not self._requests:
-                nest.note_stopped(self._parent)
-                self._parent.cancel()  # a source that was stopped begins nothing new
+            if nest.stopping and parent.task is not None and not parent.cancellations:
+                nest.note_stopped(parent.task)
+                parent.task.cancel()  # a source that was stopped begins nothing new
         return self
 
     async def __aexit__(
@@ -413,12 +339,13 @@ class Group:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:  # a plain bool would make checkers expect it to swallow exceptions
+        assert self._parent is not None
         self._state = "leaving"
         cancelled = error if is_a(error, asyncio.CancelledError) else None
-        if self._parent_cancelled:
-            cancelled = await self._absorb_interruption(error)
+        if self._parent.interrupted:
+            cancelled = await self._parent.absorb_interruption(error)
         if error is not None:
-            if not is_a(error, asyncio.CancelledError) or not self._stopped_by_drain():
+            if not is_a(error, asyncio.CancelledError) or not self._parent.take_stop():
                 self._cancel_all(error)
         elif self._on_exit == "cancel":
             self.cancel()
@@ -432,7 +359,7 @@ class Group:
         self._end()
         try:  # a traceback that ends here must not keep what it belongs to alive
             if error is not None and not is_a(error, (Exception, asyncio.CancelledError)):
-                _log_hidden(failures)
+                log_hidden(failures)
                 return False  # KeyboardInterrupt and the like pass as they are
             if failures:
                 self._raise(failures, cancelled)
@@ -453,48 +380,19 @@ class Group:
             if nest is not None:
                 nest.remove(self)
 
-    async def _absorb_interruption(
-        self, error: BaseException | None
-    ) -> asyncio.CancelledError | None:
-        """Take back our own cancellation of the block; returns what others asked for, if any."""
-        parent = self._parent
-        assert parent is not None
-        if not is_a(error, asyncio.CancelledError):
-            # The block ended before it arrived: have it arrive here, not in what follows.
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
-        if parent.uncancel() <= self._requests:
-            return None
-        return error if is_a(error, asyncio.CancelledError) else asyncio.CancelledError()
-
     def _raise(
         self, failures: list[BaseException], cancelled: asyncio.CancelledError | None
     ) -> NoReturn:
-        if cancelled is not None:
+        if cancelled is not None and self._parent is not None:
             # Failures come first, as in asyncio.TaskGroup, but whoever handles them must not
             # thereby have swallowed the cancellation: it comes anew at a later await.
-            self._cancel_anew()
+            self._parent.cancel_anew()
         for error in failures:
             if is_a(error, (KeyboardInterrupt, SystemExit)):
-                _log_hidden([other for other in failures if other is not error])
+                log_hidden([other for other in failures if other is not error])
                 raise error  # as it is: the process is to end
         # From None: where the block has failed it is among them, with its own traceback.
         raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures) from None
-
-    def _cancel_anew(self) -> None:
-        """Cancel the parent again, unless whoever did has taken it back, as a timeout does.
-
-        By the loop, not at once: on 3.11 and 3.12 that would leave a stray cancellation behind a
-        timeout that ends in this very step.
-        """
-        parent, requests = self._parent, self._requests
-
-        def cancel() -> None:
-            if parent is not None and not parent.done() and parent.cancelling() > requests:
-                parent.cancel()
-                parent.uncancel()
-
-        self.loop.call_soon(cancel)
 
     async def _join(self) -> None:
         """Wait until all actors have ended, noting a cancellation that comes meanwhile."""
@@ -509,14 +407,14 @@ class Group:
                     await self._changed
             except asyncio.CancelledError as error:
                 self._outer_cancel = error
-                if not self._stopped_by_drain():
+                if self._parent is None or not self._parent.take_stop():
                     self._cancel_all(error)
             finally:
                 self._changed = None
 
     def _block_acts(self) -> bool:
         """Whether the code of the block does anything but wait for the actors."""
-        parent = self._parent
+        parent = self.parent
         return self._state == "open" and (parent is None or not waits_for(parent, self._patient))
 
     def _none_is_waited_for(self) -> bool:
@@ -579,11 +477,3 @@ class Group:
     def graph(self) -> Graph:
         """The topology known from the annotations: stages, channels, and who feeds whom."""
         return self._topology.graph({stage.name: stage.started for stage in self._live})
-
-
-def _log_hidden(failures: list[BaseException]) -> None:
-    """Log failures that nobody hears of, since the group raises SystemExit or its like alone."""
-    told = [error for error in failures if not is_a(error, (KeyboardInterrupt, SystemExit))]
-    if told:
-        text = f"{len(told)} failed in the group while the program ended"
-        _log.error(text, exc_info=BaseExceptionGroup(text, told))

@@ -13,20 +13,19 @@ threads are looked at twice: if each is still parked in the same operation, all 
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import MethodType
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from tailrace import _core
-from tailrace.group.actor import ThreadedActor, doing
-from tailrace.group.awaits import await_chain, waits_for
+from tailrace.group.activity import activity_of, look_later
+from tailrace.group.actor import ThreadActor
+from tailrace.group.awaits import has_deadline, waits_for
 from tailrace.group.stage import Stage
 
-Member: TypeAlias = "asyncio.Task[Any] | ThreadedActor"
+Member: TypeAlias = "asyncio.Task[Any] | ThreadActor"
 
 BUSY_LOOP: Final = 0.005
 """Seconds until the witness is looked at again in a loop that has no quiet moment."""
@@ -43,7 +42,7 @@ class Idleness:
         self._waiting: dict[asyncio.Task[Any] | None, asyncio.Future[None]] = {}
         self._round: Iterator[Member] = iter(())
         self._witness: Member | None = None
-        self._parked: dict[ThreadedActor, object] = {}  # in which operation, in this round
+        self._parked: dict[ThreadActor, object] = {}  # in which operation, in this round
         self._look = 0  # the number of the look that is to come: earlier ones are void
         self._timer: asyncio.TimerHandle | None = None
 
@@ -83,7 +82,7 @@ class Idleness:
         elif (full := self._full_inbox()) is not None:
             for task in full.tasks:
                 _core.when_resumed(task, partial(self._soon, self._look))
-            self._timer = later(self._loop, OUTSIDE, partial(self._again, self._look))
+            self._timer = look_later(self._loop, OUTSIDE, partial(self._again, self._look))
         else:
             for future in self._waiting.values():
                 if not future.done():
@@ -100,16 +99,16 @@ class Idleness:
         again = partial(self._again, look)
         if _core.when_quiet(self._loop, again):
             if self._timer is None:
-                self._timer = later(self._loop, BUSY_LOOP, again)
+                self._timer = look_later(self._loop, BUSY_LOOP, again)
         else:
             self._loop.call_soon(again)
 
     def _ask(self, witness: Member) -> None:
         """Have a look once what the witness waits for has happened."""
         look = self._look
-        if isinstance(witness, ThreadedActor):
+        if isinstance(witness, ThreadActor):
             witness.when_parked(partial(self._again, look))
-            if witness.doing().receives:  # since it was looked at
+            if witness.activity().woken_by == "value":  # since it was looked at
                 self._loop.call_soon(self._again, look)
             return
         awaited = _core.awaited_by(witness)
@@ -153,12 +152,12 @@ class Idleness:
             self._parked[thread] = thread.operation
             yield thread
 
-    def _threads(self) -> list[ThreadedActor]:
+    def _threads(self) -> list[ThreadActor]:
         return [each for stage in self._stages() for each in stage.threads]
 
     def _is_busy(self, member: Member) -> bool:
-        if isinstance(member, ThreadedActor):
-            return not member.doing().receives
+        if isinstance(member, ThreadActor):
+            return member.activity().woken_by != "value"
         if member.done():
             return False
         untold = [task for task, future in self._waiting.items() if not future.done()]
@@ -167,7 +166,7 @@ class Idleness:
         if member in _joined:  # it does what the actors of that group do, until they have ended
             awaited = _core.awaited_by(member)
             return awaited is None or awaited.done()
-        return not doing(member).receives or has_deadline(member)
+        return activity_of(member).woken_by != "value" or has_deadline(member)
 
     def _full_inbox(self) -> Stage | None:
         """A stage with something to receive. (What waits in a channel that no actor receives from
@@ -197,41 +196,3 @@ def joining(group: Idleness | None) -> Generator[None]:
         _joined.pop(task, None)  # it may be torn down with its task
         if outer is not None:
             _joined[task] = outer
-
-
-def later(
-    loop: asyncio.AbstractEventLoop, delay: float, then: Callable[[], object]
-) -> asyncio.TimerHandle:
-    """A timer that keeps no virtual clock from seeing that nothing else can happen."""
-    call: Any = getattr(loop, "call_later_quietly", loop.call_later)
-    handle: asyncio.TimerHandle = call(delay, then)
-    return handle
-
-
-def has_deadline(task: asyncio.Task[Any]) -> bool:
-    """Whether `task` stands in an ``asyncio.timeout``, or the like of anyio, that is running.
-
-    Found by what the frames hold that it sleeps in, where an ``async with`` keeps its exit.
-    """
-    for step in await_chain(task):
-        for held in gc.get_referents(step):
-            owner: Any = held.__self__ if type(held) is MethodType else held
-            made = getattr(owner, "gen", None) if type(owner).__module__ == "contextlib" else None
-            for each in (owner,) if made is None else (owner, *gc.get_referents(made)):
-                if _is_running_timeout(each):
-                    return True
-    return False
-
-
-_TIMEOUTS: Final = frozenset({"asyncio", "anyio", "async_timeout"})
-
-
-def _is_running_timeout(thing: Any) -> bool:
-    # By `type`, as `isinstance` asks for `__class__`: of a proxy that runs user code.
-    owner = thing.__self__ if type(thing) is MethodType else thing
-    module: object = type(owner).__module__
-    if not isinstance(module, str) or module.partition(".")[0] not in _TIMEOUTS:
-        return False
-    # Whoever has one has a timer in it while it runs: the attribute's name in asyncio, in anyio.
-    timer = getattr(owner, "_timeout_handler", None) or getattr(owner, "_timeout_handle", None)
-    return timer is not None

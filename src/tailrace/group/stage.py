@@ -17,11 +17,11 @@ from typing import Any, Final, Protocol
 
 from tailrace._core import Hold, let_go, take_hold
 from tailrace.errors import Closed
-from tailrace.group.actor import Actor, LoopActor, ThreadedActor, start_on_loop
-from tailrace.group.checks import check_open, is_async, target_of
+from tailrace.group.actor import Actor, TaskActor, ThreadActor, start_on_loop
+from tailrace.group.checks import check_open
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.wiring import Wiring
-from tailrace.usercode import is_a, log_error
+from tailrace.usercode import is_a, is_async, log_error, unwrapped
 
 _log = logging.getLogger("tailrace")
 
@@ -57,7 +57,7 @@ class Stage:
         self.ordinal = ordinal  # the how-manieth of its function in the group
         self.background = background
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._threads: dict[ThreadedActor, None] = {}
+        self._threads: dict[ThreadActor, None] = {}
         self.started = 0
         self.stopping = False
         self.closed_by: object = None  # the channel whose clean end has ended an actor last
@@ -66,7 +66,7 @@ class Stage:
         self._drainer: asyncio.Task[None] | None = None
         self._finisher: asyncio.Task[None] | None = None
         self._nest = Nest()
-        self._to_stop: dict[asyncio.Task[None] | ThreadedActor, None] = {}
+        self._to_stop: dict[asyncio.Task[None] | ThreadActor, None] = {}
         self._owner = owner
         self._fn = fn
         self._args = args
@@ -91,7 +91,7 @@ class Stage:
     @property
     def actors(self) -> list[Actor]:
         """The actors that have not ended."""
-        return [*map(LoopActor, self.tasks), *self._threads]
+        return [*map(TaskActor, self.tasks), *self._threads]
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -101,7 +101,7 @@ class Stage:
         return [*self._tasks, *filter(None, (self._drainer, self._finisher))]
 
     @property
-    def threads(self) -> list[ThreadedActor]:
+    def threads(self) -> list[ThreadActor]:
         """The actors in threads that have not ended."""
         return list(self._threads)
 
@@ -116,34 +116,34 @@ class Stage:
         Returns what to `start`. Raises what calling the function raises; ValueError for an end
         closed by its owners.
         """
-        works: list[Any] = []
+        calls: list[Any] = []
         try:
             if self._on_loop:
                 # Extended: what was made before a failure stays, and is closed.
-                works.extend(itertools.starmap(self._fn, itertools.repeat(self._args, actors)))
+                calls.extend(itertools.starmap(self._fn, itertools.repeat(self._args, actors)))
             else:
-                works += [functools.partial(self._fn, *self._args)] * actors
+                calls += [functools.partial(self._fn, *self._args)] * actors
             check_open(self.name, self.wiring.holds)
             take_hold(self.wiring.holds)
         except BaseException:
-            for work in works:
-                if inspect.iscoroutine(work):
-                    work.close()
+            for call in calls:
+                if inspect.iscoroutine(call):
+                    call.close()
             raise
-        return works
+        return calls
 
-    def start(self, works: list[Any]) -> None:
+    def start(self, calls: list[Any]) -> None:
         """Start what was prepared."""
-        self.started = len(works)
+        self.started = len(calls)
         first = 0 if self.started == 1 else 1
         outside = enclosing.set(self._nest)
         try:
             if self._on_loop:
-                self._tasks = start_on_loop(works, self.name, first, self._task_ended)
+                self._tasks = start_on_loop(calls, self.name, first, self._task_ended)
             else:
-                for number, work in enumerate(works, first):
+                for number, call in enumerate(calls, first):
                     name = f"{self.name}#{number}" if number else self.name
-                    self._threads[ThreadedActor(name, work, self._thread_ended)] = None
+                    self._threads[ThreadActor(name, call, self._thread_ended)] = None
         finally:
             enclosing.reset(outside)
         if self._cancelled:  # by an actor itself, where tasks start eagerly
@@ -194,10 +194,10 @@ class Stage:
             return
         for actor in [actor for actor in self._to_stop if actor not in busy]:
             del self._to_stop[actor]
-            if isinstance(actor, ThreadedActor):
+            if isinstance(actor, ThreadActor):
                 actor.stop()
             elif not self._nest.has_stopped(actor) and not actor.done():
-                LoopActor(actor).stop()
+                TaskActor(actor).stop()
 
     async def _drain(self, drain: Callable[[], Any]) -> None:
         try:
@@ -212,7 +212,7 @@ class Stage:
         self._drainer = None
         self._check_ended()
 
-    def abandon_threads(self) -> list[ThreadedActor]:
+    def abandon_threads(self) -> list[ThreadActor]:
         """Take the actors that run in threads for ended; returns them."""
         left = list(self._threads)
         for actor in left:
@@ -230,11 +230,11 @@ class Stage:
         """Tell the owner if it failed."""
         if task.cancelled():
             if not task.cancelling():
-                self._actor_cancelled(LoopActor(task), _cancellation_of(task))
+                self._actor_cancelled(TaskActor(task), _cancellation_of(task))
         elif (error := task.exception()) is not None:
-            self._actor_raised(LoopActor(task), error)
+            self._actor_raised(TaskActor(task), error)
 
-    def _thread_ended(self, actor: ThreadedActor, error: BaseException | None) -> None:
+    def _thread_ended(self, actor: ThreadActor, error: BaseException | None) -> None:
         self._threads.pop(actor, None)
         try:
             if is_a(error, asyncio.CancelledError):
@@ -330,7 +330,7 @@ def _cancellation_of(task: asyncio.Task[None]) -> asyncio.CancelledError:
 
 def _method(fn: Callable[..., Any], name: str) -> Callable[[], Any] | None:
     """The method of that name which an actor object has, if it has one."""
-    method = getattr(target_of(fn), name, None)
+    method = getattr(unwrapped(fn), name, None)
     return method if callable(method) else None
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
-if TYPE_CHECKING:
-    from tailrace.group.graph import Edge, Graph
-
-Slot: TypeAlias = "str | tuple[Edge, int]"  # a node, or where an edge passes through a column
+Edge: TypeAlias = tuple[str, str]
+Slot: TypeAlias = str | tuple[Edge, int]  # a node, or where an edge passes through a column
 
 LETTER: Final = 8.0  # pixels, in the monospaced font below
 HEIGHT: Final = 32.0
@@ -32,17 +30,21 @@ ARROW: Final = (
 )
 
 
-def draw(graph: Graph) -> str:
-    """The SVG document."""
-    texts = {s.name: s.name + (f" × {s.actors}" if s.actors > 1 else "") for s in graph.stages}
-    stages = set(texts)
-    texts |= {c.name: c.name + (f" ({c.bound})" if c.capacity else "") for c in graph.channels}
-    columns: list[list[Slot]] = [list(layer) for layer in graph.layers()]
+def draw(
+    stages: Mapping[str, str],
+    channels: Mapping[str, str],
+    edges: Sequence[Edge],
+    layers: Iterable[Iterable[str]],
+) -> str:
+    """The SVG document. `stages` and `channels` map names to texts; edges and layers have names."""
+    texts = {**stages, **channels}
+    columns: list[list[Slot]] = [list(layer) for layer in layers]
     place = {name: at for at, column in enumerate(columns) for name in column}
     chains: list[list[Slot]] = []
-    for edge in graph.edges:
-        through = range(place[edge.source] + 1, place[edge.target])
-        chains.append([edge.source, *((edge, at) for at in through), edge.target])
+    for edge in edges:
+        source, target = edge
+        through = range(place[source] + 1, place[target])
+        chains.append([source, *((edge, at) for at in through), target])
         for at in through:
             columns[at].append((edge, at))
     feeders: dict[Slot, list[Slot]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from tailrace._core import End, Hold, label
+from tailrace._core import End, Hold, kind_of, label
 from tailrace.channel import Channel
 from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
 
@@ -118,7 +118,7 @@ class Topology:
     def _label(self, channel: Channel[Any]) -> str:
         known = self._labels.get(channel)
         if known is None:
-            name = known = channel.name or _kind(channel)
+            name = known = channel.name or kind_of(channel)
             number = self._numbers.get(name, 1)
             while known in self._linked:
                 number += 1
@@ -154,8 +154,3 @@ class Topology:
                 edges[Edge(stage, name) if link.end == "send" else Edge(name, stage)] = None
         stages = tuple(StageNode(stage, sizes.get(stage, 1)) for stage in self._links)
         return Graph(stages, tuple(channels.values()), tuple(edges))
-
-
-def _kind(channel: Channel[Any]) -> str:
-    element = channel.element
-    return "channel" if element is None else f"Channel[{getattr(element, '__name__', element)}]"

@@ -23,7 +23,6 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
-from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Final, cast
 from weakref import WeakSet
@@ -31,12 +30,12 @@ from weakref import WeakSet
 from tailrace import _core
 from tailrace._core import End, Verb
 from tailrace.channel import Channel
-from tailrace.group.actor import Actor, ActorState, LoopActor, doing
-from tailrace.group.awaits import await_chain, place_of
-from tailrace.group.idle import has_deadline, later
+from tailrace.clockwork import timer_pending
+from tailrace.group.activity import ActorState, activity_of, look_later
+from tailrace.group.actor import Actor, TaskActor
+from tailrace.group.awaits import await_chain, frame_of, has_deadline, line_of, place_of
 from tailrace.group.stage import Stage
 from tailrace.group.topology import Topology
-from tailrace.timers import _is_pending
 
 _log = logging.getLogger("tailrace")
 
@@ -92,13 +91,15 @@ class Watch:
         now = self._loop.time()
         states: list[ActorState] = []
         for stage, actor in self._actors():
-            does = actor.doing()
-            seconds = None if does.since is None else now - does.since
+            activity = actor.activity()
+            seconds = None if activity.since is None else now - activity.since
             waits: tuple[tuple[Verb, str], ...] = tuple(
-                (verb, self._called(what)) for verb, what in does.waits
+                (verb, self._called(what)) for verb, what in activity.channels
             )
             states.append(
-                ActorState(actor.name, stage.name, does.verb, tuple(waits), does.in_thread, seconds)
+                ActorState(
+                    actor.name, stage.name, activity.verb, waits, activity.in_thread, seconds
+                )
             )
         return states
 
@@ -142,7 +143,7 @@ class Watch:
         """Some actors have been cancelled: look after a second for any that does not end."""
         if self._stubborn_timer is not None:
             self._stubborn_timer.cancel()
-        self._stubborn_timer = later(self._loop, PATIENCE, self._look_for_stubborn)
+        self._stubborn_timer = look_later(self._loop, PATIENCE, self._look_for_stubborn)
 
     def _look_for_stubborn(self) -> None:
         stubborn = [
@@ -154,18 +155,18 @@ class Watch:
         self._stubborn.update(stubborn)
         if not stubborn:
             return
-        few = ", ".join(f"`{task.get_name()}`{place_of(task)}" for task in stubborn[:3])
+        few = [f"`{task.get_name()}`{place_of(task, before=', ')}" for task in stubborn[:3]]
         _log.warning(
             "cancelled %g s ago, and not ended yet: %s%s; waiting for that",
             PATIENCE,
-            few,
+            ", ".join(few),
             f", and {len(stubborn) - 3} more" if len(stubborn) > 3 else "",
         )
 
     def _look_later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = later(self._loop, self._pause, self._look)
+        self._timer = look_later(self._loop, self._pause, self._look)
 
     def _look(self) -> None:
         self._pause = min(2 * self._pause, self._longest)
@@ -218,14 +219,13 @@ class Watch:
         """Whom the actors of a stage wait for; nobody, if one can go on by itself."""
         needed: set[tuple[Channel[Any], End]] = set()
         for actor in stage.actors:
-            does = actor.doing()
-            if does.since is None or does.since > parked_before or does.timed:
+            activity = actor.activity()
+            since = activity.since
+            if since is None or since > parked_before or activity.woken_by == "anything":
                 return set()
-            for verb, channel in does.waits:
-                if verb == "done" or _is_pending(channel):
-                    return set()
-                needed.add((channel, _other(verb)))
-            if isinstance(actor, LoopActor) and has_deadline(actor.task):
+            for verb, channel in activity.channels:
+                needed.add((channel, "receive" if verb == "send" else "send"))
+            if isinstance(actor, TaskActor) and has_deadline(actor.task):
                 return set()
         return needed
 
@@ -257,10 +257,10 @@ class Watch:
             if self._other_end_is_unheld(channel, end)
         }
         for actor in stage.actors if missing else ():
-            does = actor.doing()
-            if does.since is None or now - does.since < PATIENCE:
+            activity = actor.activity()
+            if activity.since is None or now - activity.since < PATIENCE:
                 continue
-            for verb, channel in does.waits:
+            for verb, channel in activity.channels:
                 if verb != "done" and (channel, verb) in missing:
                     missing.discard((channel, verb))
                     self._say_missing(actor, channel, verb)
@@ -268,8 +268,10 @@ class Watch:
 
     def _other_end_is_unheld(self, channel: Channel[Any], end: End) -> bool:
         """Nobody holds it, has ever done so, or has used it without."""
-        holders = channel._ends
-        if channel.closed or _is_pending(channel) or (holders and holders[_other(end)]):
+        other = _other(end)
+        if channel.closed or timer_pending(channel):
+            return False
+        if _core.holders_of(channel, other) or _core.was_let_go(channel, other):
             return False
         counts = channel.statistics()
         used = counts.sent if end == "receive" else counts.received
@@ -301,15 +303,16 @@ class Watch:
         for stage, task in few:
             if stage.name in self._said:
                 continue
-            does = doing(task)
-            if does.receives and does.since is not None and now - does.since >= PATIENCE:
+            activity = activity_of(task)
+            since = activity.since
+            if activity.woken_by == "value" and since is not None and now - since >= PATIENCE:
                 self._say_unsettled(stage, task)
 
     def _say_unsettled(self, stage: Stage, task: asyncio.Task[Any]) -> None:
         for step in await_chain(task):
-            frame: Any = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
+            frame = frame_of(step)
             if frame is None:
-                continue  # none that could be named
+                continue  # no line to name
             for held in gc.get_referents(step):
                 unsettled: Any = getattr(cast(type[object], type(held)), "__unsettled__", None)
                 if unsettled is None or sys.getrefcount(held) > _ALONE:
@@ -318,13 +321,11 @@ class Watch:
                     self._said.add(stage.name)
                     _log.warning(
                         "`%s` waits for its next value, and a variable of it still has %s, "
-                        "unsettled, which nobody else has (%s:%d in %s): settle it, or send it "
-                        "on; until the variable is used again, whoever sent it waits",
+                        "unsettled, which nobody else has (%s): settle it, or send it on; "
+                        "until the variable is used again, whoever sent it waits",
                         task.get_name(),
                         called,
-                        Path(frame.f_code.co_filename).name,
-                        frame.f_lineno,
-                        frame.f_code.co_name,
+                        line_of(frame),
                     )
                     return
 

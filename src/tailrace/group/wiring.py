@@ -37,14 +37,14 @@ from tailrace.group.checks import (
     check,
     check_no_factory,
     check_no_type,
-    is_async,
+    check_runs,
     members,
     only_ends,
     stage_name,
-    target_of,
     warn_bare,
     warn_contained,
 )
+from tailrace.usercode import is_async, unwrapped
 
 
 class Wiring(NamedTuple):
@@ -105,7 +105,7 @@ def _with_surroundings(wiring: Wiring, fn: Callable[..., Any]) -> Wiring:
 
 
 def _surroundings(fn: Callable[..., Any]) -> Iterator[object]:
-    fn = target_of(fn)
+    fn = unwrapped(fn)
     owner: object = fn
     if type(fn) is types.MethodType:
         method: Any = fn
@@ -141,6 +141,7 @@ def _wire_again(
 
 
 def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
+    check_runs(fn)
     given, on_loop = fn, is_async(fn)
     fn, args, keywords = _unbind(fn, args)
     if not on_loop and type(fn) is types.FunctionType:

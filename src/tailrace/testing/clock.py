@@ -6,7 +6,7 @@ Invariants
 - Timers that are due at the same instant fire in the order in which they were set.
 - While work is in hand (a job in an executor, a thread actor that runs) the clock stands still.
   While the outside world may speak (sockets, child processes, foreign threads) it keeps real
-  time. See `_outside`.
+  time. See `census`.
 - With none of these and no timer, nothing can ever happen again: that is a `Deadlock`, exactly.
 
 How: asyncio asks its selector to wait only when nothing is ready, so the selector is where all
@@ -33,14 +33,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, TypeVarTuple, 
 
 from tailrace import _core
 from tailrace.errors import Deadlock
-from tailrace.testing._deadlock import wait_for_graph
-from tailrace.testing._outside import Job, Outside
+from tailrace.group import Group
+from tailrace.testing.census import Job, Outside
+from tailrace.testing.deadlock import wait_for_graph
 from tailrace.usercode import close
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
-
-    from tailrace.group import Group
 
 __all__ = ["VirtualClockLoop", "run", "wait_all_parked"]
 
@@ -354,8 +353,6 @@ def _takes_nothing(main: Callable[..., Any]) -> bool:
 
 
 async def _in_a_group(main: Callable[[Group], Awaitable[None] | None]) -> None:
-    from tailrace.group import Group  # only here, so that the clock alone does not need it
-
     task = asyncio.current_task()
     assert task is not None
     task.set_name(getattr(main, "__name__", "main"))

@@ -14,7 +14,6 @@ program as it is, in the test's own event loop, on virtual time or real.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import math
 from collections import Counter
@@ -27,13 +26,11 @@ from tailrace import _core
 from tailrace.channel import Channel, Receiver, Sender
 from tailrace.errors import Closed, WouldBlock
 from tailrace.group import Group
-from tailrace.group.actor import doing
-from tailrace.group.awaits import waits_for
-from tailrace.group.checks import stage_name
-from tailrace.group.wiring import wire
+from tailrace.group.internals import activity_of, stage_name, waits_for, wire
 from tailrace.message import Message, Outcome
 from tailrace.message.internals import Status
 from tailrace.testing.clock import VirtualClockLoop
+from tailrace.usercode import is_async
 
 __all__ = ["Pipeline", "Sink", "Source", "pipeline", "sink", "source"]
 
@@ -353,7 +350,7 @@ class _Rig(Group):
         else:
             for _ in range(PATIENCE):
                 await asyncio.sleep(0)
-                if self._main_task is None or doing(self._main_task).verb != "run":
+                if self._main_task is None or activity_of(self._main_task).verb != "run":
                     break
         self._entered = True
         main = self._main_task
@@ -426,7 +423,7 @@ class _Rig(Group):
         times = self._replaced[known_as]
         if name is None:  # the stand-in's own name must not count, so number them here
             name = known_as if times == 1 else f"{known_as}-{times}"
-        ends = _ends(name, fn, args, on_loop=_is_async(stand_in))
+        ends = _ends(name, fn, args, on_loop=is_async(stand_in))
         if isinstance(stand_in, (Source, Sink)):
             _check_role(name, stand_in, ends)
         super().__call__(
@@ -471,13 +468,6 @@ def _check_role(name: str, stand_in: Source | Sink, ends: list[Any]) -> None:
             f"testing.{type(stand_in).__name__.lower()}() stands in for a stage that {verb} one "
             f"channel and has no other; {name!r} has {ends}: replace it by an async function"
         )
-
-
-def _is_async(actor: object) -> bool:
-    while isinstance(actor, functools.partial):
-        actor = actor.func
-    call = getattr(type(actor), "__call__", None)  # noqa: B004  # the function, not whether
-    return inspect.iscoroutinefunction(actor) or inspect.iscoroutinefunction(call)
 
 
 def _as_outcome(said: Outcome | Status) -> Outcome:

@@ -7,21 +7,13 @@ line of the program at which it stands. Only reads; the loop must not be running
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
-import sysconfig
 import threading
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from tailrace import _core
-
-_MACHINERY = tuple(
-    f"{folder}{os.sep}"
-    for folder in (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib"), "asyncio"))
-)
+from tailrace.group.internals import is_users, line_of, place_of
 
 
 def wait_for_graph(loop: asyncio.AbstractEventLoop) -> str:
@@ -40,11 +32,7 @@ def wait_for_graph(loop: asyncio.AbstractEventLoop) -> str:
 
 def _task_row(task: asyncio.Task[Any], now: float) -> list[str]:
     operation = _core.parked_on(task)
-    place = ""
-    awaited: object = task.get_coro()
-    while awaited is not None:
-        frame, awaited = _step(awaited)
-        place = _place(frame) or place
+    place = place_of(task)
     if operation is None:
         return [_name(task), "waiting", "", place]
     return [_name(task), operation.describe(), f"for {_seconds(now - operation.since)}", place]
@@ -53,9 +41,10 @@ def _task_row(task: asyncio.Task[Any], now: float) -> list[str]:
 def _thread_row(thread: int, operation: _core.Operation[Any]) -> list[str]:
     names = {each.ident: each.name for each in threading.enumerate()}
     frame = sys._current_frames().get(thread)
-    while frame is not None and not _place(frame):
+    while frame is not None and not is_users(frame):
         frame = frame.f_back
-    return [names.get(thread, "thread"), operation.describe(), "in a thread", _place(frame)]
+    place = "" if frame is None else f"at {line_of(frame)}"
+    return [names.get(thread, "thread"), operation.describe(), "in a thread", place]
 
 
 def _name(task: asyncio.Task[Any]) -> str:
@@ -64,21 +53,6 @@ def _name(task: asyncio.Task[Any]) -> str:
     if re.fullmatch(r"Task-\d+", name):
         name = getattr(task.get_coro(), "__name__", name)
     return name
-
-
-def _place(frame: FrameType | None) -> str:
-    """Where a frame stands, if that is neither in our code nor in asyncio's."""
-    if frame is None or frame.f_code.co_filename.startswith(_MACHINERY):
-        return ""
-    return f"at {Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
-
-
-def _step(awaited: object) -> tuple[FrameType | None, object]:
-    """The frame of one link of an await chain, and the link after it."""
-    for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
-        if hasattr(awaited, inner):
-            return getattr(awaited, f"{kind}_frame", None), getattr(awaited, inner)
-    return None, None
 
 
 def _by_name(task: asyncio.Task[Any]) -> list[str | int]:
