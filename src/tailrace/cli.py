@@ -19,8 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import tailrace
-from tailrace._core import active as core
-from tailrace._core import why
+from tailrace._core import active, why
 from tailrace.group import Group
 from tailrace.group.internals import Main, intercepted, run_in
 
@@ -84,7 +83,7 @@ def _add_grace(parser: argparse.ArgumentParser, default: float | None, says: str
 def _version() -> str:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     reason = f": {why}" if why else ""
-    return f"tailrace {tailrace.__version__} ({core} core{reason}, {python})"
+    return f"tailrace {tailrace.__version__} ({active} core{reason}, {python})"
 
 
 def _seconds(text: str) -> float:
