@@ -1,16 +1,16 @@
 """Go's concurrency for Python: channels, actors, select, pipelines that answer for each message.
 
-Layers, each of which imports only those below it:
+The layers. Each imports only from itself and from those below:
 
-6. `cli`, `demo`: run a program and show it.
-5. `listen`, `store`: the world outside; the only place for third-party imports below the top.
-4. `actors`, `gather`, `message`: built from the layers below and nothing private; `testing`: a
-   virtual clock, and programs in the hands of a test.
-3. `group`: actors with an owner.
-2. `select`, `timers`: choose among channel operations.
-1. `channel`: the one primitive; `retry`: what to do about failures that pass.
-0. `errors`, `_core`: the errors, and the engine of which there are two twins; what several
-   packages use: `deadline`, `jsontext`, `usercode`, `worker`.
+6. `cli`, `demo`: run a program, show one.
+5. `listen`, `store`: the world outside. From here up, modules may use third-party packages.
+4. `actors`, `gather`, `message`: built from the layers below. `testing`: a virtual clock, and
+   stand-ins for stages.
+3. `group`: the owner of actors.
+2. `select`, `timers`: choose among channel operations. `clockwork`: the timers behind `timers`.
+1. `channel`: the one primitive. `retry`: when to try again.
+0. `errors`. `_core`: the engine, of which there are two twins. `deadline`, `jsontext`, `usercode`,
+   `worker`: what several packages use.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Layer 1: channels, their two ends as types, and the view for threads.
+"""Layer 1: the public home of `Channel`, and the types of its ends.
 
-`Channel` itself lives in the core (`tailrace._core`); this module is its one public home and adds
-what only type checkers need: `Sender` and `Receiver` say which way a parameter may be used, and
-anything with their methods is one. They are also what `Group` reads to know who owns which end.
+`Channel` itself is in the core (`tailrace._core`). `Sender` and `Receiver` are protocols: any
+object with their methods is one. Type checkers read from them in which direction a parameter is
+used, and `Group` reads which end a stage holds.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 @runtime_checkable
 class Sender(Protocol[T_contra]):
-    """The sending end of something that carries values: a `Channel`, or any object like it.
+    """The sending end of a `Channel`, or of any object with these methods.
 
-    A parameter annotated so makes a stage of a `Group` hold the sending end of the channel
-    passed there: when the last holder ends, the channel closes.
+    A stage of a `Group` holds the sending end of the channel that is passed to a parameter with
+    this annotation. When the last holder ends, the channel closes.
     """
 
     def send(self, value: T_contra, /) -> Operation[None]:
@@ -51,10 +51,10 @@ class Sender(Protocol[T_contra]):
 
 @runtime_checkable
 class Receiver(Protocol[T_co]):
-    """The receiving end of something that carries values: a `Channel`, or any object like it.
+    """The receiving end of a `Channel`, or of any object with these methods.
 
-    A parameter annotated so makes a stage of a `Group` hold the receiving end of the channel
-    passed there: when the last holder ends, the channel closes and its senders stop.
+    A stage of a `Group` holds the receiving end of the channel that is passed to a parameter with
+    this annotation. When the last holder ends, the channel closes, and its senders stop.
     """
 
     def recv(self) -> Operation[T_co]:
@@ -74,19 +74,19 @@ class Receiver(Protocol[T_co]):
 
 @runtime_checkable
 class SyncSender(Protocol[T_contra]):
-    """The sending end for a thread: what ``channel.sync`` is to an actor that is a function."""
+    """The sending end for threads: the annotation for ``channel.sync`` in a plain function."""
 
     def send(self, value: T_contra, timeout: float | None = None) -> None:
-        """Send, blocking for at most `timeout` seconds."""
+        """Send, blocking this thread for at most `timeout` seconds (None: for ever)."""
         ...
 
 
 @runtime_checkable
 class SyncReceiver(Protocol[T_co]):
-    """The receiving end for a thread."""
+    """The receiving end for threads: the annotation for ``channel.sync`` in a plain function."""
 
     def recv(self, timeout: float | None = None) -> T_co:
-        """Receive, blocking for at most `timeout` seconds."""
+        """Receive, blocking this thread for at most `timeout` seconds (None: for ever)."""
         ...
 
     def __iter__(self) -> Iterator[T_co]: ...

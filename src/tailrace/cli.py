@@ -1,7 +1,7 @@
 """Layer 6: the `tailrace` command.
 
-``tailrace run FILE[:main]`` runs a program's own ``main(go)`` as `tailrace.run` would, with what
-the command line changes about it; ``tailrace demo`` runs the one in `tailrace.demo`.
+``tailrace run FILE[:main]`` runs a program's own ``main(go)`` as `tailrace.run` does, with the
+changes that options ask for. ``tailrace demo`` runs the program in `tailrace.demo`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["main"]
 
 
 class UsageError(Exception):
-    """Something on the command line is wrong; the text says what, and what would be right."""
+    """A wrong command line. The text says what is wrong, and what would be right."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. SystemExit: 0, 1 for a failed program, 2 for wrong usage, or as `run`."""
+    """Run the command. SystemExit: 1 if the program failed, 2 for wrong usage, or as `run`."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STAGE=N",
         action="append",
         default=[],
-        help="how many actors a stage has, whatever the program says (repeatable)",
+        help="number of actors of a stage, instead of the program's own (repeatable)",
     )
     _add_grace(run, None, "default: the program's own, else 30")
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--bind", default="127.0.0.1:8080", metavar="HOST:PORT")
     demo.add_argument("--database", type=Path, default=Path("events.db"), metavar="FILE")
     demo.add_argument("--no-traffic", action="store_true", help="send no requests of its own")
-    demo.add_argument("--seconds", type=_seconds, metavar="N", help="drain after so long")
+    demo.add_argument("--seconds", type=_seconds, metavar="N", help="drain after N seconds")
     _add_grace(demo, 30.0, "default: 30")
     return parser
 
@@ -76,7 +76,7 @@ def _add_grace(parser: argparse.ArgumentParser, default: float | None, says: str
         type=_seconds,
         default=default,
         metavar="SECONDS",
-        help=f"how long the first Ctrl-C lets it drain ({says})",
+        help=f"for how long it may drain after the first Ctrl-C ({says})",
     )
 
 
@@ -107,10 +107,10 @@ def _run(options: argparse.Namespace) -> None:
         _execute(main, grace if options.grace is None else options.grace, wanted)
 
     def program_ran(main: Main, grace: float) -> None:
-        if not name:  # else it is another that is asked for
+        if not name:  # else another main function was asked for
             execute(main, grace)
 
-    # A file that itself calls run() is run there, as `python FILE` would do it.
+    # If the file calls run() itself, the program runs there, as by `python FILE`.
     with intercepted(program_ran):
         module = _load_module(file)
     if not ran:
@@ -143,7 +143,7 @@ def _stage_actors(text: str) -> tuple[str, int]:
 
 
 class _Rescaled(Group):
-    """A group in which the command line says how many actors some stages have."""
+    """A group in which the command line sets the number of actors of some stages."""
 
     def __init__(self, wanted: dict[str, int]) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class _Rescaled(Group):
 
 
 def _file_and_name(program: str) -> tuple[str, str]:
-    """``FILE:main`` taken apart; a colon within a path (``C:\\events.py``) belongs to that."""
+    """``FILE:main`` taken apart. A colon in a path (``C:\\events.py``) is no separator."""
     file, _, name = program.rpartition(":")
     return (file, name) if file and name.isidentifier() else (program, "")
 
@@ -177,22 +177,22 @@ def _load_module(file: str) -> ModuleType:
         return _load_file(path)
     if path.suffix == ".py":
         raise UsageError(f"there is no file {file!r}")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:
         return importlib.import_module(file)
     except ModuleNotFoundError as error:
         if error.name and f"{file}.".startswith(f"{error.name}."):
             raise UsageError(f"there is no file and no module {file!r}") from None
         raise
-    except (TypeError, ValueError):  # "./events", ".events", "": no name of a module
+    except (TypeError, ValueError):  # "./events", ".events", "" are no names of modules
         if all(part.isidentifier() for part in file.split(".")):
             raise
         raise UsageError(f"there is no file and no module {file!r}") from None
 
 
 def _load_file(path: Path) -> ModuleType:
-    sys.path.insert(0, str(path.resolve().parent))  # its own imports, as `python FILE` has them
-    # A program may be called select.py, which must not take that module's place for others.
+    sys.path.insert(0, str(path.resolve().parent))  # for its imports, as `python FILE` does
+    # A program may be called select.py: it must not replace the module `select` for others.
     taken = path.stem in sys.modules or path.stem in sys.stdlib_module_names
     name = f"tailrace_program_{path.stem}" if taken else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
@@ -222,7 +222,7 @@ def _demo(options: argparse.Namespace) -> None:
             seconds=options.seconds,
             grace=options.grace,
         )
-    except* (OSError, demo.StoreError) as failed:  # a port in use, a folder that is not there
+    except* (OSError, demo.StoreError) as failed:  # such as a port in use, or a missing folder
         troubles += failed.exceptions
     if troubles:
         sys.exit("\n".join(f"tailrace: {trouble}" for trouble in troubles))

@@ -1,7 +1,7 @@
 """Layer 6: the last program of the talk, with a real HTTP server and a durable database.
 
-Listen → Filter → Enrich × 3 → Store. An HTTP request is answered when its message is settled: a
-200 ``OK`` means that the row is on disk.
+Listen → Filter → Enrich × 3 → Store. A request gets its answer when its message is settled: a 200
+``OK`` means that the row is on disk.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ EVERYWHERE = ("0.0.0.0", "[::]")
 
 
 async def enrich(inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None:
-    """The talk's: decorate, and pass on."""
+    """Decorate each message, and pass it on."""
     async for msg in inbox:
         msg.data = f"☆ {msg.data} ☆"
         await out.send(msg)
 
 
 class Filter:
-    """The talk's filter, which counts what it drops."""
+    """The talk's filter. Counts the messages that it drops."""
 
     name = "filter"
 
@@ -45,7 +45,7 @@ class Filter:
         return f"<Filter: {self.dropped} dropped>"
 
     async def __call__(self, inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None:
-        """Abort every "bar", pass the others on."""
+        """Abort each "bar", and pass the others on."""
         async for msg in inbox:
             if msg.data == "bar":
                 self.dropped += msg.abort("filtered")
@@ -54,10 +54,12 @@ class Filter:
 
 
 def server_on(bind: str) -> HttpServer:
-    """A server that pages of other sites cannot reach by a name of their own (DNS rebinding).
-    ValueError if `bind` is no address."""
+    """A server at an address that refuses unknown host names, against DNS rebinding.
+
+    ValueError if `bind` is no address.
+    """
     name = bind.rpartition(":")[0]
-    if name in EVERYWHERE:  # by whatever names this machine has
+    if name in EVERYWHERE:  # the names of this machine are not known
         return HttpServer(bind)
     return HttpServer(bind, hosts=["localhost", "127.0.0.1", "[::1]", *[name] * bool(name)])
 
@@ -65,7 +67,7 @@ def server_on(bind: str) -> HttpServer:
 def run_demo(
     server: HttpServer, *, database: Path, traffic: bool, seconds: float | None, grace: float
 ) -> None:
-    """Run until a signal drains it, or for `seconds`; then say what it did."""
+    """Run until a signal, or for `seconds`, drain, and print what was stored."""
     before = _rows(database)
     filter_ = Filter()
 
@@ -91,7 +93,7 @@ def run_demo(
 
 
 async def send_traffic(url: str) -> None:
-    """The talk's source as an HTTP client: now and then "foo" (six of ten) or "bar"."""
+    """The talk's source as an HTTP client: at random times, "foo" (six of ten) or "bar"."""
     while True:
         await asyncio.sleep(random.random() * 0.25)
         data = "foo" if random.random() < 0.6 else "bar"
@@ -105,12 +107,12 @@ def _get(url: str) -> str:
             return f"{answer.status} {answer.read().decode()}"
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read().decode()}"
-    except OSError as error:  # draining: nobody listens any more
+    except OSError as error:  # the server has stopped, for a drain
         return str(error)
 
 
 def _rows(database: Path) -> int:
-    """How many rows the table has; 0 before there is one."""
+    """How many rows the table has. 0 if there is no table yet."""
     if not database.exists():
         return 0
     with contextlib.closing(sqlite3.connect(database)) as connection:

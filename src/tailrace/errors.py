@@ -1,8 +1,8 @@
-"""Every error that tailrace raises of its own: one small tree.
+"""Layer 0: the errors of tailrace's own, one small tree.
 
-Cancellation is `asyncio.CancelledError` and a passed deadline is the builtin `TimeoutError`;
-wrong arguments are `TypeError` and `ValueError`, wrong order of calls `RuntimeError`, as anywhere
-in Python.
+For the rest it raises what Python does: `asyncio.CancelledError` for a cancellation, `TimeoutError`
+after a timeout, `TypeError` and `ValueError` for wrong arguments, `RuntimeError` for a wrong order
+of calls.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ __all__ = [
 
 
 class TailraceError(Exception):
-    """The root of the tree: `except TailraceError` catches whatever this library says."""
+    """The base class of all errors of tailrace's own."""
 
 
 class Closed(TailraceError):
-    """A send on a closed channel, or a receive on one that is closed and drained.
+    """A send on a closed channel, or a receive on a channel that is closed and empty.
 
-    `channel` is the channel; `__cause__` is what it was closed with (None: a clean end of
-    stream). An actor that lets a causeless `Closed` of a channel it holds escape ends well.
+    `channel` is the channel. `__cause__` is the exception that it was closed with; None if it was
+    closed normally. An actor may raise the `Closed` of one of its own channels that was closed
+    normally: that is no failure.
     """
 
     def __init__(self, channel: object) -> None:
@@ -35,27 +36,29 @@ class Closed(TailraceError):
         self.channel = channel
 
     def __str__(self) -> str:
-        # Made when shown, not when raised: a close may wake ten thousand receivers.
+        # Made here and not before: a close may wake ten thousand receivers.
         name = getattr(self.channel, "name", "")
         return f"channel {name!r} is closed" if name else "the channel is closed"
 
 
 class WouldBlock(TailraceError):
-    """A `*_nowait` call found nothing that it could do at once; await the operation instead."""
+    """A `*_nowait` call could not complete at once. Await the operation instead."""
 
 
 class Deadlock(TailraceError):
-    """Every actor waits for another and no timer is left, so nothing can ever happen again.
+    """Every task waits for another and no timer is left, so nothing can ever happen again.
 
-    Raised by the virtual-clock loop of `tailrace.testing`; the text is the wait-for graph.
+    Raised by the virtual-clock loop of `tailrace.testing`. The text is the wait-for graph.
     """
 
 
 class Abort(TailraceError):
-    """Raised in a function given to `each`: drop this message on purpose, as not the sender's
-    fault. The HTTP caller hears 200 ``aborted: …``."""
+    """Raise it in a function for `each` to drop a message on purpose, without blaming its sender.
 
-    reason = "aborted"  # of a subclass that does not call `__init__`
+    An HTTP client gets 200 ``aborted: …``.
+    """
+
+    reason = "aborted"  # for a subclass that does not call `__init__`
 
     def __init__(self, reason: str = "aborted") -> None:
         super().__init__(reason)
@@ -63,10 +66,12 @@ class Abort(TailraceError):
 
 
 class Reject(TailraceError):
-    """Raised in a function given to `each`: this message is invalid, which is the sender's
-    fault. The HTTP caller hears 422 ``rejected: …``."""
+    """Raise it in a function for `each` if a message is invalid, which is its sender's fault.
 
-    reason = "rejected"  # of a subclass that does not call `__init__`
+    An HTTP client gets 422 ``rejected: …``.
+    """
+
+    reason = "rejected"  # for a subclass that does not call `__init__`
 
     def __init__(self, reason: str = "rejected") -> None:
         super().__init__(reason)
@@ -74,17 +79,17 @@ class Reject(TailraceError):
 
 
 class Outage(TailraceError):
-    """What a message fails with when something that it needs is out of order (a store's database):
-    it was not stored, and may be sent again later. `__cause__` is the error that shows the outage.
+    """The failure of a message that needs something which is out of order, such as a database.
 
-    The HTTP caller hears 503 with ``Retry-After``.
+    The message was not stored, and may be sent again later. `__cause__` is the error that shows
+    the outage. An HTTP client gets 503 with ``Retry-After``.
     """
 
 
 class StoreError(TailraceError):
-    """A store cannot work as it was set up: its database cannot be opened, or is none, or its
-    table does not fit the type.
+    """A store cannot work: its database cannot be opened, or its table does not fit the type.
 
-    Where the type is known beforehand it is raised before anything is received; else the messages
-    in hand fail with it. The text names the database, the table and the column.
+    If the type of the messages is known beforehand, the store raises this before it receives any.
+    Otherwise the messages in hand fail with it. The text names the database, the table and the
+    column.
     """

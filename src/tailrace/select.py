@@ -1,7 +1,7 @@
 """Layer 2: `select`, which waits for several channel operations and makes exactly one happen.
 
-The engine is in the core; here are its types: an overload for each number of cases up to six, so
-that checkers narrow the value from the index in a ``match``.
+The implementation is in the core. Here are the types: an overload for each number of cases up to
+six, so that type checkers infer the type of the value from the index in a ``match``.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ if TYPE_CHECKING:
     def select(
         *cases: _Case[Any], timeout: float | None = None, priority: bool = False
     ) -> Awaitable[Any]:
-        """See `tailrace._core`: it says there what it does."""
+        """See `tailrace._core.select`."""
         ...
 
     @overload
@@ -182,11 +182,11 @@ if TYPE_CHECKING:
     @overload
     def select_nowait(*cases: _Case[Any], priority: bool = False) -> tuple[int, Any]: ...
     def select_nowait(*cases: _Case[Any], priority: bool = False) -> Any:
-        """See `tailrace._core`: it says there what it does."""
+        """See `tailrace._core.select`."""
         ...
 
 else:
-    # The core's own, without a call in between: these are hot.
+    # The functions of the core themselves: a call in between would cost time in the hot path.
     select = _core.select
     select_nowait = _core.select_nowait
 
@@ -196,11 +196,11 @@ def done(source: asyncio.Event) -> Operation[bool]: ...
 @overload
 def done(source: asyncio.Future[T]) -> Operation[T]: ...
 def done(source: asyncio.Future[Any] | asyncio.Event) -> Operation[Any]:
-    """A case that is ready when `source` is done: a future or task, or an Event of this loop.
+    """A case of select that is ready when `source` is done: a future, a task, or an Event.
 
-    The value is what awaiting `source` would give: the result (True for an Event), or its
-    exception, raised if this is the case chosen. Choosing another case leaves `source` alone.
-    TypeError for anything else.
+    If this case is chosen, its value is the result of `source` (True for an Event), or select
+    raises the exception of `source`. If another case is chosen, nothing happens to `source`.
+    TypeError for any other `source`.
     """
     if not isinstance(source, (asyncio.Event, asyncio.Future)):
         raise TypeError(

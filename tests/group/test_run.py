@@ -111,7 +111,7 @@ def test_run_the_second_signal_cancels_and_the_exit_code_names_it() -> None:
         code, printed = rest(process)
     assert code == 128 + signal.SIGINT
     assert "cancelled" in printed
-    assert any(line.startswith("WARNING cut short: stubborn: waiting") for line in printed)
+    assert any(line.startswith("WARNING cancelled: stubborn: waiting") for line in printed)
 
 
 def test_run_the_end_of_the_grace_cancels_with_exit_code_124() -> None:
@@ -222,7 +222,7 @@ def test_run_the_third_signal_ends_a_process_whose_clean_up_hangs() -> None:
         assert process.stdout is not None
         for expected in (
             ("SIGTERM: draining", "no"),
-            ("SIGTERM: stopping", "WARNING cut short: hangs", "no"),
+            ("SIGTERM: stopping", "WARNING cancelled: hangs", "no"),
         ):
             process.send_signal(signal.SIGTERM)
             lines = [process.stdout.readline() for _ in expected]  # of two threads
@@ -476,7 +476,7 @@ def test_run_says_at_the_second_signal_which_threads_it_waits_for() -> None:
         run(main, grace=0.3)
     """)
     assert code == 128 + signal.SIGTERM
-    assert errors[-1].endswith("for what runs in threads, which cannot be cancelled: deaf")
+    assert errors[-1].endswith("for actors in threads, which cannot be cancelled: deaf")
 
 
 def test_run_stops_waiting_for_threads_at_the_end_of_the_grace_not_after_another_one() -> None:
@@ -529,7 +529,7 @@ def test_run_the_exit_code_says_that_it_was_cut_short_even_if_something_fails_th
         run(main, grace=0.05)
     """)
     assert code == 124
-    assert "ERROR failed while it was cut short" in printed
+    assert "ERROR failed while the program was cancelled" in printed
     assert "ValueError: in the clean-up" in "\n".join(printed)
 
 
@@ -647,9 +647,9 @@ def test_run_an_async_main_counts_as_a_source(body: str) -> None:
         assert code == 124  # nobody receives what it sends
         return
     assert code == 0, (printed, errors)
-    (told,) = [line for line in printed if "cut off" in line] or [""]
+    (told,) = [line for line in printed if "the drain cancels" in line] or [""]
     if body == "waits for ever":
-        assert told.startswith("INFO main is cut off by the drain, as a source, at <string>:")
+        assert told.startswith("INFO the drain cancels main, at <string>:")
     elif "waits for its" in body or "waits for idle" in body:
         assert not told
     assert sorted(line for line in printed if line not in ("ready", told)) == (sorted(expected))

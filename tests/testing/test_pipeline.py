@@ -461,8 +461,8 @@ def test_an_async_main_that_waits_for_something_else_lacks_a_name_at_the_end(run
 @pytest.mark.parametrize(
     ("stand_in", "says"),
     [
-        (testing.source, r"testing\.source is not called: write testing\.source\(\)"),
-        (testing.sink, r"testing\.sink is not called: write testing\.sink\(\)"),
+        (testing.source, r"call the function: testing\.source\(\)"),
+        (testing.sink, r"call the function: testing\.sink\(\)"),
         (testing.Sink, "Sink is a class"),
         ("stored", "'stored' is no actor"),
     ],

@@ -342,5 +342,5 @@ def test_an_async_fixture_of_another_loop_is_refused_with_what_to_do(run: Run) -
     )
     result.assert_outcomes(passed=1, errors=3)
     result.stdout.fnmatch_lines(
-        ["the fixture 'made' is async, so it is made on another event loop*make it in the test*"]
+        ["the fixture 'made' is async, so it runs on another event loop*make that in the test*"]
     )

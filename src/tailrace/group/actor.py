@@ -1,7 +1,7 @@
-"""One actor of a stage: a task on the loop, or a plain function on a thread of its own.
+"""Actors: a task on the loop, or a plain function on a thread of its own.
 
-Either kind tells its stage when it has ended, on the loop's thread and exactly once, and can be
-cancelled, stopped as a source, and asked what it is doing.
+Both kinds tell their stage when they have ended, once, on the loop's thread. Both can be cancelled,
+stopped as a source, and asked for their activity.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tailrace.group.activity import IN_THREAD, Activity, activity_of, parked
 
 T = TypeVar("T")
 
-# By task: how to stop it as a source, where cancelling it would lose what it has in hand.
+# By task: how to stop it as a source, if a cancellation would lose a value.
 _stops: WeakKeyDictionary[asyncio.Task[Any], Callable[[], None]] = WeakKeyDictionary()
 
 _PLAIN = frozenset({CoroutineType})
@@ -35,11 +35,11 @@ class Actor(Protocol):
 
     @property
     def name(self) -> str:
-        """What logs and the wait-for graph call it."""
+        """Its name, in logs and in the wait-for graph."""
         ...
 
     def stop(self) -> None:
-        """End it as a source: a send that is parked happens first."""
+        """Stop it as a source: if it is parked in a send, it ends after that send."""
 
     def activity(self) -> Activity:
         """What it does now."""
@@ -47,9 +47,9 @@ class Actor(Protocol):
 
 
 class TaskActor:
-    """An actor on the event loop: a task, seen as an actor as long as somebody looks.
+    """An actor on the event loop: a view of its task.
 
-    Nothing is kept for it beside the task, of which there may be a hundred thousand.
+    Made anew when it is needed: a stage of a hundred thousand actors keeps nothing but the tasks.
     """
 
     def __init__(self, task: asyncio.Task[None]) -> None:
@@ -72,7 +72,7 @@ class TaskActor:
             self.task.cancel()
 
     def _stop_after_send(self) -> None:
-        if not self.task.cancelling():  # a second time would interrupt its cleaning up
+        if not self.task.cancelling():  # a second cancellation would interrupt its clean-up
             self.task.cancel()
 
     def activity(self) -> Activity:
@@ -81,7 +81,7 @@ class TaskActor:
 
 
 class Feed:
-    """What `emit` is doing, so that a drain stops it between two items: none is drawn and lost.
+    """The state of `emit`, by which a drain stops it between two items and loses none.
 
     A context manager around the work of the current task.
     """
@@ -105,11 +105,11 @@ class Feed:
             _stops[self._task] = self._outer
 
     def stop(self) -> None:
-        """Have `stopping` seen after the item in hand; interrupt the wait for another one."""
+        """Stop after the current item. If `emit` waits for the next item, interrupt that."""
         self.stopping = True
         if not self.drawing:
             return
-        if asyncio.current_task() is self._task:  # the iterable itself drains: it may yield yet
+        if asyncio.current_task() is self._task:  # the iterable drains the group: it may yield
             self._task.get_loop().call_soon(self._stop_drawing)
         else:
             self._task.cancel()
@@ -119,7 +119,7 @@ class Feed:
             self._task.cancel()
 
     async def end(self) -> None:
-        """End the task as the cancelled source that it is, so that a caller draws nothing more."""
+        """End the task by a cancellation, so that a caller of `emit` draws no more items."""
         self._task.cancel()
         await asyncio.sleep(0)
 
@@ -127,12 +127,12 @@ class Feed:
 def start_on_loop(
     calls: list[Any], name: str, first: int, ended: Callable[[asyncio.Task[None]], None]
 ) -> dict[asyncio.Task[None], None]:
-    """Start an actor for each of `calls`; `ended` hears of the end of each.
+    """Start an actor for each of `calls`. `ended` is called with each task that has ended.
 
-    They are called ``name#first`` and so on; with `first` 0 there is one, called `name`.
+    The names are ``name#first`` and so on; with `first` 0 there is one actor, called `name`.
     """
     coroutines: list[Any] = calls
-    # The exact type first: to ask the abstract one takes as long as to start an actor.
+    # The exact type first: `isinstance` of the abstract type takes as long as to start an actor.
     if not _PLAIN.issuperset(map(type, calls)):
         coroutines = [each if isinstance(each, Coroutine) else _await(each) for each in calls]
     return _core.spawn(coroutines, name, first, ended)
@@ -145,17 +145,17 @@ async def _await(work: Awaitable[None]) -> None:
 def task_factory(
     loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T], **options: Any
 ) -> asyncio.Task[T]:
-    """Makes every task of a loop what an actor is: ``loop.set_task_factory(task_factory)``.
+    """Make all tasks of a loop as fast as actors: ``loop.set_task_factory(task_factory)``.
 
-    With the native core a channel then costs any task what it costs an actor. Such a task is all
-    that a task is but an instance of `asyncio.Task`; it is never started eagerly.
+    With the native core, channel operations then take any task as little time as an actor. Such a
+    task does all that a task does, but is no instance of `asyncio.Task`, and never starts eagerly.
     """
     task: asyncio.Task[T] = _core.task_factory(loop, coro, **options)
     return task
 
 
 class ThreadActor:
-    """An actor on a thread, which is a daemon: blocking code cannot be made to end."""
+    """An actor on a thread of its own. A daemon thread, as blocking code cannot be cancelled."""
 
     def __init__(self, name: str, work: Callable[[], object], ended: Ended) -> None:
         self.name = name
@@ -166,14 +166,14 @@ class ThreadActor:
             target=copy_context().run, args=(self._run,), name=name, daemon=True
         )
         self._handle = ThreadHandle(self._loop, self._thread)
-        # At the next turn, so that whoever starts several actors has wired them all before.
+        # In the next turn, so that a caller can start several stages before any actor runs.
         self._loop.call_soon(self._begin)
 
     def __repr__(self) -> str:
         return f"<actor {self.name}, in a thread>"
 
     def cancel(self) -> None:
-        """End it as soon as it can be, if it uses channels."""
+        """Cancel it. It ends at its next channel operation."""
         self._handle.cancel()
 
     def stop(self) -> None:
@@ -191,23 +191,23 @@ class ThreadActor:
 
     @property
     def operation(self) -> object:
-        """The channel operation that the thread has parked in last."""
+        """The channel operation in which the thread was parked last."""
         return self._handle.operation
 
     def when_parked(self, then: Callable[[], object]) -> None:
-        """Have `then` called on the loop, once, when the thread has parked next, or ended.
+        """Call `then` on the loop, once, when the thread parks next, or ends.
 
-        It may have parked while this asks: look at it again.
+        Look at the thread again after this call: it may have parked meanwhile.
         """
         self._handle.on_park.append(then)
 
     def _begin(self) -> None:
-        if self._handle.cancelled:  # before it has begun: like a task, it never does
+        if self._handle.cancelled:  # before it has begun: like a task, it never begins
             self._done(asyncio.CancelledError())
             return
         try:
             self._thread.start()
-        except RuntimeError as error:  # there can be no more threads
+        except RuntimeError as error:  # the system allows no more threads
             self._done(error)
 
     def _run(self) -> None:
@@ -224,12 +224,12 @@ class ThreadActor:
                 )
         except BaseException as raised:
             error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has gone without waiting for us
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and did not wait for it
             self._loop.call_soon_threadsafe(self._done, error)
-        error = None  # its traceback holds this frame
+        error = None  # its traceback refers to this frame
 
     def abandon(self) -> None:
-        """Take it for ended, whatever its thread does."""
+        """Count it as ended, whatever its thread does."""
         self._done(asyncio.CancelledError())
 
     def _done(self, error: BaseException | None) -> None:

@@ -1,4 +1,4 @@
-"""What cannot be right where a stage is started, said at once and with what would be right."""
+"""Checks of the arguments of `go`: errors and warnings that say what would be right."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ HEADS: Final[dict[object, End]] = {
     _core.ReceivingEnd: "receive",
     _core.SyncReceivingEnd: "receive",
 }
-"""The types that an end is annotated with."""
+"""The types of annotations for an end of a channel, and which end they mean."""
 
 OTHER: Final = "other"
-"""In their place: any other type."""
+"""The head of any other annotation."""
 
 _BLOCKING: Final = frozenset(
     {SyncSender, SyncReceiver, _core.SyncSendingEnd, _core.SyncReceivingEnd}
 )
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 _LOOKED_AT: Final = 32
-"""How many members of a container are looked at: it may be large, and is mostly of one kind."""
+"""How many members of a container are looked at. A large one is mostly of one kind."""
 
 
 def only_ends(heads: Set[object]) -> bool:
-    """Whether nothing but an end of a channel fits."""
+    """Whether a parameter with these heads takes nothing but ends of channels."""
     return bool(heads - {None}) and heads - {None} <= HEADS.keys()
 
 
 def check(
     name: str, parameter: inspect.Parameter, heads: Set[object], value: Any, *, on_loop: bool
 ) -> None:
-    """TypeError if `value` cannot be right for a parameter of which only ends are wanted.
+    """TypeError if `value` cannot be right for a parameter that takes only ends of channels.
 
-    `on_loop` says whether the stage `name` runs on the event loop; else it runs in threads.
+    `on_loop` says whether the stage `name` runs on the event loop, or else in threads.
     """
     check_no_type(name, parameter, heads, value)
     if not only_ends(heads) or (value is None and (None in heads or parameter.default is None)):
@@ -70,7 +70,7 @@ def check(
         )
     resolved = _core.resolve_end(value)
     if resolved is None:
-        # Any object with the right methods is an end: a test's list, say.
+        # Any object with the right methods is an end, such as a test's own class.
         iterates = "__aiter__" if asynchronous else "__iter__"
         methods = ("send",) if "send" in ends else ("recv", iterates)
         if isinstance(value, type) or not any(hasattr(value, each) for each in methods):
@@ -97,7 +97,7 @@ def check(
 def check_no_type(
     name: str, parameter: inspect.Parameter, heads: Set[object] | None, value: Any
 ) -> None:
-    """TypeError if `value` is the type of a channel, or of an end, where such a one is wanted."""
+    """TypeError if `value` is a type of channels or ends, and the parameter takes an object."""
     kind = get_origin(value) or value
     types = cast(tuple[type, ...], (_core.Channel, *HEADS))
     if not isinstance(kind, type) or not issubclass(kind, types):
@@ -112,11 +112,11 @@ def check_no_type(
 
 
 def check_no_factory(name: str, made: object) -> None:
-    """TypeError if the plain function of that name says that it returns an actor: a `made`."""
+    """TypeError if the plain function `name` returns an actor object, of the type `made`."""
     if isinstance(made, type) and is_async(made.__call__):
         raise TypeError(
-            f"{name} makes an actor, and is none: call it, as in go({name}(...), inbox, out), with "
-            f"what it takes itself in its own brackets"
+            f"{name} returns an actor, and is none: call it with its own arguments, as in "
+            f"go({name}(...), inbox, out)"
         )
 
 
@@ -135,20 +135,19 @@ def _attribute(ends: Set[End]) -> str:
     return "sender" if "send" in ends else "receiver"
 
 
-# What is only unlikely to be right: a warning, once for each parameter of each function, however
-# many stages it makes.
+# Warnings: what is probably wrong. One for each parameter of each function.
 
 _warned: set[tuple[str, str, str]] = set()
 
 
 def warn_bare(name: str, function: Any, parameter: str) -> None:
-    """A channel was passed to a parameter that does not say which end it takes."""
+    """Warn that a channel was passed to a parameter without an annotation."""
     _warn(
         name,
         function,
         parameter,
-        f"{name}: parameter {parameter!r} has no annotation, so nobody can tell which end of the "
-        f"channel this actor holds, and the channel will not close itself; annotate it "
+        f"{name}: parameter {parameter!r} has no annotation, so the stage holds no end of the "
+        f"channel, and the channel will not close by itself; annotate the parameter "
         f"Sender[...] or Receiver[...]",
     )
 
@@ -160,9 +159,9 @@ def warn_contained(name: str, function: Any, parameter: str, value: Any) -> None
             name,
             function,
             parameter,
-            f"{name}: parameter {parameter!r} was given channels inside a {_kind(value)}, where "
-            f"nobody holds them, and they will not close themselves; pass them one by one, "
-            f"as in `*outs: Sender[...]`, or hold them in `with channel.sending():`",
+            f"{name}: parameter {parameter!r} was given channels inside a {_kind(value)}; the "
+            f"stage does not hold those, and they will not close by themselves; pass them one by "
+            f"one, as in `*outs: Sender[...]`, or hold them in `with channel.sending():`",
         )
 
 
@@ -171,7 +170,7 @@ def _kind(value: Any) -> str:
 
 
 def members(container: Any) -> Iterable[object]:
-    """The members of a container: of a mapping, its keys and its values; not all of many."""
+    """The first members of a container. Of a mapping: its keys and its values."""
     try:
         yield from islice(container, _LOOKED_AT)
         if isinstance(container, Mapping):
@@ -181,7 +180,7 @@ def members(container: Any) -> Iterable[object]:
 
 
 def _is_end(member: object) -> bool:
-    if isinstance(member, (list, tuple)):  # pairs, say
+    if isinstance(member, (list, tuple)):  # such as a pair
         return any(_core.resolve_end(each) is not None for each in islice(member, _LOOKED_AT))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     return _core.resolve_end(member) is not None
 
@@ -198,10 +197,10 @@ def _warn(name: str, function: Any, parameter: str, text: str) -> None:
 
 
 def check_open(name: str, holds: Iterable[Hold]) -> None:
-    """ValueError for a channel to be sent to that was closed by hand.
+    """ValueError if a stage would send to a channel that was closed by `Channel.close`.
 
-    Where its receivers have closed it, a sender ends well: stop flows up. Where its senders have,
-    `take_hold` refuses.
+    If the receivers have closed it, that is no error: the stage ends at its first send. If the
+    senders have closed it, `take_hold` raises.
     """
     for channel, end, parameter in holds:
         if end != "send" or not channel.closed:
@@ -214,11 +213,11 @@ def check_open(name: str, holds: Iterable[Hold]) -> None:
             )
 
 
-# What may be a stage.
+# What can be a stage.
 
 
 def stage_name(fn: Callable[..., Any]) -> str:
-    """What a stage is called by default: its function, or its object's own name."""
+    """The default name of a stage: that of its function, or the `name` of its object."""
     target = unwrapped(fn)
     for attribute in ("__name__", "name"):
         name = getattr(target, attribute, None)
@@ -228,7 +227,7 @@ def stage_name(fn: Callable[..., Any]) -> str:
 
 
 def check_callable(fn: object) -> None:
-    """TypeError for what cannot be called."""
+    """TypeError unless `fn` can be called."""
     if callable(fn):
         return
     if inspect.iscoroutine(fn):

@@ -1,4 +1,4 @@
-"""The topology of a group: stages, channels, and which way values flow."""
+"""The graph of a group, as data and as text: stages, channels, and which way values flow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StageNode:
 
 @dataclass(frozen=True, slots=True)
 class ChannelNode:
-    """One channel: its name and how many values it holds at most."""
+    """One channel: its name and its capacity."""
 
     name: str
     capacity: float
@@ -33,7 +33,7 @@ class ChannelNode:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Values flow from `source` to `target`: a stage and a channel, by name."""
+    """Values flow from `source` to `target`. Both are names; one is a stage, one a channel."""
 
     source: str
     target: str
@@ -41,9 +41,10 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Stages and channels with the edges between them; ``str()`` is its Mermaid text.
+    """Stages and channels with the edges between them. ``str()`` gives Mermaid text.
 
-    `cycles` names the stages and channels that feed themselves: those never close by ownership.
+    `cycles` names the stages and channels that feed themselves. These channels never close by
+    ownership.
     """
 
     stages: tuple[StageNode, ...]
@@ -52,24 +53,24 @@ class Graph:
 
     @property
     def cycles(self) -> frozenset[str]:
-        """The names on some cycle."""
+        """The names of stages and channels that are on a cycle."""
         return frozenset(_on_cycles(self._names(), self.edges))
 
     def downstream(self, names: Iterable[str]) -> set[str]:
-        """Everything that values from `names` can reach."""
+        """The names of all that values from `names` can reach."""
         return _reach(((edge.source, edge.target) for edge in self.edges), names)
 
     def upstream(self, names: Iterable[str]) -> set[str]:
-        """Everything whose values can reach `names`."""
+        """The names of all whose values can reach `names`."""
         return _reach(((edge.target, edge.source) for edge in self.edges), names)
 
     def _names(self) -> list[str]:
         return [stage.name for stage in self.stages] + [channel.name for channel in self.channels]
 
     def layers(self) -> list[list[str]]:
-        """Names in order of flow, those side by side that do not depend on each other.
+        """The names in order of flow. Names in one layer do not depend on each other.
 
-        What is on a cycle stands as if its returning edges were not there.
+        Edges that lead back, on a cycle, are ignored.
         """
         order = {name: index for index, name in enumerate(self._names())}
         returning = _returning(order, self.edges)
@@ -86,7 +87,7 @@ class Graph:
         return layers
 
     def mermaid(self) -> str:
-        """The graph in Mermaid's flowchart language, which many renderers draw."""
+        """The graph in Mermaid's flowchart language."""
         ids = {name: f"n{index}" for index, name in enumerate(self._names())}
         stages, channels = self._texts()
         lines = ["flowchart LR"]
@@ -100,12 +101,12 @@ class Graph:
         return "\n".join(lines)
 
     def svg(self) -> str:
-        """The graph as an SVG picture, complete in itself."""
+        """The graph as an SVG document, without references to other files."""
         edges = [(edge.source, edge.target) for edge in self.edges]
         return draw(*self._texts(), edges, self.layers())
 
     def _texts(self) -> tuple[dict[str, str], dict[str, str]]:
-        """What a picture says in each stage and in each channel, by name."""
+        """The texts in a picture: by name of a stage, and by name of a channel."""
         stages = {s.name: s.name + (f" × {s.actors}" if s.actors > 1 else "") for s in self.stages}
         channels = {c.name: c.name + (f" ({c.bound})" if c.capacity else "") for c in self.channels}
         return stages, channels
@@ -129,7 +130,7 @@ def _reach(steps: Iterable[tuple[str, str]], start: Iterable[str]) -> set[str]:
 
 
 def _successors(names: Iterable[str], edges: tuple[Edge, ...]) -> dict[str, list[tuple[str, int]]]:
-    """Of each name, what its edges lead to, with their numbers."""
+    """By name: the targets of its edges, with the numbers of the edges."""
     successors: dict[str, list[tuple[str, int]]] = {name: [] for name in names}
     for number, edge in enumerate(edges):
         successors.setdefault(edge.source, []).append((edge.target, number))
@@ -138,12 +139,15 @@ def _successors(names: Iterable[str], edges: tuple[Edge, ...]) -> dict[str, list
 
 
 def _on_cycles(names: Iterable[str], edges: tuple[Edge, ...]) -> Generator[str]:
-    """The names that reach themselves: of strongly connected components (Tarjan's algorithm,
-    without recursion) those of several, and those with an edge to themselves."""
+    """The names that reach themselves.
+
+    They are in a strongly connected component of several (Tarjan's algorithm, without recursion),
+    or have an edge to themselves.
+    """
     successors = _successors(names, edges)
     index: dict[str, int] = {}
     low: dict[str, int] = {}
-    open_: dict[str, None] = {}  # seen, and in no component yet; in that order
+    open_: dict[str, None] = {}  # seen, in this order, and in no component yet
     for root in successors:
         if root in index:
             continue
@@ -175,10 +179,10 @@ def _on_cycles(names: Iterable[str], edges: tuple[Edge, ...]) -> Generator[str]:
 
 
 def _returning(order: Mapping[str, int], edges: tuple[Edge, ...]) -> set[int]:
-    """The numbers of the edges without which there is no cycle.
+    """The numbers of edges without which there is no cycle.
 
-    A search in depth follows each edge once. Where it closes a cycle, the edge that leads furthest
-    back is left out, and the search goes on from where that begins.
+    A depth-first search follows each edge once. When an edge closes a cycle, the edge of the cycle
+    that leads furthest back is left out, and the search goes on from the source of that edge.
     """
     successors = _successors(order, edges)
     returning: set[int] = set()
@@ -205,7 +209,7 @@ def _returning(order: Mapping[str, int], edges: tuple[Edge, ...]) -> set[int]:
                     last = _last_edge(cycle, successors, returning, order)
                     returning.add(last)
                     back = place[edges[last].source] + 1
-                    # Unless that edge only cuts across: then this cycle is still one.
+                    # Unless that edge is a shortcut: then this is still a cycle.
                     if last != number and edges[last].target == (path[back:] or [""])[0]:
                         for name in path[back:]:
                             seen.discard(name)
@@ -227,7 +231,7 @@ def _last_edge(
     returning: set[int],
     order: Mapping[str, int],
 ) -> int:
-    """Of the edges within `cycle`, the one that leads furthest back in order of declaration."""
+    """The edge in `cycle` that leads furthest back, in order of declaration."""
     within = set(cycle)
     edges = (
         (order[source] - order[target], -number)
@@ -239,7 +243,7 @@ def _last_edge(
 
 
 def _escape(text: str) -> str:
-    """For a quoted label: in Mermaid's own entities, whose sign is itself one to be escaped."""
+    """Escape text for a quoted label: Mermaid's entities begin with ``#``, so that comes first."""
     text = text.replace("#", "#35;")
     for letter, entity in ("&", "amp"), ('"', "quot"), ("<", "lt"), (">", "gt"), ("`", "96"):
         text = text.replace(letter, f"#{entity};")

@@ -1,11 +1,12 @@
-"""Group: actors with an owner. Nothing that it starts outlives its block.
+"""Group: the owner of actors. It starts them, and ends when all of them have ended.
 
 Rules, in order of weight
 1. The block ends when every actor has ended. The first failure cancels the others (structured
    concurrency: Sústrik's libdill, trio's nurseries, asyncio.TaskGroup).
-2. Channels close by ownership: when the last stage that holds an end lets go of it. So a pipeline
-   drains downwards and stops upwards with nothing written for it.
-3. The group learns of an actor's end on the loop's thread, once; all of its state belongs there.
+2. A channel closes when the last stage that holds one of its ends lets go of that end. So
+   end-of-stream flows down a pipeline and stop flows up, without shutdown code.
+3. All state of a group belongs to the thread of its loop. There it learns of the end of each
+   actor, once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tailrace.group.actor import Actor, TaskActor
 from tailrace.group.awaits import place_of, waits_for
 from tailrace.group.checks import check_callable, stage_name
 from tailrace.group.graph import Graph
-from tailrace.group.idle import Idleness, joining
+from tailrace.group.idle import joining
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.notices import Notices, log_hidden
 from tailrace.group.parent import Parent
@@ -41,14 +42,14 @@ Ts = TypeVarTuple("Ts")
 class Group:
     """The owner of actors: ``async with Group() as go:``, then ``go(fn, *args)`` for each stage.
 
-    Leaving the block waits until all actors have ended (`on_exit="wait"`), after telling the
-    sources to stop (`"drain"`) or ending all (`"cancel"`). Failures are raised as an
-    `ExceptionGroup`, each noted with its actor, stage and channels. When every actor has been
-    parked on a channel for `stall_after` seconds (None: never), the wait-for graph is logged,
-    once.
+    Leaving the block waits until all actors have ended. Before that it stops the sources
+    (`on_exit="drain"`), cancels all actors (`"cancel"`), or does neither (`"wait"`). Failures are
+    raised as an `ExceptionGroup`; a note on each names its actor, stage and channels. If every
+    actor has been parked on a channel for `stall_after` seconds (None: never), the wait-for graph
+    is logged, once.
 
-    Cancelled while it waits: all actors are cancelled and waited for, then the cancellation
-    goes on.
+    Cancelled while it waits: the group cancels all actors, waits for their end, and then raises
+    the CancelledError.
     """
 
     def __init__(
@@ -65,23 +66,22 @@ class Group:
         self._stall_after = stall_after
         self._topology = Topology()
         self._live: dict[Stage, None] = {}  # in the order of their start
-        self._failures: dict[int, BaseException] = {}  # each once, whoever else raised it
+        self._failures: dict[int, BaseException] = {}  # by `id`: two actors may raise one exception
         self._state: Literal["new", "open", "leaving", "ended"] = "new"
         self._draining = False
-        self._cause: BaseException | None = None  # why all are being cancelled
+        self._cause: BaseException | None = None  # why all actors were cancelled
         self._parent: Parent | None = None  # from when the block is entered
-        self._outer_cancel: asyncio.CancelledError | None = None  # by others, while we joined
+        self._outer_cancel: asyncio.CancelledError | None = None  # came during `_join`
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._changed: asyncio.Future[None] | None = None
-        self._waiters: set[asyncio.Future[None]] = set()  # of `wait`
-        self._nest: Nest | None = None  # of the stage, or main, inside which it was entered
-        self._main: Nest | None = None  # where the block's code is a source: under `run`
-        self._patient: set[asyncio.Task[Any] | None] = set()  # that are in `wait` or `idle`
-        self._spared = False  # by a drain that found it in `wait` or `idle`
+        self._all_ended: asyncio.Future[None] | None = None  # what `_join` awaits
+        self._wait_futures: set[asyncio.Future[None]] = set()  # what `wait` awaits
+        self._waiting_tasks: set[asyncio.Task[Any] | None] = set()  # tasks in `wait` or `idle`
+        self._spared = False  # a drain has found the block in `wait` or `idle`, or as good as
+        self._nest: Nest | None = None  # of the stage, or main function, that entered the block
+        self._main: Nest | None = None  # set by `run`: the block's code is a source
+        self._abandon_after: float | None = None  # set by `run`: see `abandon_threads`
         self._notices = Notices(self._topology)
         self._watch: Watch | None = None  # from when the block is entered
-        self._idleness: Idleness | None = None
-        self._abandon_after: float | None = None  # set by `run`
 
     def __repr__(self) -> str:
         stages = ", ".join(f"{s.name} ({s.live})" for s in self._live) or "no actors"
@@ -96,7 +96,7 @@ class Group:
 
     @property
     def parent(self) -> asyncio.Task[Any] | None:
-        """The task that has entered its block, while it is there."""
+        """The task that has entered the block."""
         return None if self._parent is None else self._parent.task
 
     # Starting.
@@ -112,16 +112,18 @@ class Group:
         background: bool = False,
         **unknown: Never,
     ) -> None:
-        """Start a stage: that many `actors` running ``fn(*args)`` concurrently.
+        """Start a stage: as many `actors` as given, each of which runs ``fn(*args)``.
 
-        A coroutine function, or an object whose `__call__` is one, runs on the loop; a plain
-        function on a thread of its own (give it ``channel.sync``). The stage holds the end of
-        each channel that the annotations of `fn` name, until all its actors have ended. `name`
-        is `fn`'s unless given; `source` says whether `drain` stops it (by default, if it
-        receives nothing); a `background` stage is cancelled once all others have ended.
+        If `fn` is a coroutine function, or an object whose `__call__` is one, the actors run on
+        the loop. If it is a plain function, each runs on a thread of its own (pass it
+        ``channel.sync``). The stage holds the channel ends that the annotations of `fn` name,
+        until all its actors have ended. `name` is by default that of `fn`. `source` says whether
+        `drain` stops the stage; by default, if the stage receives from no channel. A `background`
+        stage is cancelled once all others have ended.
 
-        TypeError, before anything starts, when the arguments do not fit; ValueError for
-        ``actors < 1`` or an end that its owners have closed; RuntimeError outside the block.
+        TypeError if the arguments do not fit; ValueError for ``actors < 1``, a `name` that is
+        taken, or an end that its owners have closed; RuntimeError outside the block. Then nothing
+        has been started.
         """
         self._check_open()
         check_callable(fn)
@@ -129,8 +131,8 @@ class Group:
             name = stage_name(fn)
             given = ", ".join(f"{keyword}=..." for keyword in unknown)
             raise TypeError(
-                f"go has no keyword {', '.join(map(repr, unknown))}; one of {name}'s own is given "
-                f"by go(functools.partial({name}, {given}), ...)"
+                f"go has no keyword {', '.join(map(repr, unknown))}; give {name} keywords of its "
+                f"own by go(functools.partial({name}, {given}), ...)"
             )
         if not isinstance(actors, int) or isinstance(actors, bool) or actors < 1:
             raise ValueError(f"actors must be a whole number of at least 1, not {actors!r}")
@@ -146,17 +148,17 @@ class Group:
                 self._start(stage, actors, called)
         if self._draining:
             self._stop(stage)
-        self._seen_by().started(stage)
+        self._watching.started(stage)
 
     def _start(self, stage: Stage, actors: int, called: str) -> None:
-        """All of it or, where its function or a channel refuses, nothing."""
+        """Start all actors of `stage`, or none if its function or a channel refuses."""
         calls = stage.prepare(actors)
         self._topology.add(stage.name, called, stage.ordinal, stage.wiring.holds)
-        self._live[stage] = None  # before it starts: an eager task may cancel them all
+        self._live[stage] = None  # first: an eager task may cancel all stages
         stage.start(calls)
 
     def _actors_of(self, stage: str, actors: int) -> int:
-        """How many actors a stage gets, for a group made by the command line to overrule."""
+        """How many actors a stage gets. The group of the command line overrides this."""
         return actors
 
     def _check_open(self) -> None:
@@ -173,15 +175,15 @@ class Group:
     # Ending.
 
     def drain(self) -> None:
-        """Stop the sources; the rest ends as its inboxes close. Nothing accepted is lost.
+        """Stop the sources. The other stages end as their inboxes close; no value is lost.
 
-        A source whose object has a `drain` method is asked by that; another one that is parked
-        in a send finishes it, and is cancelled at its next other await. One that has entered
-        groups of its own is left to them, and they are drained; if it goes on for a second after
-        them, it is stopped like another source. Calling it again does nothing.
+        How a source is stopped: if its object has a `drain` method, that is called. If it has
+        entered groups of its own, these are drained, and the source gets one second after their
+        end. Otherwise it finishes the send that it is parked in, and is cancelled at its next
+        other await. A second call does nothing.
 
-        The code of an async main function under `run` is such a source, unless it waits in
-        `wait` or `idle`, or for a task that does.
+        Under `run`, the code of an async main function is a source too, unless it waits in `wait`
+        or `idle`, or for a task that does.
         """
         first = not self._draining
         self._draining = True
@@ -190,31 +192,34 @@ class Group:
         if first and self._main is not None:
             self._main.stop()
         if self._live:
-            self._seen_by().cancelled()
+            self._watching.cancelled()
 
     def _stop(self, stage: Stage) -> None:
-        """Stop a source. A background actor that feeds nothing ends with the others anyway."""
+        """Stop `stage` if it is a source.
+
+        Not in the background without channels: that one ends when all others have ended.
+        """
         if stage.source and (not stage.background or stage.wiring.holds):
             stage.stop()
 
     def cancel(self) -> None:
-        """Cancel every actor, and the block itself unless it is the one that calls."""
+        """Cancel every actor, and the code of the block unless that is the caller."""
         self._cancel_all(asyncio.CancelledError("the group was cancelled"))
-        if self._state == "open" and asyncio.current_task() is not self.parent:
+        if asyncio.current_task() is not self.parent:
             self._interrupt_block()
 
     def _cancel_all(self, cause: BaseException) -> None:
         if self._cause is not None or self._state == "ended":
-            return  # once: ten thousand failures must not each go round ten thousand stages
+            return  # once: each of ten thousand failures would visit ten thousand stages
         self._cause = cause
         if self._abandon_after is not None:
             self.loop.call_later(self._abandon_after, self.abandon_threads)
         for stage in list(self._live):
             stage.cancel(cause)
-        self._seen_by().cancelled()
+        self._watching.cancelled()
 
     def abandon_threads(self) -> None:
-        """Stop waiting for actors in threads that cannot be made to end, and say so."""
+        """Stop waiting for actors in threads, which cannot be forced to end. Logs each one."""
         left = [actor.name for stage in list(self._live) for actor in stage.abandon_threads()]
         for name in (*left, *leave_behind(self.loop)):
             _log.warning(
@@ -224,7 +229,10 @@ class Group:
             )
 
     def threads(self) -> list[str]:
-        """The names of the actors in threads that are not parked on a channel."""
+        """The names of the actors in threads that are not parked on a channel.
+
+        Nothing can cancel those.
+        """
         return [
             actor.name
             for stage in self._live
@@ -242,15 +250,15 @@ class Group:
             return
         around: Any = nest.around(self)
         for group in around:
-            group._spared = group._spared or waits_for(parent, group._patient)
+            group._spared = group._spared or group._waits(parent)
         if any(group._spared for group in around):
             return
-        for group in around:  # its cancellation comes through all of them
+        for group in around:  # the cancellation passes through the blocks of all of them
             group._parent.stopped = True
         nest.note_stopped(parent)
         if self._main is not None and any(group._live for group in around):
             _log.info(
-                "%s is cut off by the drain, as a source%s: to outlast its actors, it would wait "
+                "the drain cancels %s%s, as it is a source: to outlast its actors, have it wait "
                 "for them, `await go.wait()`",
                 parent.get_name(),
                 place_of(parent, before=", "),
@@ -258,56 +266,58 @@ class Group:
         TaskActor(parent).stop()
 
     def _interrupt_block(self) -> None:
-        if self._parent is not None:
+        if self._state == "open" and self._parent is not None:
             self._parent.interrupt()
 
     def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None:
         if stage.cause is None:
             stage.cause = error
         if is_a(error, Closed) and error.__cause__ is not None and self._cause is not None:
-            return  # the news of a failure that is known already, come down a channel
+            return  # a failure that is known already, and has come down a channel
         self._failures[id(error)] = error
         try:
             self._cancel_all(error)
-            if self._state == "open":
-                self._interrupt_block()
-        finally:  # last, as it asks objects of users for their names
+            self._interrupt_block()
+        finally:  # last: the note asks users' objects for their names
             add_note(error, self._notices.note_on_failure(stage, actor.name))
 
     def _actor_ended(self) -> None:
         """An actor has ended, and its stage has others."""
-        if self._waiters:
+        if self._wait_futures:
             self._wake_waiters()
 
     def _stage_ended(self, stage: Stage) -> None:
         del self._live[stage]
-        self._seen_by().ended(stage)
-        changed = self._changed
-        if changed is not None and not changed.done() and self._none_is_waited_for():
+        self._watching.ended(stage)
+        changed = self._all_ended
+        if changed is not None and not changed.done() and self._only_background_left():
             changed.set_result(None)
-        if self._waiters:
+        if self._wait_futures:
             self._wake_waiters()
 
     def _wake_waiters(self) -> None:
         if self._others_have_ended():
-            for waiter in self._waiters:
+            for waiter in self._wait_futures:
                 if not waiter.done():
                     waiter.set_result(None)
 
     def _others_have_ended(self) -> bool:
-        """Whether the actors that live are in the background or wait for the others themselves."""
+        """Whether each live actor is in the background, or waits in `wait` or `idle`."""
         return all(
-            stage.background
-            or (not stage.threads and all(waits_for(each, self._patient) for each in stage.tasks))
+            stage.background or (not stage.threads and all(map(self._waits, stage.tasks)))
             for stage in self._live
         )
+
+    def _waits(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a task is in `wait` or `idle`, or waits for one that is."""
+        return waits_for(task, self._waiting_tasks)
 
     def _stage_lets_go(self, stage: Stage) -> None:
         if self._cause is None and not self._draining:
             self._notices.let_go(stage)
         else:
             stage.let_go()
-        # One of many, for each connection say, is not kept for ever.
+        # A stage that is one of many (one for each connection, say) is forgotten.
         self._topology.ended(
             stage.name, stage.started, stage.wiring.holds, forget=stage.ordinal > 1
         )
@@ -324,13 +334,12 @@ class Group:
         self._watch = Watch(
             self._loop, self._live, self._topology, self._stall_after, self._block_acts
         )
-        self._idleness = Idleness(self._loop, self._live)
         nest = self._nest = enclosing.get()
         if nest is not None:
             nest.add(self)
             if nest.stopping and parent.task is not None and not parent.cancellations:
                 nest.note_stopped(parent.task)
-                parent.task.cancel()  # a source that was stopped begins nothing new
+                parent.task.cancel()  # a stopped source starts no new group
         return self
 
     async def __aexit__(
@@ -338,7 +347,7 @@ class Group:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:  # a plain bool would make checkers expect it to swallow exceptions
+    ) -> bool | None:  # with a plain bool, type checkers think that it swallows exceptions
         assert self._parent is not None
         self._state = "leaving"
         cancelled = error if is_a(error, asyncio.CancelledError) else None
@@ -357,7 +366,7 @@ class Group:
             self._failures = {id(error): error, **self._failures}
         failures, self._failures = list(self._failures.values()), {}
         self._end()
-        try:  # a traceback that ends here must not keep what it belongs to alive
+        try:  # no local may keep the exceptions alive through a traceback
             if error is not None and not is_a(error, (Exception, asyncio.CancelledError)):
                 log_hidden(failures)
                 return False  # KeyboardInterrupt and the like pass as they are
@@ -372,10 +381,10 @@ class Group:
             del error, traceback, cancelled, failures
 
     def _end(self) -> None:
-        """Nothing runs any more: let go of everything that could form a reference cycle."""
+        """Nothing runs any more: let go of what could form a reference cycle."""
         self._state = "ended"
         self._cause = None
-        self._seen_by().stop()
+        self._watching.stop()
         for nest in (self._nest, self._main):
             if nest is not None:
                 nest.remove(self)
@@ -384,96 +393,97 @@ class Group:
         self, failures: list[BaseException], cancelled: asyncio.CancelledError | None
     ) -> NoReturn:
         if cancelled is not None and self._parent is not None:
-            # Failures come first, as in asyncio.TaskGroup, but whoever handles them must not
-            # thereby have swallowed the cancellation: it comes anew at a later await.
+            # Failures come first, as in asyncio.TaskGroup. A caller that handles them must not
+            # swallow the cancellation with them: it comes again at the caller's next await.
             self._parent.cancel_anew()
         for error in failures:
             if is_a(error, (KeyboardInterrupt, SystemExit)):
                 log_hidden([other for other in failures if other is not error])
-                raise error  # as it is: the process is to end
-        # From None: where the block has failed it is among them, with its own traceback.
+                raise error  # alone: it ends the process
+        # From None: an exception of the block is in the group, with its own traceback.
         raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures) from None
 
     async def _join(self) -> None:
-        """Wait until all actors have ended, noting a cancellation that comes meanwhile."""
+        """Wait until all actors have ended. Note a cancellation that comes meanwhile."""
         while self._live:
-            if self._none_is_waited_for():
+            if self._only_background_left():
                 for stage in list(self._live):
                     stage.cancel(asyncio.CancelledError("all others have ended"))
-                self._seen_by().cancelled()
-            self._changed = asyncio.get_running_loop().create_future()
+                self._watching.cancelled()
+            self._all_ended = asyncio.get_running_loop().create_future()
             try:
-                with joining(self._idleness):
-                    await self._changed
+                with joining(self._watching.idleness):
+                    await self._all_ended
             except asyncio.CancelledError as error:
                 self._outer_cancel = error
                 if self._parent is None or not self._parent.take_stop():
                     self._cancel_all(error)
             finally:
-                self._changed = None
+                self._all_ended = None
 
     def _block_acts(self) -> bool:
-        """Whether the code of the block does anything but wait for the actors."""
+        """Whether the code of the block may still use channels: it does not wait for the actors."""
         parent = self.parent
-        return self._state == "open" and (parent is None or not waits_for(parent, self._patient))
+        return self._state == "open" and (parent is None or not self._waits(parent))
 
-    def _none_is_waited_for(self) -> bool:
+    def _only_background_left(self) -> bool:
         return all(stage.background for stage in self._live)
 
     async def wait(self) -> None:
-        """Return when all actors have ended, but those in the background.
+        """Return when all actors but those in the background have ended.
 
-        For a block that holds a client or a pool open for as long as its pipeline runs: a drain
-        under `run` leaves alone what waits here, or for a task that does. An actor that waits
-        here waits for the others. Cancelled: nothing has changed. RuntimeError outside the block.
+        Use it in a block that holds a client or a pool open while its pipeline runs. A drain under
+        `run` does not cancel a main function that waits here, or waits for a task that does. An
+        actor may wait here for all others. RuntimeError outside the block. Cancelled: nothing has
+        changed.
         """
         if asyncio.get_running_loop() is not self.loop:
             raise RuntimeError("wait was called from another event loop than its group's")
         me = asyncio.current_task()
-        self._patient.add(me)
+        self._waiting_tasks.add(me)
         try:
-            self._wake_waiters()  # those that have waited for nothing but this one
+            self._wake_waiters()  # this task may be all that others have waited for
             while not self._others_have_ended():
                 waiter: asyncio.Future[None] = self.loop.create_future()
-                self._waiters.add(waiter)
+                self._wait_futures.add(waiter)
                 try:
                     await waiter
                 finally:
-                    self._waiters.discard(waiter)
+                    self._wait_futures.discard(waiter)
         finally:
-            self._patient.discard(me)
+            self._waiting_tasks.discard(me)
 
     # Watching.
 
     def actors(self) -> list[ActorState]:
-        """What every live actor is doing and for how long: the wait-for graph.
+        """What each live actor is doing and for how long: the wait-for graph.
 
         RuntimeError before the block is entered.
         """
-        return self._seen_by().actors()
+        return self._watching.actors()
 
     async def idle(self) -> None:
-        """Return when every other actor is parked in a receive and their inboxes are empty.
+        """Return when every other actor is parked in a receive and all inboxes are empty.
 
-        A receive with a timeout, or in a select with `after`, a ticker or `done`, is none: it can
-        end without a value. How a feedback loop, such as a crawler, knows that it is done.
-        Background actors do not count, nor do those that wait here too. RuntimeError before the
-        block is entered. Cancelled: nothing has changed.
+        By this a feedback loop, such as a crawler, knows that it is done. An actor is not idle in
+        a receive that can end without a value: one with a timeout, or in a select with `after`,
+        `ticker` or `done`. Background actors do not count, nor actors that wait here too.
+        RuntimeError before the block is entered. Cancelled: nothing has changed.
         """
-        self._seen_by()
-        assert self._idleness is not None
+        idleness = self._watching.idleness
         me = asyncio.current_task()
-        self._patient.add(me)
+        self._waiting_tasks.add(me)
         try:
-            await self._idleness.wait()
+            await idleness.wait()
         finally:
-            self._patient.discard(me)
+            self._waiting_tasks.discard(me)
 
-    def _seen_by(self) -> Watch:
+    @property
+    def _watching(self) -> Watch:
         if self._watch is None:
             raise RuntimeError("this group has no actors yet: enter its block first")
         return self._watch
 
     def graph(self) -> Graph:
-        """The topology known from the annotations: stages, channels, and who feeds whom."""
+        """The stages and channels, and which feed which, as far as annotations say."""
         return self._topology.graph({stage.name: stage.started for stage in self._live})

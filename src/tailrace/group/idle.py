@@ -1,13 +1,14 @@
-"""Idleness: when every actor of a group waits for a value, and there is none on its way.
+"""Idleness: when every actor of a group waits for a value, and no value is on its way.
 
-Nobody polls for it. While somebody waits in `Idleness.wait`, one busy actor is the *witness*: as
-long as the witness is busy, so is the group, and no other actor is looked at. The witness is looked
-at again when what it waits for has happened: its future is done, its channel operation has resumed
-it, its thread has parked. Once the witness is idle, the look goes on to the next busy actor. A
-whole round that finds none is idleness.
+Nothing polls. While a task waits in `Idleness.wait`, one busy actor is the *witness*: as long as
+the witness is busy, so is the group, and no other actor is looked at. The next look at the witness
+comes when its wait has ended: its future is done, its channel operation has resumed it, its thread
+has parked. If the witness is idle, the look goes on to the next busy actor. When a whole round
+finds no busy actor, the group is idle.
 
-Invariant: a round looks at loop actors while none of them runs. A thread may run meanwhile, so all
-threads are looked at twice: if each is still parked in the same operation, all were parked at once.
+Invariant: a round looks at tasks while none of them runs. Threads may run meanwhile, so a round
+looks at each thread twice. If each is still parked in the same operation, there was an instant at
+which all were parked.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from tailrace.group.stage import Stage
 Member: TypeAlias = "asyncio.Task[Any] | ThreadActor"
 
 BUSY_LOOP: Final = 0.005
-"""Seconds until the witness is looked at again in a loop that has no quiet moment."""
+"""Seconds until the next look at the witness, in a loop that always has ready tasks."""
 OUTSIDE: Final = 0.05
-"""The same where only somebody outside can change what was seen, and does not say so."""
+"""Seconds until the next look if an inbox is not empty, and only outsiders receive from it."""
 
 
 class Idleness:
-    """Tells the tasks that wait for it when a group is idle."""
+    """Wakes the tasks that wait until a group is idle."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, live: Iterable[Stage]) -> None:
         self._loop = loop
@@ -42,8 +43,8 @@ class Idleness:
         self._waiting: dict[asyncio.Task[Any] | None, asyncio.Future[None]] = {}
         self._round: Iterator[Member] = iter(())
         self._witness: Member | None = None
-        self._parked: dict[ThreadActor, object] = {}  # in which operation, in this round
-        self._look = 0  # the number of the look that is to come: earlier ones are void
+        self._parked: dict[ThreadActor, object] = {}  # in which operation, at the first look
+        self._look = 0  # the number of the next look; requests for earlier looks are void
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -70,7 +71,7 @@ class Idleness:
             self._timer = None
 
     def _look_now(self) -> None:
-        """Look for a busy actor: wait for news of it, or tell that there is none."""
+        """Look for a busy actor. If there is one, look again later; if not, wake the waiters."""
         self._look += 1
         if self._timer is not None:
             self._timer.cancel()
@@ -78,7 +79,7 @@ class Idleness:
         witness = self._find_busy()
         if witness is not None:
             self._witness = witness
-            self._ask(witness)
+            self._look_after(witness)
         elif (full := self._full_inbox()) is not None:
             for task in full.tasks:
                 _core.when_resumed(task, partial(self._soon, self._look))
@@ -93,7 +94,7 @@ class Idleness:
             self._look_now()
 
     def _soon(self, look: int) -> None:
-        """Look again when nobody is about to be resumed, not before the loop's next turn."""
+        """Look again in the loop's next turn, or when the scheduler has no more tasks to resume."""
         if look != self._look:
             return
         again = partial(self._again, look)
@@ -103,12 +104,12 @@ class Idleness:
         else:
             self._loop.call_soon(again)
 
-    def _ask(self, witness: Member) -> None:
-        """Have a look once what the witness waits for has happened."""
+    def _look_after(self, witness: Member) -> None:
+        """Look again when the wait of the witness has ended."""
         look = self._look
         if isinstance(witness, ThreadActor):
             witness.when_parked(partial(self._again, look))
-            if witness.activity().woken_by == "value":  # since it was looked at
+            if witness.activity().woken_by == "value":  # it has parked since the look
                 self._loop.call_soon(self._again, look)
             return
         awaited = _core.awaited_by(witness)
@@ -118,7 +119,7 @@ class Idleness:
             self._soon(look)
 
     def _find_busy(self) -> Member | None:
-        """A busy actor: the witness if it still is, else the next one of this or a new round."""
+        """A busy actor: the witness if it still is, else the next one in this or a new round."""
         if self._witness is not None and self._is_busy(self._witness):
             return self._witness
         self._witness = None
@@ -129,14 +130,14 @@ class Idleness:
         for member in self._round:
             if self._is_busy(member):
                 return member
-        # Once more, as threads run meanwhile: had one sent to another, that one would have resumed.
+        # The second look at threads: if one had sent to another, the other would have resumed.
         for thread in self._threads():
             if self._is_busy(thread) or thread.operation is not self._parked.get(thread):
                 return thread
         return None
 
     def _stages(self) -> Generator[Stage]:
-        """Those that count, with those of the groups that their actors wait for the end of."""
+        """The stages that count: none in the background; also of groups whose end is awaited."""
         for stage in self._live:
             if not stage.background:
                 yield stage
@@ -160,32 +161,32 @@ class Idleness:
             return member.activity().woken_by != "value"
         if member.done():
             return False
-        untold = [task for task, future in self._waiting.items() if not future.done()]
-        if waits_for(member, untold):
+        waiting = [task for task, future in self._waiting.items() if not future.done()]
+        if waits_for(member, waiting):
             return False
-        if member in _joined:  # it does what the actors of that group do, until they have ended
+        if member in _joined:  # as busy as the actors of that group, until they have ended
             awaited = _core.awaited_by(member)
             return awaited is None or awaited.done()
         return activity_of(member).woken_by != "value" or has_deadline(member)
 
     def _full_inbox(self) -> Stage | None:
-        """A stage with something to receive. (What waits in a channel that no actor receives from
-        is for somebody outside.)"""
+        """A stage with a value in an inbox. Values in channels that no actor receives from are for
+        outsiders, and do not count."""
         for stage in self._stages():
             if any(map(len, stage.wiring.channels("receive"))):
                 return stage
         return None
 
 
-# By task: the group that it waits for the end of.
+# By task: the group whose end it awaits.
 _joined: WeakKeyDictionary[asyncio.Task[Any], Idleness] = WeakKeyDictionary()
 
 
 @contextmanager
-def joining(group: Idleness | None) -> Generator[None]:
-    """While the current task does nothing but wait for the actors of `group` to end."""
+def joining(group: Idleness) -> Generator[None]:
+    """In this block, the current task only waits for the end of the actors of `group`."""
     task = asyncio.current_task()
-    if task is None or group is None:
+    if task is None:
         yield
         return
     outer = _joined.get(task)
@@ -193,6 +194,6 @@ def joining(group: Idleness | None) -> Generator[None]:
     try:
         yield
     finally:
-        _joined.pop(task, None)  # it may be torn down with its task
+        _joined.pop(task, None)  # a block that is torn down with its task has no entry
         if outer is not None:
             _joined[task] = outer

@@ -1,7 +1,7 @@
-"""The groups that were entered inside a stage, or inside the main function of `run`.
+"""Nested groups: those that were entered inside a stage, or inside the main function of `run`.
 
-They are drained with it. A context variable says inside what a group is entered, so that tasks
-and threads which a stage starts belong to it too.
+They are drained with the stage. A context variable has the nest that the running code belongs to.
+So tasks and threads that an actor starts belong to the nest of its stage, too.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 LEEWAY: Final = 1.0
-"""Seconds for which a source may go on after its drained groups: to send a result, to clean up."""
+"""Seconds that a source gets after the end of its drained groups, to send a result or clean up."""
 
 
 class Nested(Protocol):
-    """What is to be known of a group that is entered inside a stage."""
+    """What a nest needs of a group."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -37,15 +37,15 @@ class Nested(Protocol):
 
 
 class Nest:
-    """The groups of one stage that are open, in the order in which they were entered.
+    """The open groups of one stage, in the order in which they were entered.
 
-    Code that goes on after a group which was drained is stopped a little later, as the source that
-    it is: the block of the group around it, or else the stage, by what it gives to `stop`.
+    The code after a drained group is stopped `LEEWAY` seconds later, as a source: the block of the
+    group around that one, or, if there is none, the stage, by the callback that it gives to `stop`.
     """
 
     def __init__(self) -> None:
         self._groups: dict[Nested, None] = {}
-        self._stopped: WeakSet[asyncio.Task[Any]] | None = None  # in one of their groups
+        self._stopped: WeakSet[asyncio.Task[Any]] | None = None  # tasks; None before `stop`
         self._loop: asyncio.AbstractEventLoop | None = None  # that `stop` was called on
         self.on_left: Callable[[], object] | None = None
 
@@ -59,7 +59,7 @@ class Nest:
 
     @property
     def tasks(self) -> set[asyncio.Task[Any] | None]:
-        """The tasks that are in the groups."""
+        """The tasks that have entered the groups."""
         return {group.parent for group in list(self._groups)}
 
     def add(self, group: Nested) -> None:
@@ -101,17 +101,17 @@ class Nest:
         return [other for other in list(self._groups) if other.parent is group.parent]
 
     def has_stopped(self, task: asyncio.Task[Any]) -> bool:
-        """Whether `task` was stopped in one of its groups: once is enough."""
+        """Whether `task` was stopped in one of its groups. No task is stopped twice."""
         return self._stopped is not None and task in self._stopped
 
     def note_stopped(self, task: asyncio.Task[Any]) -> None:
-        """`task` is being stopped in one of its groups."""
+        """Note that `task` is stopped in one of its groups."""
         if self._stopped is not None:
             self._stopped.add(task)
 
 
 enclosing: ContextVar[Nest | None] = ContextVar("tailrace.nest", default=None)
-"""The nest of the stage, or of the main function, that the running code belongs to."""
+"""The nest of the stage or main function that the running code belongs to."""
 
 
 def _on_loop_of(group: Nested, call: Any) -> None:

@@ -1,8 +1,8 @@
-"""`run`: a whole program as one group, on a loop of its own, ended well by signals.
+"""`run`: a whole program as one group, on a loop of its own, which signals drain.
 
-The first SIGINT or SIGTERM drains: sources stop, and what they have let in is finished. The
-second one, or `grace` seconds, cancels. The exit code says which it was. A third one ends the
-process on the spot: clean-up may hang, and then only that is left.
+The first SIGINT or SIGTERM drains: sources stop, and the values that they have sent are processed.
+The second one, or `grace` seconds, cancels; the exit code says which. The third one ends the
+process at once, for the case that clean-up hangs.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ Ts = TypeVarTuple("Ts")
 Main: TypeAlias = Callable[[Group], Awaitable[None] | None]
 
 GRACE_OVER: Final = 124
-"""The exit code after `grace` ran out, as that of timeout(1)."""
+"""The exit code after `grace` seconds, as of timeout(1)."""
 
 
 def run(
     main: Callable[[Group, *Ts], Awaitable[None] | None], /, *args: *Ts, grace: float = 30.0
 ) -> None:
-    """Run ``main(go, *args)``, plain or async, and everything that it starts, until all ends.
+    """Run ``main(go, *args)``, plain or async, and all that it starts, until all has ended.
 
-    Uses uvloop where it is installed. The first SIGINT or SIGTERM drains the group, and says so
-    on stderr; a second one more than half a second later, or `grace` seconds, cancels it; a third
-    ends the process there and then. An async `main` counts as a source: the drain cancels it,
+    Uses uvloop if it is installed. The first SIGINT or SIGTERM drains the group, with a line on
+    stderr. A second one, more than half a second later, cancels it, and so do `grace` seconds. A
+    third signal ends the process at once. An async `main` is a source: the drain cancels it,
     unless it waits in `Group.wait` or `Group.idle`.
 
-    Returns when all has ended, drained or not; raises the group's failures as an
-    `ExceptionGroup`; raises SystemExit with code 128 + the signal's number if a second signal cut
-    it short, 124 if the grace did (failures are then logged), or as it is where an actor raised
-    it. A thread that does not end within the grace is left behind with a warning.
+    Returns when all actors have ended. Raises their failures as an `ExceptionGroup`. Raises
+    SystemExit with code 128 + the signal's number after a second signal, with code 124 after the
+    grace (then failures are logged), or the SystemExit of an actor. A thread that does not end
+    within the grace is left behind, with a warning.
 
-    What has kept the event loop from turning for a second is named in a warning.
+    A warning names the line that has kept the event loop from turning for a second.
 
-    RuntimeError when an event loop is running: use ``async with Group()`` there.
+    RuntimeError if an event loop is running: use ``async with Group()`` there.
     """
 
     def bound(go: Group) -> Awaitable[None] | None:
@@ -63,18 +63,20 @@ def run(
 
 
 def run_in(group: Group, main: Main, grace: float) -> None:
-    """As `run`, in a group of the caller's making."""
+    """As `run`, in a group that the caller has made."""
     if not grace >= 0:
         raise ValueError(f"grace must be seconds of 0 or more, not {grace!r}")
     if asyncio._get_running_loop() is not None:
-        raise RuntimeError("run() makes an event loop, but one runs here: use `async with Group()`")
+        raise RuntimeError(
+            "run() makes an event loop, but one is running: use `async with Group()`"
+        )
     program = _Program(group, grace)
     try:
         program.run(main)
     except BaseExceptionGroup as failures:
         if not program.exit_code:
             raise
-        _log.error("failed while it was cut short", exc_info=failures)
+        _log.error("failed while the program was cancelled", exc_info=failures)
     if program.exit_code:
         sys.exit(program.exit_code)
 
@@ -83,7 +85,7 @@ _interceptor: Callable[[Main, float], None] | None = None
 
 
 class intercepted:  # noqa: N801  # used as a statement
-    """In this block `run` hands its main function and its grace to `interceptor` instead."""
+    """In this block, `run` calls `interceptor` with its main function and its grace instead."""
 
     def __init__(self, interceptor: Callable[[Main, float], None]) -> None:
         self._interceptor = interceptor
@@ -106,24 +108,24 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 class _Program:
-    """A group under signals, and what they have asked for so far."""
+    """A group that is drained and cancelled by signals."""
 
     def __init__(self, group: Group, grace: float) -> None:
         self.group = group
         self.grace = grace
         self.exit_code = 0
-        self._signals = Signals(self._heard)
+        self._signals = Signals(self._on_signal)
         self._watchdog = Watchdog()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None  # in which the group is
-        self._early = False  # a signal came before there was a loop
+        self._task: asyncio.Task[None] | None = None  # the parent of the group
+        self._early = False  # a signal came before the loop was there
         self._ended = False
         self._main = Nest()
         group._abandon_after = grace
 
     def run(self, main: Main) -> None:
-        """Run `main`, with the signals pointed at the group."""
-        # Around the runner, which would set a handler of its own.
+        """Run `main` until the group has ended."""
+        # Signals first: the runner sets no handler of its own if there is one.
         with (
             self._watchdog,
             self._signals,
@@ -138,14 +140,14 @@ class _Program:
     def _end_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """After SystemExit, which stops the loop at once: run the loop until the group has ended.
 
-        Each group that SystemExit passes through raises it again, and so stops the loop again. The
-        runner would cancel all tasks, those a second time that a group has cancelled, run the loop
-        only until it stops, and close it over actors that are cleaning up.
+        Each group that SystemExit passes through raises it again, and so stops the loop again. If
+        this were left to the runner, it would cancel all tasks (some for the second time), run the
+        loop only until it stops, and close it while actors clean up.
         """
         task = self._task
         if task is None:
             return
-        task.cancel()  # it may not be an actor that raised SystemExit
+        task.cancel()  # SystemExit may not come from an actor, so the group may not know
         while not task.done():
             try:
                 loop.run_until_complete(task)
@@ -165,7 +167,7 @@ class _Program:
                 go._main = self._main
                 enclosing.set(self._main)
                 started = main(go)
-                self._watchdog.watch()  # from now on: starting up may take its time
+                self._watchdog.watch()  # not before: `main` may block while it starts the program
                 if self._early:
                     self._loop.call_soon(self._drain)
                 if inspect.isawaitable(started):
@@ -173,15 +175,15 @@ class _Program:
         except asyncio.CancelledError:
             if not self._main.stopping:
                 raise
-            task.uncancel()  # it ended as the source that it is
+            task.uncancel()  # the drain has cancelled it
         finally:
             self._ended = True
             self._loop = None
             self._watchdog.unwatch()
 
-    def _heard(self, number: signal.Signals, count: int) -> None:
+    def _on_signal(self, number: signal.Signals, count: int) -> None:
         """In a signal handler: the loop may be blocked, and any lock may be held."""
-        if self._ended:  # an executor is waited for: the signal is for others
+        if self._ended:  # the runner waits for an executor: let the handler of before act
             self._signals.restore()
             signal.raise_signal(number)
         elif count == 1:
@@ -207,7 +209,7 @@ class _Program:
 
     def _post(self, call: Callable[[*Ts], object], *args: *Ts) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # closed
+            with contextlib.suppress(RuntimeError):  # the loop was closed
                 self._loop.call_soon_threadsafe(call, *args)
 
     def _drain(self) -> None:
@@ -216,17 +218,17 @@ class _Program:
 
     def _grace_over(self) -> None:
         self._cut_short(GRACE_OVER)
-        # A thread that was parked on a channel is ending now; one that was not never may.
+        # A thread that was parked on a channel is ending now. Another may never end.
         self.group.loop.call_later(0.25, self.group.abandon_threads)
 
     def _cut_short(self, exit_code: int) -> None:
         if self.exit_code == 0:
             self.exit_code = exit_code
             for state in self.group.actors():
-                _log.warning("cut short: %s", state)
+                _log.warning("cancelled: %s", state)
             if exit_code != GRACE_OVER and (threads := self.group.threads()):
                 self._watchdog.say(
-                    f"waiting until the end of the grace for what runs in threads, which cannot "
-                    f"be cancelled: {', '.join(threads)}"
+                    f"waiting until the end of the grace for actors in threads, which cannot be "
+                    f"cancelled: {', '.join(threads)}"
                 )
         self.group.cancel()

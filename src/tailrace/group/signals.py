@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM, counted: what arrives within half a second of the last one is the same wish.
+"""SIGINT and SIGTERM, counted. Signals that follow each other within half a second count as one.
 
-A terminal and a supervisor may both send one for a single Ctrl-C. The handlers are Python's own,
-not the loop's: they run while the loop is blocked, too.
+For a single Ctrl-C, a terminal and a supervisor may each send a signal. The handlers are Python's
+and not the loop's: they run while the loop is blocked, too.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from types import FrameType
 from typing import Any, Final
 
 APART: Final = 0.5
-"""Seconds after a signal within which others count as the same one."""
+"""Seconds after a signal in which others count as the same one."""
 
 
 class Signals:
-    """Calls ``heard(signal, count)`` in the handler; a context manager, for the main thread.
+    """In this block, call ``on_signal(signal, count)`` in the handler of each counted signal.
 
-    In another thread it does nothing: signals are the main thread's. `restore` may come first.
+    In another thread than the main one it does nothing, as only the main thread has signals.
     """
 
-    def __init__(self, heard: Callable[[signal.Signals, int], None]) -> None:
-        self._heard = heard
+    def __init__(self, on_signal: Callable[[signal.Signals, int], None]) -> None:
+        self._on_signal = on_signal
         self._before: dict[int, Any] = {}
         self._count = 0
         self._last = 0.0
@@ -40,13 +40,13 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         self.restore()
-        del self._heard  # most likely a method of whoever has this object
+        del self._on_signal  # most likely a method of the owner: a reference cycle
 
     def restore(self) -> None:
-        """Put back the handlers that were there before."""
+        """Put back the handlers of before. May be called more than once."""
         while self._before:
             number, handler = self._before.popitem()
-            # One that was not set by Python is not known to it, and cannot be set again.
+            # None: the handler was not set by Python, and cannot be set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
@@ -55,4 +55,4 @@ class Signals:
             return
         self._last = now
         self._count += 1
-        self._heard(signal.Signals(number), self._count)
+        self._on_signal(signal.Signals(number), self._count)

@@ -1,7 +1,8 @@
-"""One stage of a group: the actors of one `go` call, and the ends of channels they share.
+"""A stage: the actors of one `go` call, and the channel ends that they share.
 
-A stage holds its ends from before its first actor starts until its last has ended, and lets go
-of them once. What it lets go of, and with which cause, is how end-of-stream and failure travel.
+A stage holds its ends from before its first actor starts until its last actor has ended. Then it
+lets go of all of them, once. A channel that closes by this carries end-of-stream to other stages,
+or the failure of an actor, as the cause.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from tailrace.usercode import is_a, is_async, log_error, unwrapped
 _log = logging.getLogger("tailrace")
 
 MANY: Final = 1000
-"""Actors that are started at once, from which on it pays to put the garbage collector off."""
+"""From how many actors of a stage on the garbage collector is put off while they start."""
 
 
 class Owner(Protocol):
-    """Whom a stage tells what becomes of it: its group."""
+    """What a stage needs of its group."""
 
     def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None: ...
     def _actor_ended(self) -> None: ...
@@ -39,7 +40,7 @@ class Owner(Protocol):
 
 
 class Stage:
-    """Starts actors, hears of their end, tells its owner when the last has ended."""
+    """Starts actors, learns of the end of each, and tells its owner when the last has ended."""
 
     def __init__(
         self,
@@ -54,13 +55,13 @@ class Stage:
     ) -> None:
         self.name = name
         self.wiring = wiring
-        self.ordinal = ordinal  # the how-manieth of its function in the group
+        self.ordinal = ordinal  # 2: the second stage of this name in the group
         self.background = background
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._threads: dict[ThreadActor, None] = {}
         self.started = 0
         self.stopping = False
-        self.closed_by: object = None  # the channel whose clean end has ended an actor last
+        self.closed_by: object = None  # the channel whose clean end has ended the last such actor
         self.cause: BaseException | None = None
         self._cancelled = False
         self._drainer: asyncio.Task[None] | None = None
@@ -83,7 +84,7 @@ class Stage:
 
     @property
     def source(self) -> bool:
-        """Whether it is stopped to drain the group: unless told, if it receives nothing."""
+        """Whether a drain stops it. Unless it was given: if it receives from no channel."""
         if self._source is not None:
             return self._source
         return not self.wiring.channels("receive") and not self.wiring.unclear
@@ -95,7 +96,7 @@ class Stage:
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
-        """The actors on the loop that have not ended, and those that drain or finish for them."""
+        """The actors on the loop that have not ended, and the tasks of `drain()` and `finish()`."""
         if self._drainer is None and self._finisher is None:
             return [*self._tasks]
         return [*self._tasks, *filter(None, (self._drainer, self._finisher))]
@@ -107,19 +108,19 @@ class Stage:
 
     @property
     def started_with(self) -> tuple[Any, ...]:
-        """Its function and the arguments of that, until it lets go of them."""
+        """Its function and arguments. Empty once it has let go of its ends."""
         return (self._fn, self._args)
 
     def prepare(self, actors: int) -> list[Any]:
-        """Make ready that many actors and take hold of all ends, or do nothing at all.
+        """Make so many calls of the function, for `start`, and take hold of all ends.
 
-        Returns what to `start`. Raises what calling the function raises; ValueError for an end
-        closed by its owners.
+        Raises what the function raises, and ValueError for an end that its owners have closed.
+        Then nothing is held.
         """
         calls: list[Any] = []
         try:
             if self._on_loop:
-                # Extended: what was made before a failure stays, and is closed.
+                # `extend` keeps the coroutines made before a failure, so that they can be closed.
                 calls.extend(itertools.starmap(self._fn, itertools.repeat(self._args, actors)))
             else:
                 calls += [functools.partial(self._fn, *self._args)] * actors
@@ -133,7 +134,7 @@ class Stage:
         return calls
 
     def start(self, calls: list[Any]) -> None:
-        """Start what was prepared."""
+        """Start an actor for each of the calls that `prepare` has made."""
         self.started = len(calls)
         first = 0 if self.started == 1 else 1
         outside = enclosing.set(self._nest)
@@ -146,11 +147,11 @@ class Stage:
                     self._threads[ThreadActor(name, call, self._thread_ended)] = None
         finally:
             enclosing.reset(outside)
-        if self._cancelled:  # by an actor itself, where tasks start eagerly
+        if self._cancelled:  # by one of the actors, where tasks start eagerly
             self._cancel_actors()
 
     def cancel(self, cause: BaseException) -> None:
-        """End all actors, once; `cause` is what the channels will be closed with."""
+        """Cancel all actors, once. The channels will be closed with `cause`."""
         if self.cause is None:
             self.cause = cause
         if self._cancelled:
@@ -165,15 +166,15 @@ class Stage:
         for task in list(self._tasks):
             try:
                 task.cancel()
-            except Exception as error:  # of `cancel` of the future that it awaits: user code
+            except Exception as error:  # `cancel` of the awaited future may be user code
                 log_error(_log, "%s could not be cancelled", task.get_name(), error=error)
         for thread in list(self._threads):
             thread.cancel()
 
     def stop(self) -> None:
-        """End a source so that nothing it has sent, or is sending, is lost."""
+        """Stop a source: no value that it has sent, or is sending, is lost."""
         if self.stopping or not self.live:
-            return  # not started yet, where an eager task drains its group: it is stopped then
+            return  # an eager task drains its group while it starts: `Group` stops it after that
         self.stopping = True
         drain = _method(self._fn, "drain")
         if drain is not None:
@@ -185,9 +186,10 @@ class Stage:
             self._stop_actors()
 
     def _stop_actors(self) -> None:
-        """Stop each actor once, but none that is in a group of its own: that is drained first.
+        """Stop each actor once. An actor in a group of its own is stopped after that group.
 
-        Where a group was entered by another task or thread, any of the actors may wait for it.
+        If a task that is no actor of this stage has entered a group, any actor may wait for it, so
+        none is stopped before the end of that group.
         """
         busy = self._nest.tasks
         if self._cancelled or not busy.issubset(self._tasks):
@@ -203,17 +205,17 @@ class Stage:
         try:
             await _call(drain)
         except (Exception, asyncio.CancelledError) as error:
-            if not self._cancelled:  # else it was told to stop, by `cancel`
+            if not self._cancelled:  # else `cancel` has ended it
                 log_error(_log, "%s: drain() failed; cancelling it", self.name, error=error)
                 self._cancel_actors()
 
     def _drained(self, _: asyncio.Task[None]) -> None:
-        """The stage ends now if its actors have. Not in `_drain`, which may never have begun."""
+        """End the stage if all actors have ended. Not in `_drain`, which may never have begun."""
         self._drainer = None
         self._check_ended()
 
     def abandon_threads(self) -> list[ThreadActor]:
-        """Take the actors that run in threads for ended; returns them."""
+        """Count the actors in threads as ended, and return them."""
         left = list(self._threads)
         for actor in left:
             actor.abandon()
@@ -222,12 +224,12 @@ class Stage:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         try:
-            self._look_at(task)
+            self._report(task)
         finally:
             self._check_ended()
 
-    def _look_at(self, task: asyncio.Task[None]) -> None:
-        """Tell the owner if it failed."""
+    def _report(self, task: asyncio.Task[None]) -> None:
+        """Tell the owner if a task has failed."""
         if task.cancelled():
             if not task.cancelling():
                 self._actor_cancelled(TaskActor(task), _cancellation_of(task))
@@ -245,7 +247,7 @@ class Stage:
             self._check_ended()
 
     def _actor_cancelled(self, actor: Actor, cancellation: asyncio.CancelledError) -> None:
-        """A cancellation that nobody asked for is a failure: the stream below is cut short."""
+        """A cancellation that the group has not asked for is a failure: values may be missing."""
         if self._cancelled or self.stopping:
             return
         error = RuntimeError(
@@ -256,7 +258,7 @@ class Stage:
         self._owner._actor_failed(self, actor, error)
 
     def _actor_raised(self, actor: Actor, error: BaseException) -> None:
-        """The clean end of a channel that the stage holds is no failure."""
+        """An exception is a failure, except the clean end of a channel that the stage holds."""
         if is_a(error, Closed) and error.__cause__ is None:
             channel: object = getattr(error, "channel", None)  # a subclass may have none
             if self._holds(channel):
@@ -274,7 +276,7 @@ class Stage:
         finish = None if self._cancelled else _method(self._fn, "finish")
         try:
             self._owner._stage_lets_go(self)
-        finally:  # whatever a logging handler raises, the stage ends
+        finally:  # even if a logging handler raises
             if finish is None or self._cancelled:
                 self._owner._stage_ended(self)
             else:
@@ -285,14 +287,14 @@ class Stage:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._finisher = None
         try:
-            self._look_at(task)
+            self._report(task)
         finally:
             self._owner._stage_ended(self)
 
     def let_go(self) -> list[Hold]:
-        """Release all ends; returns those whose channels this closed.
+        """Let go of all ends. Returns those that have closed their channels.
 
-        What it was started with is let go of too: it may be large, and messages must not linger.
+        The function and its arguments are dropped too: they may be large, or refer to messages.
         """
         self._fn, self._args = _nothing, ()
         self._nest.on_left, self._to_stop = None, {}
@@ -300,13 +302,13 @@ class Stage:
 
 
 class nothing_to_collect:  # noqa: N801  # used as a statement
-    """For a section that makes many actors and no garbage.
+    """Put the garbage collector off, in a block that makes many actors and no garbage.
 
-    Of a hundred thousand, half the time would go into looking for garbage among what was just
-    made, again and again.
+    With a hundred thousand actors it would take half the time, to look at the new ones again and
+    again.
     """
 
-    # No generator: contextlib sets attributes on the exceptions that pass, which may refuse them.
+    # Not contextlib's: that sets attributes on exceptions, and a user's exception may refuse them.
 
     def __enter__(self) -> None:
         self._enabled = gc.isenabled()
@@ -314,7 +316,7 @@ class nothing_to_collect:  # noqa: N801  # used as a statement
 
     def __exit__(self, *_: object) -> None:
         if self._enabled:
-            if not gc.get_freeze_count():  # all that there is goes to the oldest generation, unseen
+            if not gc.get_freeze_count():  # move all objects to the oldest generation, unseen
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
@@ -329,7 +331,7 @@ def _cancellation_of(task: asyncio.Task[None]) -> asyncio.CancelledError:
 
 
 def _method(fn: Callable[..., Any], name: str) -> Callable[[], Any] | None:
-    """The method of that name which an actor object has, if it has one."""
+    """The method `name` of an actor object, if it has one."""
     method = getattr(unwrapped(fn), name, None)
     return method if callable(method) else None
 
@@ -341,4 +343,4 @@ async def _call(method: Callable[[], Any]) -> None:
 
 
 def _nothing() -> None:
-    """What an ended stage runs."""
+    """The function of an ended stage."""

@@ -21,10 +21,10 @@ T = TypeVar("T")
 class emit(Generic[T]):  # noqa: N801  # used as a verb: go(emit(lines), out)
     """A source: ``go(emit(iterable), out)`` sends each item of an iterable, plain or async.
 
-    A plain iterable is stepped on the event loop: one that blocks (a file, a database cursor)
-    belongs in a thread actor. An asynchronous generator is closed when the actor ends. TypeError
-    for what cannot be iterated. `Group.drain` lets it send the item in hand and draws no other.
-    Cancelled: the item being sent was not sent, and is lost with the iterator's place.
+    A plain iterable runs on the event loop: one that blocks (a file, a database cursor) belongs
+    in a thread actor. An asynchronous generator is closed when the actor ends. TypeError unless
+    `items` is an iterable. After `Group.drain` it sends the current item, and draws no other.
+    Cancelled: the current item was not sent, and is lost.
     """
 
     def __init__(self, items: Iterable[T] | AsyncIterable[T]) -> None:
@@ -60,7 +60,7 @@ async def _send_drawn(items: AsyncIterable[T], out: Sender[T], feed: Feed) -> No
             feed.drawing = True
     finally:
         feed.drawing = False
-        # Else its own clean-up would be left to the garbage collector's day.
+        # Else its clean-up would run when the garbage collector finds it.
         generator: object = items
         if isinstance(generator, AsyncGeneratorType):
             await cast("AsyncGenerator[T]", generator).aclose()
@@ -69,7 +69,7 @@ async def _send_drawn(items: AsyncIterable[T], out: Sender[T], feed: Feed) -> No
 async def collect(inbox: Receiver[T]) -> list[T]:
     """All values of a channel, as a list, once it has closed.
 
-    Raises `Closed` if it closed with a cause. Cancelled: what was received until then is lost.
+    Raises `Closed` if it closed with a cause. Cancelled: the values received so far are lost.
     """
     return [value async for value in inbox]
 
@@ -81,13 +81,13 @@ def amap(
     concurrency: int,
     ordered: bool = False,
 ) -> AsyncGenerator[B, None]:
-    """The results of ``await fn(item)``, at most `concurrency` at once, as they come.
+    """The results of ``await fn(item)`` as they come; at most `concurrency` calls run at once.
 
-    `ordered` gives them in the order of the items instead. Either way at most `concurrency`
-    items are started and not yet given, and one more is read ahead. The first exception of `fn`
-    is raised at once, one of `items` after the results of what came before; what is still
-    running is then cancelled and waited for. So it is when the iteration is left early (at once
-    with `contextlib.aclosing`). ValueError unless `concurrency` is 1 or more.
+    With `ordered`, the results come in the order of the items, and a result that waits for its
+    turn counts as running. One more item is read ahead. An exception of `fn` is raised at once,
+    one of `items` after the results of the items before it. Then, and when the iteration is left
+    early, the running calls are cancelled and waited for (at once with `contextlib.aclosing`).
+    ValueError unless `concurrency` is 1 or more.
     """
     if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
         raise ValueError(f"concurrency must be a whole number of at least 1, not {concurrency!r}")
@@ -101,13 +101,13 @@ async def _amap(
     ordered: bool,
 ) -> AsyncGenerator[B, None]:
     feed = Channel[A]()
-    started: deque[asyncio.Future[B]] = deque()  # and not given yet
-    finished: deque[asyncio.Future[B]] = deque()  # of those, in the order in which they did
-    news = Channel[None](1, overflow="drop_newest")  # something has finished since
+    started: deque[asyncio.Future[B]] = deque()  # the results are not given yet
+    finished: deque[asyncio.Future[B]] = deque()  # unless `ordered`: those that have finished
+    news = Channel[None](1, overflow="drop_newest")  # a call has finished
 
-    def tell(one: asyncio.Future[B]) -> None:
+    def note_finished(call: asyncio.Future[B]) -> None:
         if not ordered:
-            finished.append(one)
+            finished.append(call)
         news.send_nowait(None)
 
     feeder = asyncio.ensure_future(_feed(items, feed))
@@ -121,10 +121,10 @@ async def _amap(
                     pass
                 case 0, item:
                     begun = asyncio.ensure_future(fn(item))
-                    begun.add_done_callback(tell)
+                    begun.add_done_callback(note_finished)
                     started.append(begun)
                 case _:
-                    pass  # whose turn it is, is seen below
+                    pass  # a call has finished
             while next_done := _next_done(started, finished, ordered):
                 yield next_done.result()
         await feeder
@@ -138,7 +138,7 @@ async def _amap(
 def _next_done(
     started: deque[asyncio.Future[B]], finished: deque[asyncio.Future[B]], ordered: bool
 ) -> asyncio.Future[B] | None:
-    """Take out the next whose result is due, if it is there."""
+    """Take out the next call whose result is to be given, if that has finished."""
     if ordered:
         return started.popleft() if started and started[0].done() else None
     if not finished:
@@ -148,7 +148,7 @@ def _next_done(
 
 
 async def _feed(items: Iterable[A] | AsyncIterable[A], feed: Channel[A]) -> None:
-    """Send all items; whatever ends it, the reader hears the end and asks this task why."""
+    """Send all items, and close `feed` at the end. The reader then awaits this task."""
     try:
         await emit(items)(feed)
     finally:

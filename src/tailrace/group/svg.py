@@ -1,7 +1,7 @@
-"""A graph as a picture: its layers are columns from left to right, stages boxes, channels pills.
+"""An SVG picture of a graph. Layers are columns from left to right, stages boxes, channels pills.
 
-An edge that skips a column gets a row of its own there, so that it passes behind nothing; one that
-leads back runs below, dashed. Nothing from outside goes in but text, escaped.
+An edge that skips a column has a row of its own there, so that it passes behind no box. An edge
+that leads back runs below the boxes, dashed. All text from outside is escaped.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Final, TypeAlias
 
-Edge: TypeAlias = tuple[str, str]
-Slot: TypeAlias = str | tuple[Edge, int]  # a node, or where an edge passes through a column
+Step: TypeAlias = tuple[str, str]  # an edge: from where to where
+Slot: TypeAlias = str | tuple[Step, int]  # a node, or where an edge passes through a column
 
 LETTER: Final = 8.0  # pixels, in the monospaced font below
 HEIGHT: Final = 32.0
@@ -33,10 +33,10 @@ ARROW: Final = (
 def draw(
     stages: Mapping[str, str],
     channels: Mapping[str, str],
-    edges: Sequence[Edge],
+    edges: Sequence[Step],
     layers: Iterable[Iterable[str]],
 ) -> str:
-    """The SVG document. `stages` and `channels` map names to texts; edges and layers have names."""
+    """The SVG document. `stages` and `channels` map names to texts; the rest refers to names."""
     texts = {**stages, **channels}
     columns: list[list[Slot]] = [list(layer) for layer in layers]
     place = {name: at for at, column in enumerate(columns) for name in column}
@@ -77,13 +77,13 @@ def draw(
 
 
 def _middle(before: Iterable[Slot], boxes: dict[Slot, tuple[float, float, float]]) -> float:
-    """How high those stand that lead to a slot: in that order few lines cross."""
+    """The mean height of the slots that lead to a slot. Sorted by it, few lines cross."""
     heights = [boxes[feeder][1] for feeder in before if feeder in boxes]
     return sum(heights) / len(heights) if heights else 0.0
 
 
 def _path(points: list[tuple[float, float, float]], bottom: float) -> str:
-    """Through all points, each with its left edge, its middle and its right edge."""
+    """A line through all points. Each is a left edge, a middle and a right edge."""
     (left, y, right), *rest = points
     if rest[0][0] > right:
         path = f"M{right:g} {y:g}"
@@ -110,6 +110,6 @@ def _node(text: str, stage: bool, left: float, middle: float, right: float) -> s
 
 
 def _width(text: str) -> float:
-    """Of a box for it; East Asian letters take two columns."""
+    """The width of a box for a text. East Asian letters take two columns."""
     letters = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
     return letters * LETTER + 24

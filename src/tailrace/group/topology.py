@@ -1,9 +1,9 @@
-"""What a group is made of, by names that are unique in it: stages, channels, who feeds whom.
+"""The topology of a group: the names of its stages and channels, and which feed which.
 
-A stage is known here from before it starts; by its name and its links alone it stays known after
-it has ended, so that the graph keeps its shape and nothing that the stage used is kept alive.
-Numbered stages (``handle-2``: one of many of a function) are forgotten when they end. Who feeds
-whom is worked out when somebody asks: of most of such stages nobody does.
+A stage is added before it starts. After its end its name and its links stay, so that the graph
+keeps its shape; the objects that the stage used are not kept alive. Numbered stages (``handle-2``:
+one of many with the same function) are forgotten when they end. Links are worked out when they are
+first needed, which for most of such stages is never.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
 
 
 class Link(NamedTuple):
-    """One end of one channel, as a stage holds it, in words."""
+    """An end of a channel that a stage holds: the channel by its label."""
 
     channel: str
     capacity: float
@@ -26,26 +26,26 @@ class Link(NamedTuple):
 
 
 class Topology:
-    """The names of a group, given out and remembered."""
+    """The names and links of a group's stages and channels."""
 
     def __init__(self) -> None:
-        self._new: dict[str, tuple[Hold, ...]] = {}  # stages whose links are not worked out yet
+        self._new: dict[str, tuple[Hold, ...]] = {}  # by stage, if its links are not worked out yet
         self._links: dict[str, tuple[Link, ...]] = {}  # by stage
-        self._sizes: dict[str, int] = {}  # how many actors a stage had when last told
-        self._used: dict[str, int] = {}  # how many stages of a name there have been
-        self._numbers: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # by stage that has ended: how many actors it had
+        self._used: dict[str, int] = {}  # by name: the ordinal of its last stage
+        self._numbers: dict[str, int] = {}  # by name: the number of its last channel
         self._labels: WeakKeyDictionary[Channel[Any], str] = WeakKeyDictionary()
-        self._linked: dict[str, int] = {}  # how many known links a channel has, by label
-        self._feeders: dict[str, dict[str, None]] = {}  # live stages that send, by channel
+        self._linked: dict[str, int] = {}  # by label of a channel: its links
+        self._feeders: dict[str, dict[str, None]] = {}  # by label: the live stages that send
 
     def __repr__(self) -> str:
         self._work_out()
         return f"<Topology of {len(self._links)} stages and {len(self._linked)} channels>"
 
     def name_for(self, name: str, *, given: bool) -> tuple[str, int]:
-        """A free name for the next stage called `name`, and the how-manieth of those it is.
+        """A free name for a new stage called `name`, and its ordinal among those.
 
-        ValueError if the name was `given` and is taken.
+        ValueError if the name was `given` by the user and is taken.
         """
         if given and self._knows(name):
             raise ValueError(f"this group has a stage named {name!r} already; choose another name")
@@ -58,12 +58,12 @@ class Topology:
         return stage in self._new or stage in self._links
 
     def add(self, stage: str, called: str, ordinal: int, holds: tuple[Hold, ...]) -> None:
-        """Know a stage, under the name that `name_for` gave for what it is `called`."""
+        """Add a stage, under the name and ordinal that `name_for` gave for the name `called`."""
         self._used[called] = ordinal
         self._new[stage] = holds
 
     def _work_out(self) -> None:
-        """Link the stages that are new, in the order in which they were added."""
+        """Work out the links of new stages, in the order in which they were added."""
         added, self._new = self._new, {}
         for stage, holds in added.items():
             self._link(stage, holds)
@@ -73,14 +73,14 @@ class Topology:
         for channel, end, _ in holds:
             link = Link(self._label(channel), channel.capacity, end)
             if link not in links:
-                links[link] = None  # known before the next channel is given a name
+                links[link] = None  # before the next channel gets a name
                 self._linked[link.channel] = self._linked.get(link.channel, 0) + 1
                 if link.end == "send":
                     self._feeders.setdefault(link.channel, {})[stage] = None
         self._links[stage] = tuple(links)
 
     def ended(self, stage: str, actors: int, holds: Iterable[Hold], *, forget: bool) -> None:
-        """The stage has ended, with so many actors; `forget` it, or keep its place."""
+        """A stage with so many actors has ended: `forget` it, or keep it for the graph."""
         if self._new.pop(stage, None) is not None:
             if forget:
                 return
@@ -105,13 +105,15 @@ class Topology:
                 del self._labels[channel]
 
     def label(self, channel: Channel[Any]) -> str:
-        """What the channel is called here: two of one name, or of none, stay two."""
+        """The name of a channel in this group: unique, also for channels of one name or of none."""
         self._work_out()
         return self._label(channel)
 
     def label_if_known(self, channel: Channel[Any]) -> str:
-        """The same for a channel that a stage holds; another keeps the name that it has anywhere:
-        it must not take one that is given out here."""
+        """The name of a channel in this group if a stage holds it, else its general one.
+
+        A channel that no stage holds must not use up a name of this group.
+        """
         self._work_out()
         return self._labels.get(channel) or label(channel)
 
@@ -123,7 +125,7 @@ class Topology:
             while known in self._linked:
                 number += 1
                 known = f"{name} ({number})"
-            self._numbers[name] = number  # where to look for the next free one
+            self._numbers[name] = number  # where the search for the next free one begins
             self._labels[channel] = known
         return known
 
@@ -141,14 +143,14 @@ class Topology:
         return found
 
     def graph(self, live: Mapping[str, int]) -> Graph:
-        """All that is known; `live` has the number of actors of the stages that live."""
+        """The whole graph. `live` has the number of actors of the live stages."""
         self._work_out()
         sizes = {**self._sizes, **live}
         channels: dict[str, ChannelNode] = {}
         edges: dict[Edge, None] = {}
         for stage, links in self._links.items():
             for link in links:
-                # A channel may be called as a stage is, but not in the graph.
+                # A channel may have the name of a stage, but not in the graph.
                 name = f"{link.channel} (channel)" if link.channel in self._links else link.channel
                 channels.setdefault(name, ChannelNode(name, link.capacity))
                 edges[Edge(stage, name) if link.end == "send" else Edge(name, stage)] = None

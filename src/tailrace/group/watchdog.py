@@ -1,12 +1,14 @@
-"""A thread beside the loop of `run`: it names what blocks the loop, and speaks while it is blocked.
+"""The watchdog of `run`: a thread that names the line which blocks the loop.
 
-Invariants:
-- It asks the loop to answer, and judges only by its own time: it counts how long it has itself been
-  awake while the loop did not answer. A process that was stopped, or a machine that slept, stopped
-  this thread too. So does C code that keeps the GIL (a regular expression that backtracks): so when
-  this thread did not run, what counts is how long the loop's thread was busy, by its CPU clock.
-- It never prints from a signal handler, which may have interrupted a print: it takes the text over
-  by a queue whose `put` may be re-entered.
+It also prints for signal handlers, while the loop may be blocked.
+
+Invariants
+- It asks the loop for an answer, and adds up the time in which this thread ran and got none. A
+  process that was stopped, or a machine that slept, has stopped this thread too, so that time does
+  not count. C code that keeps the GIL (a regular expression that backtracks) also stops this
+  thread. So for a time in which it did not run, it adds the CPU time of the loop's thread.
+- A signal handler never prints, as it may have interrupted a print. It puts the text into a queue
+  whose `put` is reentrant, and this thread prints it.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from typing import Final
 _log = logging.getLogger("tailrace")
 
 LIMIT: Final = 1.0
-"""Seconds without a turn of the loop after which what it does is named."""
+"""Seconds without a turn of the loop before a warning."""
 
 _TICK: Final = 0.25
-_AGAIN: Final = 60.0  # the same line is named once in so many seconds
+_AGAIN: Final = 60.0  # seconds between two warnings about one line
 
 _DEBUGGERS: Final = frozenset(
     {"bdb", "cmd", "code", "debugpy", "ipdb", "pdb", "pudb", "pydevd", "_pydevd_bundle"}
@@ -40,17 +42,17 @@ _DEBUGGERS: Final = frozenset(
 
 @functools.cache
 def _not_the_users() -> tuple[str, ...]:
-    """How the paths begin of code that the user has not written."""
-    import sysconfig  # here, since it loads a module for each platform, which takes 2 ms
+    """The folders of code that is not the user's own."""
+    import sysconfig  # here, as this import takes 2 ms
 
     folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return (*folders, str(Path(__file__).parents[1]), "<frozen")
 
 
 class Watchdog:
-    """Prints what it is told to `say`, and watches one loop at a time.
+    """A thread that prints the texts of `say`, and watches one loop at a time.
 
-    A context manager: its thread ends with the block.
+    A context manager: the thread ends with the block.
     """
 
     def __init__(self) -> None:
@@ -59,9 +61,9 @@ class Watchdog:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watched = 0  # the identifier of the loop's thread
         self._answered = True
-        self._silent = 0.0  # seconds that the loop has not answered for
-        self._worked_before = 0.0  # CPU seconds of the loop's thread, when last looked at
-        self._told: dict[tuple[str, str, int], float] = {}  # when, by what was named
+        self._silent = 0.0  # seconds without an answer of the loop
+        self._worked_before = 0.0  # CPU seconds of the loop's thread, at the last look
+        self._warned: dict[tuple[str, str, int], float] = {}  # by actor and line: when
 
     def __repr__(self) -> str:
         return f"<Watchdog of {self._loop!r}, silent for {self._silent:.3g} s>"
@@ -72,7 +74,7 @@ class Watchdog:
 
     def __exit__(self, *_: object) -> None:
         self._texts.put(None)
-        self._thread.join(1.0)  # it may be kept from printing
+        self._thread.join(1.0)  # not for ever: stderr may block
 
     def say(self, text: str) -> None:
         """Print a line to stderr, soon. May be called in a signal handler."""
@@ -81,7 +83,7 @@ class Watchdog:
     def watch(self) -> None:
         """Watch the running loop from now on."""
         loop = asyncio.get_running_loop()
-        if not getattr(loop, "detects_deadlock", False):  # on virtual time nothing is late
+        if not getattr(loop, "detects_deadlock", False):  # on virtual time no loop is late
             self._watched = threading.get_ident()
             self._worked_before = time.thread_time()
             self._loop = loop
@@ -102,12 +104,12 @@ class Watchdog:
                 continue
             if text is None:
                 return
-            with contextlib.suppress(AttributeError, OSError, ValueError):  # no stderr any more
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # stderr is gone
                 sys.stderr.write(f"{text}\n")
                 sys.stderr.flush()
 
     def _look(self, since: float) -> None:
-        """The loop has had `since` seconds to answer."""
+        """Look for an answer, `since` seconds after the last look."""
         loop = self._loop
         if loop is None:
             return
@@ -125,7 +127,7 @@ class Watchdog:
                 self._name(loop)
 
     def _worked(self) -> float:
-        """CPU seconds that the loop's thread has used since this was asked last; 0 if unknown."""
+        """CPU seconds of the loop's thread since the last call. 0 if the system cannot tell."""
         try:
             now = time.clock_gettime(time.pthread_getcpuclockid(self._watched))
         except (AttributeError, OSError):  # not on this system
@@ -137,8 +139,8 @@ class Watchdog:
         self._answered = True
 
     def _name(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Say what the loop's thread does, unless a person looks at it in a debugger."""
-        try:  # at once: what blocks may be ending
+        """Warn, with the line that the loop's thread is at, unless it is in a debugger."""
+        try:  # first, as the blocking call may be about to end
             task = asyncio.current_task(loop)
         except RuntimeError:
             task = None
@@ -149,9 +151,9 @@ class Watchdog:
         who = "a callback" if task is None else f"`{task.get_name()}`"
         place = who, _file(frame), frame.f_lineno
         now = time.monotonic()
-        if now - self._told.get(place, -_AGAIN) < _AGAIN:
+        if now - self._warned.get(place, -_AGAIN) < _AGAIN:
             return
-        self._told[place] = now
+        self._warned[place] = now
         code = linecache.getline(_file(frame), frame.f_lineno, frame.f_globals).strip()
         _log.warning(
             "the event loop has not turned for %.1f s: %s is at %s:%d, in %s%s; blocking calls "
@@ -166,7 +168,7 @@ class Watchdog:
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """What runs on the loop, innermost first."""
+    """The frames that run on the loop, innermost first."""
     while frame is not None:
         if frame.f_globals.get("__name__") == "asyncio.runners":
             return

@@ -1,7 +1,7 @@
-"""Which ends of which channels a call holds, read from the annotations of what is called.
+"""Wiring: which channel ends a stage holds, read from the annotations of its function.
 
-Only the head of an annotation matters (``Receiver`` in ``Receiver[Message[Order]]``), so only the
-head is evaluated: an element type may be local to a function, or not exist at run time at all.
+Only the head of an annotation is evaluated (``Receiver`` in ``Receiver[Message[Order]]``), because
+an element type may be local to a function, or may not exist at run time.
 """
 
 from __future__ import annotations
@@ -48,39 +48,42 @@ from tailrace.usercode import is_async, unwrapped
 
 
 class Wiring(NamedTuple):
-    """What a call holds, each end through a parameter. `unclear` says that a channel was passed to
-    a bare one; `unheld` are those that it may use, of which it holds no end."""
+    """The ends that a stage holds, each through a parameter.
+
+    `unclear`: a channel was passed to a parameter without annotation. `unheld`: the channels that
+    the stage may use without holding an end.
+    """
 
     holds: tuple[Hold, ...]
     unclear: bool
     unheld: tuple[Channel[Any], ...] = ()
 
     def channels(self, end: End) -> list[Channel[Any]]:
-        """The channels of which this `end` is held."""
+        """The channels of which the stage holds `end`."""
         return [channel for channel, held, _ in self.holds if held == end]
 
 
 class _Parameter:
-    """A parameter of a function that was wired before, and what has been passed to it."""
+    """A parameter of a function that was wired before."""
 
     __slots__ = ("accepted", "name", "only_ends")
 
     def __init__(self, name: str, only_ends: bool) -> None:
         self.name = name
         self.only_ends = only_ends
-        self.accepted: dict[type, tuple[End, ...]] = {}  # by type of channel or end: what is held
+        self.accepted: dict[type, tuple[End, ...]] = {}  # by type of argument: the ends held
 
 
-# Of plain functions that were wired before: a program may start a thousand stages of one function,
-# and reading a signature takes its time.
+# The parameters of plain functions that were wired before. A program may start a thousand stages of
+# one function, and to read a signature takes time.
 _known: WeakKeyDictionary[Callable[..., Any], list[_Parameter]] = WeakKeyDictionary()
 
 
 def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
-    """Read the wiring of ``fn(*args)``; `name` is the stage's, for messages.
+    """The wiring of ``fn(*args)``. `name` is that of the stage, for messages.
 
-    TypeError when the arguments do not fit, when one cannot be right where it is passed (see
-    `check`), or when a channel is passed to a parameter whose annotation cannot be resolved.
+    TypeError if the arguments do not fit, if one cannot be right for its parameter (see `check`),
+    or if a channel is passed to a parameter whose annotation cannot be resolved.
     """
     known = _known.get(fn) if type(fn) is types.FunctionType else None
     if known is not None and len(known) == len(args):
@@ -91,7 +94,7 @@ def wire(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiring:
 
 
 def _with_surroundings(wiring: Wiring, fn: Callable[..., Any]) -> Wiring:
-    """`wiring`, and the channels in the closure of `fn` or on its object."""
+    """`wiring`, with the channels in the closure of `fn`, or on its object, as unheld ones."""
     near = [
         resolved[0]
         for each in _surroundings(fn)
@@ -121,7 +124,7 @@ def _surroundings(fn: Callable[..., Any]) -> Iterator[object]:
 def _wire_again(
     name: str, fn: Callable[..., Any], known: list[_Parameter], args: tuple[Any, ...]
 ) -> Wiring | None:
-    """The wiring of a function that was read before; None where something new is passed."""
+    """The wiring of a function that was wired before. None if an argument is of a new kind."""
     holds: list[Hold] = []
     unheld: list[Channel[Any]] = []
     for parameter, value in zip(known, args, strict=True):
@@ -184,7 +187,7 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
 
 
 def _remember(fn: Any, bound: inspect.BoundArguments, known: dict[str, _Parameter]) -> None:
-    """Keep what was read of a plain function whose arguments were all given by position."""
+    """Remember the parameters of a plain function, if all its arguments were positional."""
     parameters = bound.signature.parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     plain = all(each.kind in kinds for each in parameters)
@@ -198,7 +201,7 @@ def _remember(fn: Any, bound: inspect.BoundArguments, known: dict[str, _Paramete
 def _unbind(
     fn: Callable[..., Any], args: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Take partials apart, so that what they have bound counts as passed."""
+    """Take partials apart: the function, and all arguments that it will be called with."""
     keywords: dict[str, Any] = {}
     while isinstance(fn, functools.partial):
         rest = iter(args)
@@ -215,10 +218,10 @@ _PLACEHOLDER: object = getattr(functools, "Placeholder", object())  # 3.14: a ho
 def _bind(
     name: str, fn: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]
 ) -> tuple[Any, inspect.BoundArguments]:
-    """The function whose parameters these arguments fill, and how, its defaults included.
+    """The function whose parameters the arguments fill, and the arguments with the defaults.
 
-    That is what `fn` wraps, if it says so (`functools.wraps`); `fn` itself where only that
-    accepts the arguments: a decorator that adds some of its own.
+    That is the function that `fn` wraps (`functools.wraps`). It is `fn` itself if only `fn` accepts
+    the arguments, as for a decorator that adds arguments of its own.
     """
     refused: TypeError | None = None
     for wrapped in (True, False):
@@ -259,12 +262,12 @@ def _signature(fn: Callable[..., Any], wrapped: bool) -> inspect.Signature:
                 fn, follow_wrapped=wrapped, annotation_format=annotationlib.Format.FORWARDREF
             )
         return inspect.signature(fn, follow_wrapped=wrapped)
-    except ValueError:  # a builtin that does not tell: it may take anything
+    except ValueError:  # a builtin without a signature: it may take anything
         return _ANYTHING
 
 
 def _values(bound: inspect.BoundArguments) -> Iterator[tuple[inspect.Parameter, Any]]:
-    """Each argument with its parameter; those of ``*args`` and ``**kwargs`` one by one."""
+    """Each argument with its parameter. Those of ``*args`` and ``**kwargs`` come one by one."""
     for name, value in bound.arguments.items():
         parameter = bound.signature.parameters[name]
         if parameter.kind is parameter.VAR_POSITIONAL:
@@ -278,9 +281,9 @@ def _values(bound: inspect.BoundArguments) -> Iterator[tuple[inspect.Parameter, 
 def _heads_of(
     name: str, parameter: inspect.Parameter, function: Any, *, needed: bool
 ) -> frozenset[object] | None:
-    """The heads of a parameter's annotation; None if it says nothing at all.
+    """The heads of a parameter's annotation. None if any argument fits.
 
-    TypeError if they cannot be told and are `needed` to know which end was passed.
+    TypeError if the annotation cannot be resolved, and is `needed` to know the end of a channel.
     """
     if parameter.annotation is parameter.empty:
         return None
@@ -300,7 +303,7 @@ def _heads_of(
 
 
 def _made_by(fn: Any) -> object:
-    """The head of what a function says that it returns; None if that cannot be told."""
+    """The head of a function's return annotation. None if it cannot be resolved."""
     annotation = getattr(fn, "__annotations__", {}).get("return")
     try:
         if isinstance(annotation, str):
@@ -314,11 +317,11 @@ def _made_by(fn: Any) -> object:
 
 
 class _SaysNothing(Exception):
-    """An annotation that any argument fits: `Any`, or what a ParamSpec stands for."""
+    """Any argument fits the annotation: it is `Any`, or of a ParamSpec."""
 
 
 def _namespace(function: Any) -> dict[str, Any]:
-    """Names as the annotations of `function` see them: its globals, and its closure."""
+    """The names that the annotations of `function` can use: its globals and its closure."""
     names = dict(vars(typing))
     names.update(getattr(function, "__globals__", {}))
     code = getattr(function, "__code__", None)
@@ -333,7 +336,7 @@ def _namespace(function: Any) -> dict[str, Any]:
 
 
 def _heads(annotation: Any, namespace: dict[str, Any]) -> set[object]:
-    """The heads that an annotation, an object or a string, stands for: of `HEADS`, else OTHER."""
+    """The heads of an annotation, which is an object or a string: keys of `HEADS`, or OTHER."""
     if isinstance(annotation, ForwardRef):
         annotation = annotation.__forward_arg__
     if isinstance(annotation, str):
@@ -364,7 +367,7 @@ def _union(members: Any, namespace: dict[str, Any]) -> set[object]:
 
 
 def _heads_of_node(node: ast.expr, namespace: dict[str, Any]) -> set[object]:
-    """The same for the source of an annotation, of which only heads are evaluated."""
+    """The heads of an annotation in source code. Only heads are evaluated."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):  # A | B
         return _heads_of_node(node.left, namespace) | _heads_of_node(node.right, namespace)
     if isinstance(node, ast.Constant):  # None, or a string within the string

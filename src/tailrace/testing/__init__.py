@@ -1,15 +1,15 @@
-"""The testing kit (layer 3; `pipeline`, which settles messages, 4): virtual time, exact deadlocks,
-and a program with its ends replaced.
+"""Layer 4: the testing kit. Virtual time, exact deadlocks, and stand-ins for stages.
 
 `run` and the pytest marker ``virtual_time`` (`tailrace.testing.plugin`) run a test on a clock
-that jumps; `wait_all_parked` says when nothing moves any more; `pipeline` runs a user's own
-``main`` with stand-ins for the world outside.
+that jumps. `wait_all_parked` returns when nothing can run any more. `pipeline` runs a program's
+own ``main`` with stand-ins for the stages that touch the world outside.
 """
 
 from __future__ import annotations
 
 from tailrace.testing.clock import VirtualClockLoop, run, wait_all_parked
-from tailrace.testing.pipeline import Pipeline, Sink, Source, pipeline, sink, source
+from tailrace.testing.pipeline import Pipeline, pipeline
+from tailrace.testing.standins import Sink, Source, sink, source
 
 __all__ = [
     "Pipeline",

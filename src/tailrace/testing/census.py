@@ -1,18 +1,16 @@
-"""What goes on beyond the loop's own tasks, and what that means for a virtual clock.
+"""The census of a virtual clock: which threads can still wake a loop that has nothing to do.
 
-Three kinds of things can wake a loop that has nothing to do:
+- *Work in hand*: a job in an executor, a thread actor that runs. It is part of the program, so
+  the clock stands still until the work is done, as it does while a task runs.
+- *The outside world*: sockets, pipes, child processes, threads of other libraries. Nobody knows
+  when one of these will act next, so the clock keeps real time while there are any.
+- With neither of these, only a timer can wake the loop, and the clock may jump to that timer.
 
-- *Work in hand*: a job in an executor, a thread actor. It belongs to the program, so the clock
-  stands still until it is done, as it stands still while a task runs.
-- *The outside world*: sockets, pipes, child processes, threads that somebody else started. Nobody
-  can know when those will speak next, so while there are any the clock keeps real time.
-- Neither: then only a timer can, and the clock may jump to it.
+A thread that is parked in a channel operation is neither: like a parked task, it is woken by
+others. If the operation has a timeout, which is in real time, the thread is the outside world.
 
-A thread that is parked in a channel operation is none of these: like a parked task, it can only
-be woken by somebody else. (With a timeout of its own, which is in real time, it may speak.)
-
-Ask about threads before polling the selector. Whoever is in hand posts to the loop first and
-parks or ends afterwards; asked in this order, nothing it posted can be missed.
+The clock must take the census before it polls the selector. A thread posts to the loop first, and
+parks or ends after that, so in this order no post is missed.
 """
 
 from __future__ import annotations
@@ -33,12 +31,14 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 PATIENCE: Final = 0.02
-"""Real seconds for which a stranger among the threads counts as work in hand. A thread that is
-about to end or to park has done so by then, and the clock of a test with threads stays exact."""
+"""Real seconds for which an unknown thread counts as work in hand.
+
+A thread that is about to end or to park has done so by then, so the clock stays exact.
+"""
 
 
 class Job(Generic[T, *Ts]):
-    """A function on its way through an executor; knows on which thread it runs."""
+    """A function in an executor, and the thread that it runs on."""
 
     def __init__(self, work: Callable[[*Ts], T]) -> None:
         self.work = work
@@ -51,34 +51,34 @@ class Job(Generic[T, *Ts]):
         return f"{getattr(work, '__qualname__', repr(work))} in an executor"
 
     def run(self, *args: *Ts) -> T:
-        """Do it, on a worker's thread."""
+        """Call the function, on a worker's thread."""
         self.thread = threading.get_ident()
         return self.work(*args)
 
 
-class Outside:
-    """The census that one virtual clock takes when its loop has nothing to do."""
+class Census:
+    """The threads that one virtual clock has to consider."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._elders = frozenset(threading.enumerate())
+        self._older = frozenset(threading.enumerate())
         self._jobs: dict[asyncio.Future[Any], Job[Any, *tuple[Any, ...]]] = {}
         self._executors: weakref.WeakSet[Executor] = weakref.WeakSet()
         self._first_seen: weakref.WeakKeyDictionary[object, float] = weakref.WeakKeyDictionary()
 
     def __repr__(self) -> str:
-        return f"<Outside: {', '.join(self.in_hand()) or 'no work in hand'}>"
+        return f"<Census: {', '.join(self.in_hand()) or 'no work in hand'}>"
 
     def submitted(
         self, job: Job[Any, *tuple[Any, ...]], future: asyncio.Future[Any], executor: Executor
     ) -> None:
-        """`job` is in hand until `future` is done, or abandoned: cancelled."""
+        """Count `job` as work in hand until `future` is done or cancelled."""
         self._executors.add(executor)
         self._jobs[future] = job
         future.add_done_callback(self._jobs.pop)
 
     def in_hand(self) -> list[str]:
-        """The work that holds the clock, in words."""
+        """The work in hand, in words. While there is any, the clock stands still."""
         work = [repr(job) for job in self._jobs.values() if _awake(job.thread)]
         work += [
             f"thread actor {actor.thread.name}"
@@ -89,10 +89,10 @@ class Outside:
         return work
 
     def may_speak(self) -> bool:
-        """Whether a thread may wake the loop whenever it pleases, for all that can be known."""
+        """Whether a thread of the outside world may wake the loop."""
         return (
             any(_timed(job.thread) for job in self._jobs.values())
-            # A cancelled one that is still there is in blocking code that cannot be cancelled.
+            # A cancelled actor that has not ended is in blocking code, which cannot be cancelled.
             or any(actor.cancelled or _timed(actor.thread.ident) for actor in self._actors())
             or bool(self._strangers())
         )
@@ -103,14 +103,14 @@ class Outside:
         return [actor for actor in _core.thread_handles if actor.loop is loop and actor.alive]
 
     def _strangers(self) -> list[threading.Thread]:
-        """Threads started since the loop was made, but for those that are accounted for (thread
-        actors and the workers of executors) and those that are parked for good."""
-        others = [thread for thread in threading.enumerate() if thread not in self._elders]
+        """The unknown threads that may act: started since the loop was made, no thread actor, no
+        worker of an executor, and not parked without a timeout."""
+        others = [thread for thread in threading.enumerate() if thread not in self._older]
         if not others:
             return others
         ours = {actor.thread for actor in _core.thread_handles}
         for executor in self._executors:
-            # Not public, and only spared here: without it idle workers would be strangers.
+            # A private attribute. Where it is missing, idle workers count as strangers.
             ours.update(getattr(executor, "_threads", ()))
         ours.add(threading.current_thread())
         strangers: list[threading.Thread] = []
@@ -120,17 +120,17 @@ class Outside:
             if _awake(thread.ident) or _timed(thread.ident):
                 strangers.append(thread)
             else:
-                self._first_seen.pop(thread, None)  # when it wakes it is a new stranger
+                self._first_seen.pop(thread, None)  # its patience begins anew when it wakes
         return strangers
 
-    def _stays(self, somebody: object) -> bool:
-        """Whether somebody who might be about to end or park has been seen for a while."""
+    def _stays(self, thread: object) -> bool:
+        """Whether a thread, which may be about to end or park, has been seen for a while."""
         now = time.monotonic()
-        return now - self._first_seen.setdefault(somebody, now) > PATIENCE
+        return now - self._first_seen.setdefault(thread, now) > PATIENCE
 
 
 def _parked(thread: int | None) -> ParkedThread | None:
-    """In which channel operation a thread sleeps, if nobody has completed it yet."""
+    """The channel operation that a thread is parked in, unless it has been claimed."""
     parked = None if thread is None else _core.parked_threads.get(thread)
     return parked if parked is not None and parked.operation.parked else None
 
@@ -140,6 +140,6 @@ def _awake(thread: int | None) -> bool:
 
 
 def _timed(thread: int | None) -> bool:
-    """Whether a thread sleeps so, but will wake by itself."""
+    """Whether a thread is parked in an operation with a timeout."""
     parked = _parked(thread)
     return parked is not None and parked.deadline is not None

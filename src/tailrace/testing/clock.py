@@ -1,17 +1,17 @@
-"""An asyncio event loop whose clock jumps to the next timer as soon as nothing else can happen.
+"""An asyncio event loop whose clock jumps to the next timer when nothing else can happen.
 
 Invariants
-- Time moves only when no callback is ready, and then straight to the earliest timer: a program
-  without threads and sockets takes no real time and does the same in every run.
+- Time moves only when no callback is ready, and then straight to the earliest timer. So a program
+  without threads and sockets takes no real time, and each run is the same.
 - Timers that are due at the same instant fire in the order in which they were set.
 - While work is in hand (a job in an executor, a thread actor that runs) the clock stands still.
-  While the outside world may speak (sockets, child processes, foreign threads) it keeps real
+  While the outside world may act (sockets, child processes, unknown threads) the clock keeps real
   time. See `census`.
-- With none of these and no timer, nothing can ever happen again: that is a `Deadlock`, exactly.
+- With none of these and no timer, nothing can ever happen again: that is a `Deadlock`.
 
-How: asyncio asks its selector to wait only when nothing is ready, so the selector is where all
-of that is decided. (Trio's MockClock and looptime take the same seam; unlike looptime's, this
-clock never advances under a job that is being done.)
+asyncio asks its selector to wait only when no callback is ready. So all of this is decided in the
+selector, as in trio's MockClock and in looptime. Unlike looptime's, this clock does not advance
+while a job is in an executor.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, TypeVarTuple, 
 from tailrace import _core
 from tailrace.errors import Deadlock
 from tailrace.group import Group
-from tailrace.testing.census import Job, Outside
+from tailrace.testing.census import Census, Job
 from tailrace.testing.deadlock import wait_for_graph
 from tailrace.usercode import close
 
@@ -48,12 +48,13 @@ Ts = TypeVarTuple("Ts")
 Events: TypeAlias = list[tuple[selectors.SelectorKey, int]]
 
 LOOK_AGAIN: Final = 0.05
-"""Real seconds after which a clock that keeps real time looks whether it still must."""
+"""Real seconds between two looks whether the clock must still keep real time."""
 SHORTEST: Final = 0.00005
 LONGEST: Final = 0.005
-"""Real seconds between two looks at the work in hand: a thread that parks does not say so."""
+"""Real seconds between two looks at the work in hand, as a thread that parks posts nothing. The
+pause doubles from the shortest to the longest."""
 SUSPICIOUS: Final = 5.0
-"""Real seconds that the clock may stand still before a warning says for whom."""
+"""Real seconds after which a warning names the work that keeps the clock standing still."""
 
 _log = logging.getLogger("tailrace.testing")
 
@@ -61,14 +62,14 @@ _log = logging.getLogger("tailrace.testing")
 class VirtualClockLoop(asyncio.SelectorEventLoop):
     """An event loop on virtual time: `time()` starts at 0.0 and jumps from timer to timer.
 
-    `seed`, a whole number, starts the dice of `select`, so that a run repeats exactly. Raises
-    `Deadlock`, with the wait-for graph, out of whatever runs the loop when nothing can ever
-    happen again; the loop can then still be run, to cancel what is left.
+    `seed`, a whole number, seeds the random choices of `select`, so that a run repeats exactly.
+    TypeError for a `seed` that is no whole number. When nothing can ever happen again, the method
+    that runs the loop raises `Deadlock` with the wait-for graph. The loop can be run again after
+    that, to cancel what is left.
     """
 
     detects_deadlock: Final = True
-    """Whether a deadlock raises by itself here, so that nobody needs to watch for one by timers:
-    those would always be something that can still happen."""
+    """Tells watchers that a deadlock raises by itself here."""
 
     _scheduled: list[asyncio.TimerHandle]  # asyncio's heap of timers
     _ready: deque[asyncio.Handle]
@@ -86,7 +87,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._timers = 0
         self._quiet: list[_Timer] = []  # a heap, as that of the others
         self._all_parked: list[tuple[asyncio.Future[None], int]] = []
-        self._outside = Outside(self)
+        self._census = Census(self)
         self._pause = SHORTEST
         self._held_since: float | None = None
         self._seeded = False
@@ -105,7 +106,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def run_forever(self) -> None:
-        """As asyncio's; the first run starts the dice of `select` at `seed`."""
+        """As asyncio's. The first run seeds the random choices of `select`."""
         if not self._seeded:
             self._seeded = True
             _core.seed(self.seed)
@@ -120,8 +121,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.TimerHandle:
         """As asyncio's, but callbacks due at the same instant keep the order of these calls.
 
-        On a real clock no two deadlines are equal; on a virtual one most are, and asyncio's heap
-        would run equal ones in an order that nobody could predict from the program.
+        On a virtual clock most deadlines are equal to others, and asyncio's heap has no order of
+        its own for equal ones.
         """
         self._check_closed()
         if self._debug:
@@ -134,11 +135,13 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def call_later_quietly(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts
     ) -> asyncio.TimerHandle:
-        """As `call_later`, for who only looks on: the clock does not stop for it, so it runs at
-        the first stop at or after its time, and a deadlock is one although it is pending."""
+        """As `call_later`, for watchers: the clock does not stop for this timer.
+
+        It runs when the clock stops at or after its time. It does not prevent a `Deadlock`.
+        """
         self._timers += 1
         timer = _Timer(self._now + delay, self._timers, callback, args, self, None)
-        timer._scheduled = False  # asyncio counts none of these
+        timer._scheduled = False  # asyncio does not count it among its timers
         heapq.heappush(self._quiet, timer)
         return timer
 
@@ -148,35 +151,38 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         func: Callable[[*Ts], T],
         *args: *Ts,
     ) -> asyncio.Future[T]:
-        """As asyncio's; until the future is done (or cancelled) the clock stands still."""
+        """As asyncio's. The clock stands still until the future is done or cancelled."""
         job = Job(func)
         work: Callable[[*Ts], T] = job.run
         if isinstance(executor, ProcessPoolExecutor):
-            work = func  # the job itself would have to be pickled
+            work = func  # another process cannot be given the job, which cannot be pickled
         future = super().run_in_executor(executor, work, *args)
-        self._outside.submitted(job, future, executor or self._default_executor)
+        self._census.submitted(job, future, executor or self._default_executor)
         return future
 
     def wait_all_parked(self, *, again: bool = False) -> asyncio.Future[None]:
-        """What the function `wait_all_parked` awaits; with `again`, for a time when they are
-        parked after something else has run: so who waits for a condition can look again."""
+        """The future that the function `wait_all_parked` awaits.
+
+        With `again` it is done only after something else has run, so that a task which waits for
+        a condition can look at it again.
+        """
         parked = self.create_future()
         self._all_parked.append((parked, self._poll.turns if again else -1))
         return parked
 
-    # What happens when nothing is ready, in this order.
+    # What is done when no callback is ready, in this order.
 
     def _nothing_ready(self) -> Events:
-        in_hand = self._outside.in_hand()
-        foreign = self._outside.may_speak() or len(self._poll.get_map()) > self._own_files
+        in_hand = self._census.in_hand()
+        foreign = self._census.may_speak() or len(self._poll.get_map()) > self._own_files
         events = self._poll.look(0)
-        if events or self._ready:  # the census itself may have set off a finaliser
+        if events or self._ready:  # the census may have set off a finaliser
             return events
         if in_hand:
             return self._hold(in_hand)
         self._pause = SHORTEST
         self._held_since = None
-        if self._tell_that_all_are_parked():
+        if self._wake_first_waiter():
             return []
         due = self._scheduled[0].when() if self._scheduled else math.inf
         if foreign:
@@ -186,20 +192,22 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._advance(due)
         return []
 
-    def _tell_that_all_are_parked(self) -> bool:
-        """Wake the first that waits for this, if anybody does."""
+    def _wake_first_waiter(self) -> bool:
+        """Wake the first task that waits in `wait_all_parked`. False if none does."""
         self._all_parked = [entry for entry in self._all_parked if not entry[0].done()]
         for entry in self._all_parked:
             parked, turn = entry
-            if turn < self._poll.turns - 1:  # else nothing but itself has run since it asked
+            if turn < self._poll.turns - 1:  # something else has run since it asked
                 self._all_parked.remove(entry)
                 parked.set_result(None)
                 return True
         return False
 
     def _deadlocked(self) -> Events:
-        """Raise `Deadlock`, unless garbage that waits for its collector has something to say: a
-        message that was dropped in a reference cycle is settled, as lost, only then."""
+        """Raise `Deadlock`, unless a garbage collection wakes somebody.
+
+        A message that was dropped in a reference cycle is settled, as lost, when it is collected.
+        """
         gc.collect()
         events = self._poll.look(0)
         if not events and not self._ready:
@@ -207,22 +215,22 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         return events
 
     def _hold(self, in_hand: list[str]) -> Events:
-        """Wait a little, in real time, for others to finish or to park."""
+        """Wait a little, in real time, for work in hand."""
         now = time.monotonic()
         if self._held_since is None:
             self._held_since = now
         elif 0 <= self._held_since < now - SUSPICIOUS:
-            self._held_since = math.inf  # said once
+            self._held_since = math.inf  # the warning comes once
             _log.warning("the virtual clock stands still, waiting for %s", ", ".join(in_hand))
         pause = self._pause
         self._pause = min(2 * pause, LONGEST)
         if pause >= 0.001:
             return self._poll.look(pause)
-        time.sleep(pause)  # a selector would round it up to a millisecond
+        time.sleep(pause)  # a selector rounds up to a millisecond
         return self._poll.look(0)
 
     def _walk(self, due: float) -> Events:
-        """Keep real time until something happens or the next timer is due."""
+        """Keep real time until an event or the next timer."""
         started = time.monotonic()
         events = self._poll.look(min(LOOK_AGAIN, due - self._now))
         self._advance(min(due, self._now + time.monotonic() - started))
@@ -230,8 +238,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def _advance(self, to: float) -> None:
         self._now = max(self._now, to)
-        # asyncio runs what is due before `time() + resolution`: far from zero, that sum must
-        # still be a later time than the one that was jumped to.
+        # asyncio runs timers that are due before `time() + resolution`: far from zero, that sum
+        # must still be later than the time that was jumped to.
         self._clock_resolution = max(1e-9, math.ulp(self._now))
         while self._quiet and self._quiet[0].when() <= self._now:
             timer = heapq.heappop(self._quiet)
@@ -264,7 +272,7 @@ class _Timer(asyncio.TimerHandle):
 
 
 class _VirtualSelector(selectors.BaseSelector):
-    """A real selector that asks `nothing_ready` instead of waiting."""
+    """A real selector that calls `nothing_ready` instead of waiting."""
 
     def __init__(self, nothing_ready: Callable[[], Events]) -> None:
         self._real = selectors.DefaultSelector()
@@ -278,7 +286,7 @@ class _VirtualSelector(selectors.BaseSelector):
         return self._nothing_ready()
 
     def look(self, timeout: float) -> Events:
-        """What became readable or writable within `timeout` real seconds."""
+        """The files that become ready within `timeout` real seconds."""
         return self._real.select(timeout)
 
     def register(
@@ -304,9 +312,9 @@ class _VirtualSelector(selectors.BaseSelector):
 async def wait_all_parked() -> None:
     """Return once every other task of this loop is blocked and no work is in hand.
 
-    No virtual time passes meanwhile. A thread actor that runs and a job in an executor count as
-    not blocked; of several tasks that wait here, one is woken at a time, in order. RuntimeError
-    on any loop but the virtual one, which alone can know. Cancelled: nothing has happened.
+    No virtual time passes meanwhile. A thread actor that runs and a job in an executor are work in
+    hand. If several tasks wait here, one is woken at a time, in order. RuntimeError on a loop
+    that is no `VirtualClockLoop`. Cancelled: nothing has happened.
     """
     loop = asyncio.get_running_loop()
     if isinstance(loop, VirtualClockLoop):
@@ -328,8 +336,8 @@ def run(main: Any, *, seed: int = 0) -> Any:
     """Run `main` on the virtual clock, as `asyncio.run` does on the real one; return its result.
 
     `main` is a coroutine, an async function without parameters, or a program's ``main(go)``,
-    which is run in a `Group`. TypeError for a `seed` that is no
-    whole number. Raises whatever it raises, and `Deadlock` when it can never end.
+    which is run in a `Group`. TypeError for a `seed` that is no whole number. Raises what `main`
+    raises, and `Deadlock` if it can never end.
     """
     if not inspect.iscoroutine(main):
         if not callable(main):
@@ -356,7 +364,7 @@ async def _in_a_group(main: Callable[[Group], Awaitable[None] | None]) -> None:
     task = asyncio.current_task()
     assert task is not None
     task.set_name(getattr(main, "__name__", "main"))
-    # A deadlock raises here; the group's own watch for stalls would only put it off.
+    # A deadlock raises by itself here, so no watch for stalls is needed.
     async with Group(stall_after=None) as go:
         started = main(go)
         if started is not None:

@@ -1,7 +1,7 @@
-"""The wait-for graph as text: what a deadlock says of itself.
+"""The wait-for graph as text: the message of a `Deadlock`.
 
-One line per task, and per thread that is parked: name, what it is doing, for how long, and the
-line of the program at which it stands. Only reads; the loop must not be running a step meanwhile.
+One line for each task and each parked thread: its name, what it waits for, for how long, and the
+line of the user's program at which it stands. To be called while the loop runs no step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tailrace.group.internals import is_users, line_of, place_of
 
 
 def wait_for_graph(loop: asyncio.AbstractEventLoop) -> str:
-    """The text of a `Deadlock` of `loop`, now."""
+    """The text of a `Deadlock` of `loop`."""
     tasks = sorted(asyncio.all_tasks(loop), key=_by_name)
     threads = sorted(_core.parked_threads.items())
     rows = [_task_row(task, loop.time()) for task in tasks]
@@ -48,7 +48,7 @@ def _thread_row(thread: int, operation: _core.Operation[Any]) -> list[str]:
 
 
 def _name(task: asyncio.Task[Any]) -> str:
-    """The task's name; for one that nobody named, that of its coroutine, which says more."""
+    """The task's name, or the name of its coroutine if asyncio has named the task."""
     name = task.get_name()
     if re.fullmatch(r"Task-\d+", name):
         name = getattr(task.get_coro(), "__name__", name)
@@ -56,7 +56,7 @@ def _name(task: asyncio.Task[Any]) -> str:
 
 
 def _by_name(task: asyncio.Task[Any]) -> list[str | int]:
-    """Sort key that puts Task-10 after Task-9."""
+    """A sort key that puts Task-10 after Task-9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", task.get_name())]
 
 

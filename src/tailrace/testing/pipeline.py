@@ -1,166 +1,44 @@
-"""Run a program's own ``main(go)`` with stand-ins for some of its actors, and talk to it.
+"""Run a program's own ``main(go)`` in a test, with stand-ins for some of its stages.
 
     async with pipeline(main, replace={"listen_http": source(), "store_sqlite": sink()}) as p:
         outcome = await p.send("foo")
         assert outcome.status == "stored"
         assert p.stored == ["☆ foo ☆"]
 
-A stand-in takes a stage's place: its name, its number of actors, and the channel ends that the
-replaced function would have held, in the same order. It is handed the ends themselves
-(`channel.sender`, `channel.receiver`), so it needs no annotations. Everything else is the
-program as it is, in the test's own event loop, on virtual time or real.
+A stand-in gets the stage's name, its number of actors, and the channel ends that the replaced
+function would have held, in the same order. It is given the ends themselves (`channel.sender`,
+`channel.receiver`), so it needs no annotations. The rest of the program is unchanged. It runs in
+the test's own event loop, on virtual time or real time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, Never, TypeAlias, TypeVar, TypeVarTuple, get_args
+from typing import Any, Final, Never, TypeAlias, TypeVar, TypeVarTuple
 
 from tailrace import _core
-from tailrace.channel import Channel, Receiver, Sender
-from tailrace.errors import Closed, WouldBlock
+from tailrace.channel import Channel
 from tailrace.group import Group
 from tailrace.group.internals import activity_of, stage_name, waits_for, wire
-from tailrace.message import Message, Outcome
-from tailrace.message.internals import Status
+from tailrace.message import Outcome
 from tailrace.testing.clock import VirtualClockLoop
+from tailrace.testing.standins import Sink, Source, sink, source
 from tailrace.usercode import is_async
-
-__all__ = ["Pipeline", "Sink", "Source", "pipeline", "sink", "source"]
 
 K = TypeVar("K", "Source", "Sink")
 Ts = TypeVarTuple("Ts")
 PATIENCE: Final = 100
-"""Turns of the loop for which an async `main` that does not wait keeps the block from beginning."""
+"""On real time, how many turns of the loop an async `main` may take before the block begins."""
 StandIn: TypeAlias = Callable[..., Awaitable[None] | None]
-Verdict: TypeAlias = Outcome | Status | Callable[[Any], Outcome | Status]
-
-
-class Source:
-    """A stand-in for a stage that only sends, such as a listener: `send` is its outside.
-
-    Messages wait in it until the program takes them, so sends from many tasks of a test keep
-    their order. Drained, it passes on what it has, then ends.
-    """
-
-    def __init__(self) -> None:
-        self._waiting = Channel[Message[Any]](math.inf, name="the test")
-
-    def __repr__(self) -> str:
-        return f"<Source: {len(self._waiting)} messages waiting{', ended' * self._waiting.closed}>"
-
-    async def send(
-        self,
-        data: Any,
-        *,
-        id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> Outcome:
-        """Send a `Message` with `data` through the program and return how it ended.
-
-        TimeoutError after `timeout` seconds; the message goes on. RuntimeError once the source
-        has ended. Cancelled: nothing happens to the message.
-        """
-        message = Message(data, id=id, headers={} if headers is None else headers)
-        settlement = message.settled(timeout)
-        try:
-            self._waiting.send_nowait(message)
-        except Closed:
-            raise RuntimeError("the pipeline's source has ended; send inside its block") from None
-        del message  # or it could not be lost
-        return await settlement
-
-    async def __call__(self, out: Sender[Message[Any]]) -> None:
-        """Be the stage: pass on to `out` what was sent."""
-        try:
-            async for message in self._waiting:
-                try:
-                    await out.send(message)
-                except Closed as closed:
-                    message.fail(closed)
-                    raise
-                del message
-        finally:
-            self._drop()
-
-    async def drain(self) -> None:
-        """End once all that was sent has been passed on."""
-        self._waiting.close()
-
-    def _drop(self) -> None:
-        """Lose what nobody will take any more, so that nobody waits for it."""
-        self._waiting.close()
-        try:
-            while True:
-                self._waiting.recv_nowait()
-        except (Closed, WouldBlock):
-            pass
-
-
-class Sink:
-    """A stand-in for a stage that only receives, such as a store: it settles what it gets.
-
-    `stored` has the data of every message that it settled as stored, in order, and every value
-    that is no message. A message that was settled on its way is passed over.
-    """
-
-    def __init__(self, outcome: Verdict) -> None:
-        # A status that there is not is refused now, unless a function says it later.
-        self._outcome = outcome if callable(outcome) else _as_outcome(outcome)
-        self.stored: list[Any] = []
-
-    def __repr__(self) -> str:
-        return f"<Sink: {len(self.stored)} stored>"
-
-    async def __call__(self, inbox: Receiver[Any]) -> None:
-        """Be the stage: settle whatever comes."""
-        async for value in inbox:
-            if not isinstance(value, Message):
-                self.stored.append(value)
-            elif value.outcome is None:
-                self._settle(value)  # pyright: ignore[reportUnknownArgumentType]  # of Any
-
-    def _settle(self, message: Message[Any]) -> None:
-        verdict = self._outcome
-        outcome = _as_outcome(verdict(message.data)) if callable(verdict) else verdict
-        status, reason, error, result = outcome
-        if status == "stored":
-            self.stored.append(message.data)
-            message.ack(result)
-        elif status == "aborted":
-            message.abort(reason)
-        elif status == "rejected":
-            message.reject(reason)
-        elif status == "failed":
-            message.fail(reason if error is None else error)
-        else:
-            # Dropping it is not enough: whoever sent it here may still have it in a variable.
-            message._settle(outcome)
-
-
-def source() -> Source:
-    """A stand-in that sends what `Pipeline.send` is given."""
-    return Source()
-
-
-def sink(outcome: Verdict = "stored") -> Sink:
-    """A stand-in that settles every message with `outcome` and keeps the stored data.
-
-    `outcome` is a status, an `Outcome`, or a function that returns either for a message's data.
-    For what takes time or goes wrong in another way, give `replace` an async function.
-    """
-    return Sink(outcome)
 
 
 class Pipeline:
-    """A program that runs with stand-ins; `pipeline` makes it."""
+    """A program that runs with stand-ins. Made by `pipeline`."""
 
     def __init__(self, go: Group, replace: Mapping[str, StandIn]) -> None:
         self.go = go
@@ -177,8 +55,10 @@ class Pipeline:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Outcome:
-        """As `Source.send` of the one source among the stand-ins; LookupError if there is not
-        exactly one: then ``p.source(name).send(…)``."""
+        """Call `Source.send` of the only source. LookupError unless there is exactly one.
+
+        With several sources, use ``p.source(name).send(…)``.
+        """
         sources = self._of_kind(Source)
         if len(sources) != 1:
             found = ", ".join(map(repr, sources)) or "none"
@@ -188,7 +68,7 @@ class Pipeline:
 
     @property
     def stored(self) -> list[Any]:
-        """What the sinks have stored: in order, sink after sink."""
+        """The data that the sinks have stored, in order, sink after sink."""
         return [data for each in self._of_kind(Sink).values() for data in each.stored]
 
     def source(self, name: str) -> Source:
@@ -219,17 +99,18 @@ def pipeline(
 ) -> AbstractAsyncContextManager[Pipeline]:
     """Run `main` in a group of its own, with the stages named in `replace` replaced.
 
-    `replace` maps names of stages to `source()`, `sink()`, or any actor: a function or an object
-    as `go` takes it. LookupError names the stages there are when a name fits none; TypeError
-    when a stand-in does not fit its stage.
+    `replace` maps names of stages to `source()`, `sink()`, or any actor that `go` takes.
+    LookupError, with the names of the stages, if one is not among them; TypeError if a stand-in
+    does not fit its stage.
 
     Leaving the block drains the group, then raises the failures of its actors as an
-    `ExceptionGroup`. An exception in the block is raised as it is (because of theirs, if there
-    are any too) once all actors have been cancelled and have ended. Cancelled: so are they.
+    `ExceptionGroup`. An exception in the block, or a cancellation, cancels all actors; when they
+    have ended it is raised as it is, with the failures of actors as its cause.
 
-    The block begins when `main` has returned or, if it is async, waits for something. One that
-    has not returned is cancelled when the block is left; RuntimeError if it had not started
-    every stage that `replace` names by then, LookupError at once if it waits in `Group.wait`.
+    The block begins when `main` has returned or, if it is async, waits for something. An async
+    `main` that has not returned is cancelled at the end of the block: RuntimeError if it has not
+    started each stage in `replace` by then. If it waits in `Group.wait`, that is a LookupError as
+    soon as the block begins.
     """
     if inspect.iscoroutine(main):
         main.close()
@@ -241,16 +122,16 @@ def pipeline(
 
 
 def _check_stand_in(name: str, stand_in: object) -> None:
-    """TypeError for what cannot be an actor."""
+    """TypeError unless `stand_in` can be an actor."""
     for make in (source, sink):
         if stand_in is make:
             called = f"testing.{make.__name__}"
-            raise TypeError(f"replace: of {name!r}, {called} is not called: write {called}()")
+            raise TypeError(f"replace: for {name!r}, call the function: {called}()")
     if isinstance(stand_in, type):
-        raise TypeError(f"replace: of {name!r}, {stand_in.__name__} is a class: give an instance")
+        raise TypeError(f"replace: for {name!r}, {stand_in.__name__} is a class: give an instance")
     if not callable(stand_in):
         raise TypeError(
-            f"replace: of {name!r}, {stand_in!r} is no actor: give testing.source(), "
+            f"replace: for {name!r}, {stand_in!r} is no actor: give testing.source(), "
             f"testing.sink(), or an async function"
         )
 
@@ -281,9 +162,9 @@ async def _run(
 
 
 class _Block:
-    """The block around the one `yield` of a generator.
+    """An async context manager made of a generator with one `yield`.
 
-    As contextlib's, which sets attributes on the exceptions that pass; they may refuse them.
+    Not contextlib's: that sets attributes on exceptions, and a user's exception may refuse them.
     """
 
     def __init__(self, block: AsyncGenerator[Pipeline]) -> None:
@@ -310,10 +191,10 @@ class _Block:
 
 
 class _Rig(Group):
-    """A group that starts stand-ins instead of the stages they replace."""
+    """A group that starts stand-ins in place of some stages."""
 
     def __init__(self, replace: dict[str, StandIn]) -> None:
-        # On virtual time a deadlock raises, and a watch for stalls would only hide it.
+        # On virtual time a deadlock raises, so no watch for stalls is needed.
         virtual = isinstance(asyncio.get_running_loop(), VirtualClockLoop)
         super().__init__(stall_after=None if virtual else 30.0)
         self.replace = replace
@@ -321,10 +202,10 @@ class _Rig(Group):
         self._main_task: asyncio.Task[Any] | None = None  # an async `main` that has not returned
         self._main_is_stage = False  # the stage "main" is `main` itself
         self._entered = False  # the block has begun
-        self._is_waited_for: set[asyncio.Task[Any] | None] = set()  # by these tasks, in `wait`
+        self._in_wait: set[asyncio.Task[Any] | None] = set()  # tasks that are in `wait`
 
     def begin(self, main: Callable[[Group], Awaitable[None] | None]) -> None:
-        """Call `main`; an async one runs on as an actor, since it may never return."""
+        """Call `main`. An async one runs as an actor, since it may never return."""
         started = main(self)
         if started is None:
             self._check_all_replaced()
@@ -336,13 +217,13 @@ class _Rig(Group):
         self._main_task = asyncio.current_task()
         await started
         self._main_task = None
-        if self._entered:  # else `begun` checks, and its error is raised as it is
+        if self._entered:  # else `begun` checks, whose error is no actor's failure
             self._check_all_replaced()
 
     async def begun(self) -> None:
-        """Return when an async `main` has returned, or waits for something that is yet to come.
+        """Return when an async `main` has returned, or waits for something.
 
-        LookupError if it will start no more stages, and `replace` names one that it has not.
+        LookupError if `main` will start no more stages, and one in `replace` was not started.
         """
         loop = asyncio.get_running_loop()
         if isinstance(loop, VirtualClockLoop):
@@ -354,20 +235,20 @@ class _Rig(Group):
                     break
         self._entered = True
         main = self._main_task
-        if main is None or waits_for(main, self._is_waited_for):
+        if main is None or waits_for(main, self._in_wait):
             self._check_all_replaced()
 
     async def wait(self) -> None:
         """As `Group`'s."""
         me = asyncio.current_task()
-        self._is_waited_for.add(me)
+        self._in_wait.add(me)
         try:
             await super().wait()
         finally:
-            self._is_waited_for.discard(me)
+            self._in_wait.discard(me)
 
     def check_begun(self) -> None:
-        """RuntimeError if an async `main` is about to be cancelled before it has started it all."""
+        """RuntimeError if an async `main` waits and has not started each stage in `replace`."""
         missing = self._missing()
         if self._main_task is None or self._main_task.done() or not missing:
             return
@@ -411,7 +292,7 @@ class _Rig(Group):
         background: bool = False,
         **unknown: Never,
     ) -> None:
-        """As `Group`'s, but for the stages to be replaced."""
+        """As `Group`'s, but start a stand-in if `replace` has one for this stage."""
         known_as = stage_name(fn) if name is None else name
         stand_in = self.replace.get(known_as)
         if stand_in is None:
@@ -421,7 +302,7 @@ class _Rig(Group):
             return
         self._replaced[known_as] += 1
         times = self._replaced[known_as]
-        if name is None:  # the stand-in's own name must not count, so number them here
+        if name is None:  # `Group` would take the stand-in's own name
             name = known_as if times == 1 else f"{known_as}-{times}"
         ends = _ends(name, fn, args, on_loop=is_async(stand_in))
         if isinstance(stand_in, (Source, Sink)):
@@ -438,8 +319,10 @@ class _Rig(Group):
 
 
 def _ends(name: str, fn: Callable[..., Any], args: tuple[Any, ...], *, on_loop: bool) -> list[Any]:
-    """What a stand-in is handed: the ends that ``fn(*args)`` would hold, in order, and the
-    channels among its arguments of which it would hold none."""
+    """The arguments of a stand-in: the ends that ``fn(*args)`` would hold, in order.
+
+    After them, the channels among `args` of which it would hold no end.
+    """
     sides: dict[Channel[Any], set[str]] = {}
     for channel, end, _ in wire(name, fn, args).holds:
         sides.setdefault(channel, set()).add(end)
@@ -459,7 +342,7 @@ def _ends(name: str, fn: Callable[..., Any], args: tuple[Any, ...], *, on_loop: 
 
 
 def _check_role(name: str, stand_in: Source | Sink, ends: list[Any]) -> None:
-    """TypeError unless the stage is one that a `Source` or `Sink` can be."""
+    """TypeError unless `ends` is the one end that a `Source` or `Sink` uses."""
     method, verb = (
         ("send", "sends to") if isinstance(stand_in, Source) else ("recv", "receives from")
     )
@@ -468,11 +351,3 @@ def _check_role(name: str, stand_in: Source | Sink, ends: list[Any]) -> None:
             f"testing.{type(stand_in).__name__.lower()}() stands in for a stage that {verb} one "
             f"channel and has no other; {name!r} has {ends}: replace it by an async function"
         )
-
-
-def _as_outcome(said: Outcome | Status) -> Outcome:
-    if isinstance(said, Outcome):
-        return said
-    if said not in get_args(Status):
-        raise ValueError(f"an outcome is one of {', '.join(get_args(Status))}, not {said!r}")
-    return Outcome(said, "" if said == "stored" else "by the test's sink")

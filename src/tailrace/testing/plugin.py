@@ -1,12 +1,12 @@
 """The pytest plugin: ``@pytest.mark.virtual_time`` runs an ``async def`` test on the virtual clock.
 
-A marked test is turned into a plain function while it is collected. So pytest calls it as any
-other, its fixtures are filled in as ever, and the plugins that run coroutine functions
-(pytest-asyncio, in its auto mode too, and anyio's) find none to claim. Unmarked tests and plain
-functions are left alone, so the marker may stand on a class or a module.
+The plugin turns a marked test into a plain function when pytest collects it. pytest then calls it
+and fills in its fixtures as usual, and plugins for coroutine functions (pytest-asyncio, anyio) do
+not claim it. Unmarked tests and plain functions stay as they are, so the marker may stand on a
+class or a module.
 
-pytest loads this module in every run where tailrace is installed, so it does nothing until it
-sees the marker.
+pytest loads this module in every run where tailrace is installed, so it imports little, and does
+nothing until it sees the marker.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         f"{MARKER}(seed=0): run this async test on tailrace's virtual clock, where time jumps "
-        f"to the next timer and a deadlock is an error; seed starts the dice of select.",
+        f"to the next timer and a deadlock is an error; seed is for the random choices of select.",
     )
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_pycollect_makeitem() -> Generator[None, object, object]:
-    """Take the marked tests, before any other plugin has seen the items."""
+    """Wrap the marked tests before any other plugin sees them."""
     made = yield
     items: list[object] = [made]
     if isinstance(made, list):
         made = items = cast("list[object]", made)
     for item in items:
         if isinstance(item, pytest.Function):
-            _take(item)
+            _wrap(item)
     return made
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse what an async fixture gives: another plugin makes it, on an event loop of its own."""
+    """Refuse async fixtures: another plugin runs them, on an event loop of its own."""
     if not isinstance(item, pytest.Function) or item.get_closest_marker(MARKER) is None:
         return
     fixtures = item._fixtureinfo
@@ -54,25 +54,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             made: Any = inspect.unwrap(fixture.func)
             if inspect.iscoroutinefunction(made) or inspect.isasyncgenfunction(made):
                 pytest.fail(
-                    f"the fixture {name!r} is async, so it is made on another event loop than the "
-                    f"virtual clock of {item.name}, and what it gives cannot be awaited there: "
-                    f"make it in the test, or have a plain fixture return an async context "
-                    f"manager for `async with {name}() as ...:`",
+                    f"the fixture {name!r} is async, so it runs on another event loop than "
+                    f"{item.name}, which cannot await what it gives: make that in the test, or "
+                    f"have a plain fixture return an async context manager for "
+                    f"`async with {name}() as ...:`",
                     pytrace=False,
                 )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
-    """Take those that were marked after they had been collected; pytest then calls them."""
-    _take(pyfuncitem)
+    """Wrap a test that was marked after its collection."""
+    _wrap(pyfuncitem)
 
 
-def _take(item: pytest.Function) -> None:
+def _wrap(item: pytest.Function) -> None:
     marker = item.get_closest_marker(MARKER)
     if marker is None:
         return
-    given = getattr(item.obj, "hypothesis", None)  # Hypothesis keeps the test inside
+    given = getattr(item.obj, "hypothesis", None)  # Hypothesis has wrapped the test
     if given is None and inspect.iscoroutinefunction(item.obj):
         item.obj = _on_virtual_clock(item.obj, marker)
     elif given is not None and inspect.iscoroutinefunction(given.inner_test):
@@ -87,12 +87,12 @@ def _on_virtual_clock(test: Any, marker: pytest.Mark) -> Any:
         seed = _seed(*marker.args, **marker.kwargs)
         return run(test(*args, **kwargs), seed=seed)
 
-    del run.__wrapped__  # or whoever unwraps it finds a coroutine function again
+    del run.__wrapped__  # else a plugin unwraps it, and finds a coroutine function
     return run
 
 
 def _seed(*, seed: int = 0) -> int:
-    """The marker's arguments; a TypeError that names what it does not know."""
+    """The argument of the marker. Python raises the TypeError for an unknown one."""
     return seed
 
 
