@@ -1,8 +1,8 @@
-"""How much time is left: deadlines, seen by everything that is asked under them.
+"""Layer 0: deadlines, and how much time is left until the nearest one.
 
-A deadline travels in a context variable, so tasks inherit it. It counts until the call that set it
-has ended: what was started under it and outlives it is not held to it. A nested one never lies
-later than the one around it. A deadline only says so; whoever sets it enforces it.
+A deadline is in a context variable, so tasks inherit it. It holds until the call that set it has
+ended; a task that outlives that call is free of it. A nested deadline is never later than the one
+around it. A deadline cancels nothing: the call that sets it enforces it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Deadline", "current", "remaining", "within"]
 
 
 class Deadline:
-    """A moment of a loop's clock. It counts until the call that set it has ended."""
+    """A moment of a loop's clock, which holds while it is `active`."""
 
     __slots__ = ("active", "enclosing", "loop", "when")
 
@@ -34,7 +34,7 @@ current: ContextVar[Deadline | None] = ContextVar("tailrace.deadline", default=N
 
 
 def _nearest() -> Deadline | None:
-    # A task that was started under a deadline and outlives it still has it in its context.
+    # A task that outlives a deadline still has it in its context.
     deadline = current.get()
     while deadline is not None and not deadline.active:
         deadline = deadline.enclosing
@@ -42,7 +42,7 @@ def _nearest() -> Deadline | None:
 
 
 def remaining() -> float | None:
-    """Seconds left (not below 0) of the nearest enclosing deadline, for passing on; else None.
+    """Seconds left until the nearest enclosing deadline, at least 0; None if there is none.
 
     A backend asked by ``query_all(…, timeout=0.1)`` can hand it to its client:
     ``await client.get(url, timeout=remaining())``. Calls nested in one another share the earliest
@@ -52,10 +52,10 @@ def remaining() -> float | None:
     return None if deadline is None else max(0.0, deadline.left())
 
 
-class within:  # noqa: N801  # it is used as the function that it could be
-    """Let `remaining` say at most `seconds` inside the block. To enforce it is the caller's job."""
+class within:  # noqa: N801  # used like a function
+    """Let `remaining` return at most `seconds` inside the block. The caller enforces it."""
 
-    # No generator: contextlib writes to the exception that passes, and some refuse that.
+    # Not a generator: contextlib sets attributes of an exception that passes; some refuse that.
     __slots__ = ("_before", "_deadline", "_seconds")
 
     def __init__(self, seconds: float | None) -> None:

@@ -21,17 +21,17 @@ from tailrace.gather.race import Race
 # --- the sketch
 
 
-def straggling(dice: random.Random) -> float:
-    seconds = dice.lognormvariate(1.535, 0.385) / 1000
-    return seconds * 10 if dice.random() < 0.05 else seconds
+def straggling(rng: random.Random) -> float:
+    seconds = rng.lognormvariate(1.535, 0.385) / 1000
+    return seconds * 10 if rng.random() < 0.05 else seconds
 
 
 def test_quantiles_are_within_one_per_cent_of_the_sample_s() -> None:
-    dice = random.Random(1)
+    rng = random.Random(1)
     sketch, values = Sketch(100_000), []
     for _ in range(20_000):
-        values.append(dice.lognormvariate(0, 2))
-        sketch.saw(values[-1])
+        values.append(rng.lognormvariate(0, 2))
+        sketch.record(values[-1])
     values.sort()
     curve = sketch.curve()
     for q in (0.01, 0.1, 0.5, 0.9, 0.99):
@@ -42,28 +42,28 @@ def test_quantiles_are_within_one_per_cent_of_the_sample_s() -> None:
 def test_the_window_forgets_what_is_older() -> None:
     sketch = Sketch(1000)
     for _ in range(1000):
-        sketch.saw(1.0)
+        sketch.record(1.0)
     for _ in range(1000):
-        sketch.saw(0.001)
+        sketch.record(0.001)
     assert sketch.curve().quantile(0.9999) == pytest.approx(0.001, rel=0.02)
     assert 900 <= sketch.curve().samples <= 1000
     assert sketch.count == 2000
     for _ in range(1000):
-        sketch.censored(0.001)
+        sketch.record(0.001, censored=True)
     assert sketch.curve().samples <= 100, "what is only known to take longer has its place too"
 
 
 def test_censored_samples_are_counted_as_longer_than_they_were() -> None:
-    dice = random.Random(2)
+    rng = random.Random(2)
     naive, right, truth = Sketch(10**6), Sketch(10**6), []
     for _ in range(20_000):
-        x, c = dice.expovariate(1), dice.expovariate(0.5)
+        x, c = rng.expovariate(1), rng.expovariate(0.5)
         truth.append(x)
         if x <= c:
-            naive.saw(x)
-            right.saw(x)
+            naive.record(x)
+            right.record(x)
         else:
-            right.censored(c)
+            right.record(c, censored=True)
     truth.sort()
     for q in (0.5, 0.9, 0.95):
         assert right.curve().quantile(q) == pytest.approx(truth[int(20_000 * q)], rel=0.06)
@@ -74,11 +74,11 @@ def test_what_is_beyond_every_answer_is_not_known() -> None:
     sketch = Sketch(10_000)
     assert sketch.curve().quantile(0.5) == math.inf
     for _ in range(50):
-        sketch.saw(1.0)
-        sketch.censored(2.0)
+        sketch.record(1.0)
+        sketch.record(2.0, censored=True)
     assert sketch.curve().quantile(0.4) == pytest.approx(1, rel=0.02)
     assert sketch.curve().quantile(0.6) == math.inf
-    sketch.saw(0.0)
+    sketch.record(0.0)
     assert sketch.curve().quantile(0.001) < 2e-6
 
 
@@ -86,22 +86,22 @@ def test_what_is_beyond_every_answer_is_not_known() -> None:
 
 
 def curve_of(draw: Callable[[random.Random], float], n: int = 40_000, seed: int = 1) -> Curve:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     sketch = Sketch(10 * n)
     for _ in range(n):
-        sketch.saw(draw(dice))
+        sketch.record(draw(rng))
     return sketch.curve()
 
 
 def quantile_after(made: Plan, target: float, n: int = 100_000) -> tuple[float, float]:
     """The quantile that a plan leads to, and its extra load, by simulation."""
-    dice = random.Random(7)
+    rng = random.Random(7)
     times, extra = [], 0
     for _ in range(n):
-        x = straggling(dice)
-        if x > made.delay and dice.random() < made.probability:
+        x = straggling(rng)
+        if x > made.delay and rng.random() < made.probability:
             extra += 1
-            x = min(x, made.delay + straggling(dice))
+            x = min(x, made.delay + straggling(rng))
         times.append(x)
     return sorted(times)[int(target * n)], extra / n
 
@@ -115,11 +115,11 @@ def test_the_plan_is_near_the_optimum_of_singler(target: float, optimum: float) 
 
 
 def test_a_uniform_distribution_is_not_hedged() -> None:
-    assert plan(curve_of(lambda dice: dice.uniform(0.001, 0.1)), 0.99, 0.05) == NEVER
+    assert plan(curve_of(lambda rng: rng.uniform(0.001, 0.1)), 0.99, 0.05) == NEVER
 
 
 def test_equal_latencies_are_not_hedged() -> None:
-    assert plan(curve_of(lambda dice: 0.01, 1000), 0.99, 0.05) == NEVER
+    assert plan(curve_of(lambda rng: 0.01, 1000), 0.99, 0.05) == NEVER
 
 
 def test_with_money_enough_two_are_asked_at_once() -> None:
@@ -153,13 +153,13 @@ def the_best_of_all(curve: Curve, target: float, budget: float) -> tuple[int, in
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_policy_is_better_than_the_plan(seed: int) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     survival, alive = [], 1.0
-    for _ in range(dice.randrange(2, 60)):
-        alive *= dice.choice((1.0, 0.99, 0.9, 0.5))
+    for _ in range(rng.randrange(2, 60)):
+        alive *= rng.choice((1.0, 0.99, 0.9, 0.5))
         survival.append(alive)
-    curve = Curve(dice.choice((360, 400, 500)), survival, 1000)
-    target, budget = dice.choice((0.5, 0.9, 0.99)), dice.choice((0.02, 0.05, 0.3, 1.0, 5.0))
+    curve = Curve(rng.choice((360, 400, 500)), survival, 1000)
+    target, budget = rng.choice((0.5, 0.9, 0.99)), rng.choice((0.02, 0.05, 0.3, 1.0, 5.0))
     reached, delay = the_best_of_all(curve, target, budget)
     made = plan(curve, target, budget)
     if delay is None:
@@ -175,12 +175,12 @@ def test_a_plan_that_saves_a_single_bucket_is_made() -> None:
 
 
 def test_latencies_below_a_millisecond_are_not_hedged() -> None:
-    assert plan(curve_of(lambda dice: straggling(dice) / 100), 0.99, 0.05) == NEVER
-    assert plan(curve_of(lambda dice: straggling(dice) / 10), 0.99, 0.05) != NEVER
+    assert plan(curve_of(lambda rng: straggling(rng) / 100), 0.99, 0.05) == NEVER
+    assert plan(curve_of(lambda rng: straggling(rng) / 10), 0.99, 0.05) != NEVER
 
 
 def test_a_plan_is_made_in_less_than_two_milliseconds() -> None:
-    curve = curve_of(lambda dice: dice.lognormvariate(0, 1.2))
+    curve = curve_of(lambda rng: rng.lognormvariate(0, 1.2))
     assert len(curve.survival) > 400
     took = []
     for _ in range(7):
@@ -285,46 +285,46 @@ async def test_another_copy_is_sent_with_the_probability_of_the_plan() -> None:
 
 def test_a_backend_is_ejected_for_longer_each_time_until_it_answers() -> None:
     health = Health(Eject(failures=2, seconds=1, longest=5))
-    assert [health.bad(), health.bad()] == [False, True]
+    assert [health.failed(), health.failed()] == [False, True]
     for now, until in ((0, 1), (1, 3), (3, 7), (7, 12)):
         health.eject(now)
         assert not health.usable(until - 0.1)
         assert health.usable(until)
-        health.trying = True
+        health.probing = True
         assert not health.usable(until), "by one query at a time"
-        assert health.bad(), "one more failure is enough"
-    health.good()
-    assert not health.bad()
+        assert health.failed(), "one more failure is enough"
+    health.succeeded()
+    assert not health.failed()
 
 
 def test_the_rate_of_success_counts_once_twenty_queries_are_known() -> None:
     health = Health(Eject(failures=99, success_rate=0.9))
-    assert [health.bad() for _ in range(20)] == [False] * 19 + [True]
+    assert [health.failed() for _ in range(20)] == [False] * 19 + [True]
     mixed = Health(Eject(failures=99, success_rate=0.9))
     said = []
     for _ in range(11):
-        said.append(mixed.bad())
-        mixed.good()
+        said.append(mixed.failed())
+        mixed.succeeded()
     assert said == [False] * 10 + [True], "the answers between them count too"
 
 
 def test_a_backend_without_blemish_forgets_its_failures() -> None:
     health = Health(Eject(failures=3))
     for _ in range(5):
-        assert [health.bad(), health.bad()] == [False, False]
-        health.good()
-    assert health.blemished
+        assert [health.failed(), health.failed()] == [False, False]
+        health.succeeded()
+    assert health.suspect
     for _ in range(200):
-        health.good()
-    assert not health.blemished
+        health.succeeded()
+    assert not health.suspect
 
 
 def test_the_time_to_be_left_alone_may_be_always_the_same() -> None:
     health = Health(Eject(failures=1, seconds=60, longest=60))
     for now in (0.0, 60.0, 120.0):
-        assert health.bad()
+        assert health.failed()
         health.eject(now)
-        assert health.out_until == now + 60
+        assert health.ejected_until == now + 60
 
 
 # --- the balance
@@ -345,57 +345,57 @@ class _Nobody:
 
 
 def test_of_two_choices_the_less_loaded_is_taken() -> None:
-    dice, of = random.Random(1), replicas(0.1, 0.1, 0.1)
+    rng, of = random.Random(1), replicas(0.1, 0.1, 0.1)
     counts = [0, 0, 0]
     for _ in range(3000):
-        chosen = BALANCERS["p2c"](of, 0.0, dice)
+        chosen = BALANCERS["p2c"](of, 0.0, rng)
         chosen.pending += 1
         counts[chosen.position - 1] += 1
     assert max(counts) - min(counts) < 30
-    assert BALANCERS["p2c"](replicas(0.2, 0.1), 0.0, dice).position == 2
-    assert BALANCERS["p2c"](replicas(0.0, 0.0), 0.0, dice).position == 1
+    assert BALANCERS["p2c"](replicas(0.2, 0.1), 0.0, rng).position == 2
+    assert BALANCERS["p2c"](replicas(0.0, 0.0), 0.0, rng).position == 1
     unknown, known = replicas(0.0, 9.0)
-    assert BALANCERS["p2c"]([unknown, known], 0.0, dice) is unknown
+    assert BALANCERS["p2c"]([unknown, known], 0.0, rng) is unknown
     unknown.pending = 1
-    assert BALANCERS["p2c"]([unknown, known], 0.0, dice) is known, "it is being found out"
-    assert BALANCERS["in_order"](of, 0.0, dice) is of[0]
-    assert {BALANCERS["random"](of, 0.0, dice).position for _ in range(99)} == {1, 2, 3}
+    assert BALANCERS["p2c"]([unknown, known], 0.0, rng) is known, "it is being found out"
+    assert BALANCERS["in_order"](of, 0.0, rng) is of[0]
+    assert {BALANCERS["random"](of, 0.0, rng).position for _ in range(99)} == {1, 2, 3}
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 @pytest.mark.parametrize("least_first", [True, False])
 def test_any_two_are_chosen_alike(count: int, least_first: bool) -> None:
     loads = range(1, count + 1) if least_first else range(count, 0, -1)
-    dice, of = random.Random(1), replicas(*loads)
+    rng, of = random.Random(1), replicas(*loads)
     counts = dict.fromkeys(loads, 0)
     for _ in range(6000):
-        counts[BALANCERS["p2c"](of, 0.0, dice).cost] += 1
+        counts[BALANCERS["p2c"](of, 0.0, rng).cost] += 1
     pairs = count * (count - 1) / 2  # in count - n of them the n-th is the less loaded one
     assert counts == pytest.approx({n: 6000 * (count - n) / pairs for n in loads}, abs=150)
 
 
 def test_what_was_slow_long_ago_is_tried_again() -> None:
     slow, quick = replicas(10.0, 0.1)
-    slow.stamp = quick.stamp = 0.0
-    quick.answered(0.1, 60.0)
+    slow.updated = quick.updated = 0.0
+    quick.record(0.1, 60.0)
     assert slow.load(60.0) < quick.load(60.0)
     assert slow.load(60.0) == pytest.approx(10.0 * math.exp(-6.0))
 
 
 def test_latencies_are_averaged_and_the_older_count_less() -> None:
     (one,) = replicas(0.0)
-    one.answered(1.0, 0.0)
+    one.record(1.0, 0.0)
     assert one.cost == 1.0
-    one.answered(2.0, 10.0)
+    one.record(2.0, 10.0)
     assert one.cost == pytest.approx(1 / math.e + 2 * (1 - 1 / math.e))
     before = one.cost
-    one.gave_up(before / 2, 20.0)
-    assert (one.cost, one.stamp) == (before, 10.0), "it would have taken longer: nothing is known"
-    one.gave_up(5.0, 20.0)
+    one.censored(before / 2, 20.0)
+    assert (one.cost, one.updated) == (before, 10.0), "it would have taken longer: nothing is known"
+    one.censored(5.0, 20.0)
     assert one.cost == pytest.approx(before / math.e + 5 * (1 - 1 / math.e))
     (fresh,) = replicas(0.0)
-    fresh.gave_up(3.0, 7.0)
-    assert (fresh.cost, fresh.stamp) == (3.0, 7.0)
+    fresh.censored(3.0, 7.0)
+    assert (fresh.cost, fresh.updated) == (3.0, 7.0)
 
 
 # --- the race
@@ -417,10 +417,10 @@ async def test_whoever_waits_for_a_race_goes_on_in_the_context_it_waits_in() -> 
     for called in ("the task", "a watcher", "another"):
         copy_context().run(wait, called)
     race.add_done_callback(lambda _: heard.append(name.get()), context=copy_context())
-    race.look()
+    race.check()
     assert heard == []
-    race.settled = True
-    race.look()
+    race.decided = True
+    race.check()
     await asyncio.sleep(0)
     assert heard == ["the task", "a watcher", "another", "outside"]
 
@@ -432,7 +432,7 @@ async def test_whoever_waits_for_a_race_goes_on_in_the_context_it_waits_in() -> 
 class Waits:
     name: str
     log: list[tuple[str, float]]
-    settled: bool = False
+    decided: bool = False
     again: list[float] = field(default_factory=list)
     schedule: Schedule | None = None
 
@@ -453,7 +453,7 @@ async def test_one_timer_serves_all_in_the_order_of_their_moments() -> None:
     schedule.add(1.0, Waits("a", log, again=[0.5, 0.5], schedule=schedule))
     gone = Waits("gone", log)
     schedule.add(1.5, gone)
-    gone.settled = True
+    gone.decided = True
     await asyncio.sleep(5)
     assert log == [("a", 1.0), ("a", 1.5), ("b", 2.0), ("a", 2.0)]
     schedule.add(6.0, Waits("c", log))

@@ -1,13 +1,13 @@
 """Layer 4: one question to several backends, at once.
 
-`query_all` wants every answer, `query_some` those that come in time, `query_each` each as it
-comes, `together` does the same for questions of different types. `Replicas` makes one backend of
-several that know the same, of which the first to answer wins; `Hedged` does so at hardly more than
-the price of one.
+`query_all` wants every answer, `query_some` those that come in time; `query_each` gives each as it
+comes; `together` awaits things of different types. `Replicas` makes one backend of several that
+know the same: all are asked, and the first answer wins. `Hedged` asks one of them, and another one
+when that pays.
 
-One job each: `backends` (what is asked, and what it said), `race` (copies that run at once, and
-all end), `fanout` (a race of one copy for each backend), `queries` and `replicas` (what is made
-of that), `hedging/` (`Hedged`).
+Begin with `queries` and `replicas`: a `fanout` carries them out, one copy for each backend. It
+shares `race` with `hedging/`: copies that run at once and end together. `backends` has `Backend`
+and `Answer`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is asked, and what it said: `Backend`, `Answer`, and how both are named in messages."""
+"""Backends and their answers: `Backend`, `Answer`, and the names of backends in texts."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Backend(Protocol[Q_contra, R_co]):
 
 
 class Answer(Generic[R_co]):
-    """What one backend said, or why it said nothing, and after how many seconds.
+    """The answer of one backend, or its error, and after how many seconds it came.
 
-    `backend` is what was asked. `error` is None if it answered; a TimeoutError if it had not when
-    the wait ended.
+    `backend` is the backend that was asked. `error` is None if it answered, and a TimeoutError if
+    it had not answered when the wait ended.
     """
 
     __slots__ = ("_value", "backend", "error", "seconds")
@@ -52,7 +52,7 @@ class Answer(Generic[R_co]):
 
     @property
     def ok(self) -> bool:
-        """Whether it answered."""
+        """Whether the backend answered."""
         return self.error is None
 
     @property
@@ -103,23 +103,23 @@ def backend(fn: Callable[[Q], Awaitable[R]]) -> FunctionBackend[Q, R]:
     return FunctionBackend(fn)
 
 
-def check(who: str, backends: Sequence[object]) -> None:
-    """ValueError if there are none; TypeError, naming it, for what is not a backend."""
+def check(caller: str, backends: Sequence[object]) -> None:
+    """ValueError if there are no backends; TypeError, with its position, for one that is none."""
     if not backends:
-        raise ValueError(f"{who}: no backends to ask")
+        raise ValueError(f"{caller}: no backends to ask")
     for position, candidate in enumerate(backends, 1):
         hint = _not_a_backend(candidate)
         if hint is not None:
             for each in backends:
                 close_unstarted(each)
             raise TypeError(
-                f"{who}: backend {position} of {len(backends)} has no `query` method: "
+                f"{caller}: backend {position} of {len(backends)} has no `query` method: "
                 f"{candidate!r}{hint}"
             )
 
 
 def _not_a_backend(candidate: object) -> str | None:
-    """None if it is one; else what the caller may have meant, for the end of a message."""
+    """None for a backend; else a hint at what the caller may have meant, for an error text."""
     query = getattr(candidate, "query", None)
     if isinstance(candidate, type) and (query is None or inspect.isfunction(query)):
         return "; it is a class: pass an instance"
@@ -131,20 +131,20 @@ def _not_a_backend(candidate: object) -> str | None:
 
 
 def close_unstarted(value: object) -> None:
-    """Close a coroutine that was never begun, which would else warn that it was not awaited."""
+    """Close a coroutine that was never started: Python would warn that it was never awaited."""
     if inspect.iscoroutine(value) and inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
         value.close()
 
 
-def label(whom: object) -> str:
-    """What a backend, or an awaitable, is called in messages: its name, else what it shows."""
+def label(backend: object) -> str:
+    """The name of a backend, or of an awaitable, in texts; its repr if it has no name."""
     for attribute in ("name", "__qualname__"):
         try:
-            name = getattr(whom, attribute, None)
+            name = getattr(backend, attribute, None)
         except Exception:  # a property that raises, or `__getattr__`
             continue
         if isinstance(name, str) and name:
             return name
-    if type(whom).__repr__ is object.__repr__:
-        return type(whom).__name__
-    return _short.repr(whom)
+    if type(backend).__repr__ is object.__repr__:
+        return type(backend).__name__
+    return _short.repr(backend)

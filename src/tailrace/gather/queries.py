@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, TypeVar, overload
 
 from tailrace.gather.backends import Answer, Backend, check, close_unstarted
-from tailrace.gather.fanout import Tally
+from tailrace.gather.fanout import FanOut
 
 __all__ = ["query_all", "query_each", "query_some", "together"]
 
@@ -39,21 +39,21 @@ async def query_all(query: Q, *backends: Backend[Q, R], timeout: float | None = 
     not answered. Cancelled: all copies are cancelled and have ended (or `GRACE` has passed).
     """
     check("query_all", backends)
-    race: Tally[Backend[Q, R], R] = Tally("query_all", backends, len(backends), 0, timeout)
-    try:
-        race.ask(query)
-        await race.decided()
-        failed = bool(race.failures)
-        missing = race.missing() if race.answered < len(backends) else ""
-    finally:
-        if race.stop():
-            await race.gone()
-    if failed:
-        errors = race.errors()  # those, too, that came while the others were being cancelled
+    race: FanOut[Backend[Q, R], R] = FanOut(
+        "query_all",
+        backends,
+        lambda backend: backend.query(query),
+        needed=len(backends),
+        tolerated=0,
+        timeout=timeout,
+    )
+    await race.run()
+    if race.answered == len(backends):
+        return [task.result() for task in race.tasks]
+    if race.errors():
+        errors = race.errors(late=True)  # also those of copies that failed while being cancelled
         raise ExceptionGroup(f"query_all: {len(errors)} of {len(backends)} backends failed", errors)
-    if missing:
-        raise TimeoutError(f"query_all: no answer within {timeout} s from {missing}")
-    return [task.result() for task in race.tasks]
+    raise TimeoutError(f"query_all: no answer within {timeout} s from {race.missing()}")
 
 
 @overload
@@ -101,29 +101,28 @@ async def query_some(
             f"query_some: at_least={at_least} of "
             + (f"first={first}" if first else f"{asked} backends")
         )
-    race: Tally[Backend[Q, R], R] = Tally(
-        "query_some", backends, first or asked, asked - at_least, timeout
+    race: FanOut[Backend[Q, R], R] = FanOut(
+        "query_some",
+        backends,
+        lambda backend: backend.query(query),
+        needed=first or asked,
+        tolerated=asked - at_least,
+        timeout=timeout,
     )
-    try:
-        race.ask(query)
-        await race.decided()
-        answered = race.answered
-        errors = race.errors()
-        missing = race.missing()
-        answers = race.answers(
+    await race.run()
+    answered = race.answered
+    if answered >= at_least:
+        return race.answers(
             f"not waited for, as {answered} others had answered"
             if answered == first
             else f"no answer within {timeout} s"
         )
-    finally:
-        if race.stop():
-            await race.gone()
-    if answered >= at_least:
-        return answers
+    errors = race.errors()
     summary = f"query_some: {answered} of {asked} answered, at least {at_least} wanted"
     if asked - len(errors) < at_least:
         raise ExceptionGroup(summary, errors)
     failures = ExceptionGroup(summary, errors) if errors else None
+    missing = race.missing()
     raise TimeoutError(f"{summary}; no answer within {timeout} s from {missing}") from failures
 
 
@@ -153,19 +152,24 @@ def query_each(
 async def _each_answer(
     query: Q, backends: Sequence[Backend[Q, R]], timeout: float | None
 ) -> AsyncGenerator[Answer[R], None]:
-    race: Tally[Backend[Q, R], R] = Tally("query_each", backends, 0, 0, timeout)
+    race: FanOut[Backend[Q, R], R] = FanOut(
+        "query_each",
+        backends,
+        lambda backend: backend.query(query),
+        needed=0,
+        tolerated=0,
+        timeout=timeout,
+    )
     try:
-        race.ask(query)
-        came = 0
-        while (answer := await race.arrival(came)) is not None:
-            came += 1
+        race.start()
+        arrived = 0
+        while (answer := await race.arrival(arrived)) is not None:
+            arrived += 1
             yield answer
-        answers = race.answers(f"no answer within {timeout} s")
-        late = [a for task, a in zip(race.tasks, answers, strict=True) if task not in race.ends]
     finally:
         if race.stop():
-            await race.gone()
-    for answer in late:
+            await race.join()
+    for answer in race.late_answers(f"no answer within {timeout} s"):
         yield answer
 
 
@@ -231,22 +235,17 @@ async def together(
         for position, awaitable in enumerate(awaitables, 1):
             if not inspect.isawaitable(awaitable):
                 raise TypeError(f"together: argument {position} is not awaitable: {awaitable!r}")
-        race: Tally[Awaitable[Any], Any] = Tally(
-            "together", awaitables, len(awaitables), len(awaitables), timeout
+        race: FanOut[Awaitable[Any], Any] = FanOut(
+            "together",
+            awaitables,
+            lambda awaitable: awaitable,
+            needed=len(awaitables),
+            tolerated=len(awaitables),
+            timeout=timeout,
         )
-        try:
-            race.ask(None, _itself)
-            await race.decided()
-            answers = race.answers(f"not done within {timeout} s")
-        finally:
-            if race.stop():
-                await race.gone()
-        return tuple(answers)
+        await race.run()
+        return tuple(race.answers(f"not done within {timeout} s"))
     finally:
-        # Those that were never begun: nobody else can await them now.
+        # Python would warn of a coroutine that was never awaited, and nobody else can await it.
         for awaitable in awaitables:
             close_unstarted(awaitable)
-
-
-def _itself(awaitable: Awaitable[A]) -> Callable[[None], Awaitable[A]]:
-    return lambda _: awaitable

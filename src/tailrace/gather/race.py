@@ -1,24 +1,15 @@
-"""Copies of a question that run at once, none of which outlives the race that started them.
+"""A race: copies of a question that run at once, none of which outlives the race.
 
-Invariants:
-- Each copy is asked through a factory and is a task of its own. No path out of a race (answer,
-  failure, timeout, cancellation, early exit of an iterator) leaves one behind: they are cancelled
-  *and awaited*, for at most `GRACE` seconds, after which a stubborn one is named in a warning and
-  no longer waited for.
-- A copy's end is heard by a done-callback, which takes its exception, so none is left unretrieved.
-- A success that nobody returns is disposed of, if the race has a `dispose`, however late it comes.
-- A cancellation from outside is never swallowed, not even one that arrives during the clean-up: it
-  is raised when the copies have ended. A timeout is a timer that wakes the waiter, never a
-  `Task.cancel` of it: it cannot be mistaken for one, nor leave one pending.
-
-A race is run so, where `stop` says whether there is anything to wait for, and mostly there is not::
-
-    try:
-        race.ask(…)
-        await race.decided()
-    finally:
-        if race.stop():
-            await race.gone()
+Invariants
+- Each copy is a task of its own. However a race ends (answer, failure, timeout, cancellation, early
+  exit of an iterator), its copies are cancelled *and awaited*, for at most `GRACE` seconds. A copy
+  that has not ended by then is named in a warning and left behind.
+- The done-callback of a copy retrieves its exception, so asyncio reports none as never retrieved.
+- With a `dispose`, each success that the race does not return is disposed of, however late it
+  comes.
+- A cancellation from outside is never swallowed. If it arrives while the copies are being joined,
+  it is raised after they have ended. A timeout is a timer that resumes the waiting task, and never
+  a `Task.cancel`: so it is not mistaken for a cancellation and leaves none pending.
 """
 
 from __future__ import annotations
@@ -26,16 +17,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
+from types import CoroutineType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from tailrace.gather.backends import label
 from tailrace.usercode import add_note, log_error
 
-__all__ = ["GRACE", "Dispose", "Race", "close", "sign"]
+__all__ = ["GRACE", "Dispose", "Race", "add_origin", "close"]
 
-Q = TypeVar("Q")
+A = TypeVar("A")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -47,111 +39,152 @@ GRACE: Final = 1.0  # seconds that a cancelled copy gets to clean up
 
 
 class Race(Generic[R]):
-    """Copies that run at once, until `over` says that there is nothing to wait for any more.
+    """Copies that run at once until `over`; `run` is its whole life.
 
-    With a `dispose` one success is the winner, and `dispose` is called with every other. A race is
-    what its caller awaits: just enough of a future for any Task. A future of asyncio's own would
-    cost a turn of the loop between the end of a copy, which is heard in a turn of its own, and
-    whoever waits for it.
+    With a `dispose`, one success is the winner, and `dispose` is called with every other.
+
+    The task that runs a race awaits the race itself: it has just enough of a future for any task.
+    The callback of a copy's end resumes that task at once, where a future of asyncio's would take
+    one more turn of the loop. On a loop whose turns take 1 ms, `Replicas` of instant backends
+    answers in 2.2 instead of 3.1 ms, and `query_all` of two of them in 4.5 instead of 6.2 ms. On an
+    idle loop a future would make a query of `Hedged` cost 20 % more CPU.
     """
 
-    # What a race begins with; most end with it.
-    running = 0  # tasks whose end has not been heard of
-    ending = False
-    winner: asyncio.Task[R] | None = None  # the first success, where only one is wanted
-    crash: BaseException | None = None  # KeyboardInterrupt and its like, of a copy
-    settled = False  # it is over
-    late = False
-    _abandoned = False  # our coroutine is being closed: it cannot await any more
+    # On the class, since most races end with most of these as they are.
+    running = 0  # copies, and disposals, whose end has not been heard of
+    ending = False  # the copies have been cancelled
+    winner: asyncio.Task[R] | None = None  # the first success, if the race has a `dispose`
+    crash: BaseException | None = None  # KeyboardInterrupt or the like, from a copy or `dispose`
+    decided = False
+    timed_out = False
+    _abandoned = False  # the coroutine that runs this race is being closed: it cannot await
     _asyncio_future_blocking = False
-    _wakeup: Callable[[Any], object] | None = None  # of the task that waits
-    _watchers: tuple[tuple[Callable[[Any], object], Context], ...] = ()  # who want to know it too
+    _wakeup: Callable[[Any], object] | None = None  # of the task that awaits this race
+    _watchers: tuple[tuple[Callable[[Any], object], Context], ...] = ()  # further callbacks
 
-    def __init__(self, who: str, dispose: Dispose[R] | None = None) -> None:
-        self.who = who
+    def __init__(self, caller: str, dispose: Dispose[R] | None = None) -> None:
+        self.caller = caller  # for names of tasks, notes and logs
         self.loop = self._loop = asyncio.get_running_loop()
         self.started = self.loop.time()
         self.tasks: list[asyncio.Task[R]] = []
         self._dispose = dispose
 
-    # --- the copies
+    # --- the life of a race
 
-    def won(self, task: asyncio.Task[R]) -> None:
-        """A copy has answered. Where one answer is wanted it is the winner, or disposed of."""
-        if self._dispose is None:
-            return
-        if self.winner is None and not self.ending:
-            self.winner = task
-        else:
-            self.dispose(task.result())
+    def start(self) -> None:
+        """Start the first copies."""
+        raise NotImplementedError
 
     def over(self) -> bool:
         """Whether there is nothing to wait for any more."""
         raise NotImplementedError
 
-    def look(self) -> None:
-        """Something has happened. The last that a callback does: who waits goes on inside."""
-        if self.settled or self.over():
-            self.settled = True
-            self._resume()
+    async def run(self) -> None:
+        """Start the copies, wait until it is over, and end the copies that still run.
 
-    def expire(self) -> None:
-        """Time is up."""
-        self.late = True
-        self.look()
-
-    # --- who waits for them
-
-    async def decided(self) -> None:
-        """Return when it is over."""
+        Raises `crash`, if there is one. Then, and when cancelled, the winner is disposed of.
+        """
         try:
-            while not self.settled:
+            self.start()
+            while not self.decided:
                 await self
             if self.crash is not None:
                 raise self.crash
         except BaseException:
-            self.forfeit()
+            self.dispose_winner()
             raise
+        finally:
+            if self.stop():
+                await self.join()
+
+    def check(self) -> None:
+        """Resume the waiting task if the race is over. It runs inside this call."""
+        if self.decided or self.over():
+            self.decided = True
+            self._resume()
+
+    def expire(self) -> None:
+        """Time is up."""
+        self.timed_out = True
+        self.check()
 
     def stop(self) -> bool:
-        """Cancel what still runs; whether there is anything to await (`gone`)."""
-        self.ending = self.settled = True
+        """Cancel the copies that still run. Returns whether to `join` them."""
+        self.ending = self.decided = True
         if not self.running or self.loop.is_closed():
             return False
         for task in self.tasks:
             task.cancel()
         return not self._abandoned
 
-    async def gone(self) -> None:
-        """Wait for what `stop` has cancelled. A cancellation of ours waits with it."""
+    async def join(self) -> None:
+        """Wait until the cancelled copies have ended, for at most `GRACE` seconds.
+
+        Cancelled: it waits on, and raises the cancellation afterwards.
+        """
         interruption: asyncio.CancelledError | None = None
-        self.late = False
+        self.timed_out = False
         timer = self.loop.call_later(GRACE, self.expire)
         try:
-            while self.running and not self.late:
+            while self.running and not self.timed_out:
                 try:
                     await self
                 except asyncio.CancelledError as error:
                     interruption = error
-                    self.forfeit()
+                    self.dispose_winner()
             for task in self.tasks:
                 if not task.done():
-                    _leave(task)
+                    _leave_behind(task)
             if interruption is not None:
                 raise interruption
         finally:
             timer.cancel()
-            del interruption  # it refers to this frame
+            del interruption  # its traceback refers to this frame
 
-    def forfeit(self) -> None:
-        """Nobody will take the answer any more."""
+    # --- copies
+
+    def launch(
+        self,
+        call: Callable[[A], Awaitable[R]],
+        argument: A,
+        name: str,
+        ended: Callable[[asyncio.Task[R]], object],
+        context: Context,
+    ) -> asyncio.Task[R]:
+        """Start a copy: a task of ``call(argument)``, whose end calls ``ended(task)``.
+
+        If `call` itself raises, the copy fails with that error. `tasks` gets the task from the
+        caller.
+        """
+        try:
+            answering: Any = call(argument)
+        except (Exception, asyncio.CancelledError) as error:
+            answering = _failing(error)
+        coroutine: Coroutine[Any, Any, R] = (
+            answering if answering.__class__ is CoroutineType else _awaiting(answering)
+        )
+        task = asyncio.Task(coroutine, loop=self.loop, name=name)
+        task.add_done_callback(ended, context=context)
+        self.running += 1
+        return task
+
+    def take(self, task: asyncio.Task[R]) -> bool:
+        """A copy has answered: it is the winner (True), or its answer is disposed of."""
+        if self.winner is None and not self.ending:
+            self.winner = task
+            return True
+        self.dispose(task.result())
+        return False
+
+    def dispose_winner(self) -> None:
+        """Dispose of the winner's answer, which nobody will take."""
         if self.winner is not None:
             result = self.winner.result()
             self.winner = None
             self.dispose(result)
 
     def dispose(self, result: R) -> None:
-        """Dispose of a success that nobody returns, unless the winner's is the same object."""
+        """Dispose of an answer that is not returned, unless the winner answered the same object."""
         if self._dispose is None or (self.winner is not None and self.winner.result() is result):
             return
         try:
@@ -159,9 +192,9 @@ class Race(Generic[R]):
             if not inspect.isawaitable(disposing):
                 return
         except (Exception, asyncio.CancelledError) as error:
-            log_error(_log, "%s: a result could not be disposed of", self.who, error=error)
+            log_error(_log, "%s: a result could not be disposed of", self.caller, error=error)
             return
-        task = asyncio.Task(awaiting(disposing), loop=self.loop, name=f"{self.who}: dispose")
+        task = asyncio.Task(_awaiting(disposing), loop=self.loop, name=f"{self.caller}: dispose")
         _left_behind.add(task)
         self.running += 1
         task.add_done_callback(self._disposed)
@@ -170,10 +203,10 @@ class Race(Generic[R]):
         _left_behind.discard(task)
         self.running -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
-            log_error(_log, "%s: a result could not be disposed of", self.who, error=error)
-        self.look()
+            log_error(_log, "%s: a result could not be disposed of", self.caller, error=error)
+        self.check()
 
-    # --- what a Task asks of a future, beside `_loop`
+    # --- what a task asks of a future, beside `_loop`
 
     def __await__(self) -> Generator[Any, None, None]:
         self._asyncio_future_blocking = True
@@ -188,7 +221,7 @@ class Race(Generic[R]):
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
-        """A task waits, or somebody wants to know when it goes on."""
+        """The first is of the task that awaits this race. Others watch when that task goes on."""
         if self._wakeup is not None:
             self._watchers = (*self._watchers, (callback, context or copy_context()))
             return
@@ -196,10 +229,10 @@ class Race(Generic[R]):
         self._context = context or copy_context()
 
     def result(self) -> None:
-        """Nothing: whoever is resumed looks for itself."""
+        """Nothing: the resumed task reads the race."""
 
     def cancel(self, msg: object = None) -> bool:
-        """Resume the task, in which its cancellation is then raised: that is what False says."""
+        """Resume the task. False has the task raise its cancellation then."""
         self.loop.call_soon(self._resume)
         return False
 
@@ -214,7 +247,7 @@ class Race(Generic[R]):
 
 
 def close(result: Any) -> object:
-    """Dispose of a result as its class says, if it does: ``aclose()``, else ``close()``."""
+    """Dispose of a result as its class says: by ``aclose()``, else ``close()``, if it has one."""
     for name in ("aclose", "close"):
         closing = getattr(result, name, None)
         if callable(closing):
@@ -222,29 +255,28 @@ def close(result: Any) -> object:
     return None
 
 
-async def awaiting(awaitable: Awaitable[T]) -> T:
-    """The coroutine of a copy, of what is none."""
+def add_origin(error: Exception, backend: object, position: int, of: int) -> None:
+    """Note on a failure which backend it came from: once, as a backend may raise it many times."""
+    add_note(error, f"backend {position} of {of}: {label(backend)}")
+
+
+async def _awaiting(awaitable: Awaitable[T]) -> T:
+    """A coroutine for an awaitable that is none."""
     return await awaitable
 
 
-async def failing(error: BaseException) -> Any:
-    """The coroutine of a copy that could not even be asked."""
+async def _failing(error: BaseException) -> Any:
+    """The coroutine of a copy whose call raised."""
     try:
         raise error
     finally:
-        del error  # it refers to this frame
+        del error  # its traceback refers to this frame
 
 
-def sign(error: Exception, whom: object, position: int, of: int) -> None:
-    """Note on a failure whose it is."""
-    # Once: some backends raise one object many times.
-    add_note(error, f"backend {position} of {of}: {label(whom)}")
+_left_behind: set[asyncio.Task[Any]] = set()  # the loop holds its tasks only weakly
 
 
-_left_behind: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks but weakly
-
-
-def _leave(task: asyncio.Task[Any]) -> None:
+def _leave_behind(task: asyncio.Task[Any]) -> None:
     _left_behind.add(task)
     task.add_done_callback(_left_behind.discard)
     _log.warning(

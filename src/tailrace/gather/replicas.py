@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from tailrace.gather.backends import Backend, check, label
-from tailrace.gather.fanout import Tally
+from tailrace.gather.fanout import FanOut
 from tailrace.gather.race import close
 
 __all__ = ["Replicas"]
@@ -20,9 +20,9 @@ class Replicas(Generic[Q_contra, R_co]):
 
     The losers are cancelled and awaited before `query` returns; a failure never beats an answer.
     When all fail: ExceptionGroup of the failures, each with a note that names its backend.
-    `dispose`, plain or async, is called with each further success; by default it is closed, if it
-    has an ``aclose()`` or ``close()``. Cancelled: as for `query_all`. It is a `Backend` itself, so
-    it nests.
+    `dispose`, plain or async, is called with each further answer; by default an answer is closed
+    if it has an ``aclose()`` or ``close()``. Cancelled: as for `query_all`. A `Replicas` is a
+    `Backend` itself, so it nests.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Replicas(Generic[Q_contra, R_co]):
 
     async def query(self, query: Q_contra, /) -> R_co:
         """The first answer."""
-        race: Tally[Backend[Q_contra, R_co], R_co] = Tally(
-            "Replicas", self.backends, 1, len(self.backends) - 1, dispose=self._dispose
+        race: FanOut[Backend[Q_contra, R_co], R_co] = FanOut(
+            "Replicas",
+            self.backends,
+            lambda backend: backend.query(query),
+            needed=1,
+            tolerated=len(self.backends) - 1,
+            dispose=self._dispose,
         )
-        try:
-            race.ask(query)
-            await race.decided()
-        finally:
-            if race.stop():
-                await race.gone()
+        await race.run()
         if race.winner is None:
             raise ExceptionGroup(f"all {len(self.backends)} replicas failed", race.errors())
         return race.winner.result()

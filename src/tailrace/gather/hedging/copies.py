@@ -1,29 +1,27 @@
-"""The copies of one query of a `Hedged`.
+"""The race of one query of a `Hedged`: one copy, and more when that pays.
 
-Invariants:
-- At most `max_copies` are sent. One that was withdrawn from a line was not.
-- The first copy, and each that replaces a failed one, is free. Every other is paid for from the
-  budget, and the money comes back if it, or the free one in its stead, is withdrawn.
-- While a copy lives or one can be sent in its place, no failure but a fatal one ends the race.
-- User code (`dispose`, `fatal`, a backend that raises when it is called) runs inside callbacks of
-  the event loop. Whatever it raises becomes the race's `crash`; the counts are right all the same.
+Invariants
+- At most `max_copies` are sent. A copy that was withdrawn from a queue does not count.
+- The first copy is free, and so is each that replaces a failed one. Every other copy is paid for
+  from the budget. The token comes back if that copy is withdrawn, or if the free copy is withdrawn,
+  which makes a paid one free.
+- While a copy runs, or another can be sent, no failure but a fatal one ends the race.
+- User code (`dispose`, `fatal`, a backend that raises when it is called) runs in callbacks of the
+  event loop. What it raises becomes the race's `crash`; the counters are right all the same.
 
-Most queries are answered by their first copy, so what is on the way of that calls little: a call
-costs as much here as all that it does.
+The first copy answers most queries. So its way makes few calls: each costs as much as the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine
 from contextvars import copy_context
-from types import CoroutineType
 from typing import Any, Generic, TypeVar
 
 from tailrace.gather.hedging.pool import Pool
 from tailrace.gather.hedging.replica import Replica
-from tailrace.gather.race import Race, awaiting, failing, sign
+from tailrace.gather.race import Race, add_origin
 from tailrace.usercode import is_a
 
 __all__ = ["HedgedRace"]
@@ -33,9 +31,9 @@ R = TypeVar("R")
 
 
 class Copy(Generic[R]):
-    """One copy: in line for a slot of its backend, then asked."""
+    """One copy: queued for a slot of its backend, then running."""
 
-    task: asyncio.Task[R] | None = None  # none while in line
+    task: asyncio.Task[R] | None = None  # None while it is queued
     paid = False
     withdrawn = False
 
@@ -46,7 +44,7 @@ class Copy(Generic[R]):
 
     def begin(self) -> None:
         """It has got a slot."""
-        self.race.context.copy().run(self.race.advance, self)
+        self.race.context.copy().run(self.race.got_slot, self)
 
     def ended(self, task: asyncio.Task[R]) -> None:
         """It has answered, failed, or been cancelled."""
@@ -55,19 +53,19 @@ class Copy(Generic[R]):
         now = race.loop.time()
         try:
             if task.cancelled():
-                race.gave_up(self, now)
+                race.cancelled(self, now)
             elif (error := task.exception()) is None:
                 pool = race.pool
                 took = now - self.sent
-                replica.answered(took, now)
-                if pool.sketch.saw(took) >= pool.next_plan:
-                    pool.learn()
-                if race.winner is None and not race.ending:
-                    race.winner, race.settled = task, True
+                replica.record(took, now)
+                if replica.health is not None and replica.health.suspect:
+                    replica.health.succeeded()
+                if pool.sketch.record(took) >= pool.next_plan:
+                    pool.choose_delay()
+                if race.take(task):
+                    race.decided = True
                     pool.wins[race.copies.index(self)] += 1
                     pool.latencies.append(now - race.started)
-                else:
-                    race.dispose(task.result())
             elif is_a(error, Exception):
                 race.failed(error, self, now)
             else:
@@ -78,76 +76,73 @@ class Copy(Generic[R]):
             race.withdraw()
         replica.pending -= 1
         replica.busy -= 1
-        if replica.line:
+        if replica.queue:
             replica.advance()
-        race.look()
+        race.check()
 
 
 class HedgedRace(Race[R], Generic[Q, R]):
-    """One copy, and more when it pays."""
+    """The race of one query; an entry of the pool's schedule."""
 
-    who = "Hedged"
-    fate: Exception | None = None  # a fatal failure
-    failures: tuple[tuple[int, Exception], ...] = ()  # whose, by position
-    waiting = 0  # copies in line
-    denied = 0  # copies that the budget did not pay for
+    fatal_error: Exception | None = None
+    waiting = 0  # copies in queues
+    denied = 0  # copies of this query that the budget did not pay for
     stopped = 0.0  # when the copies were cancelled
+    _failures: tuple[tuple[int, Exception], ...] = ()  # with the position of the backend
 
-    def __init__(self, pool: Pool, question: Q) -> None:
-        self.loop = self._loop = asyncio.get_running_loop()
-        self.started = self.loop.time()
-        self.tasks = []
-        self._dispose = pool.dispose
+    def __init__(self, pool: Pool, query: Q) -> None:
+        super().__init__("Hedged", pool.dispose)
         if self.loop is not pool.loop:
             pool.enter(self.loop)
         self.pool = pool
-        self.copies: list[Copy[R]] = []
-        self.question = question
+        self.query = query
+        self.copies: list[Copy[R]] = []  # sent, in order, without those withdrawn
         self.context = copy_context()
 
     # --- sending
 
-    def begin(self) -> None:
-        """Send the first copy; with a delay of 0 all that there may be."""
+    def start(self) -> None:
+        """Send the first copy; with a delay of 0, as many as there may be."""
         pool = self.pool
         pool.queries += 1
         self._send(False, self.started)
-        if pool.probability and (pool.probability >= 1 or pool.dice.random() < pool.probability):
+        if pool.probability and (pool.probability >= 1 or pool.rng.random() < pool.probability):
             if pool.delay > 0:
                 pool.schedule.add(self.started + pool.delay, self)
             else:
-                self._send_the_rest()
+                self._send_all()
 
-    def _send_the_rest(self) -> None:
+    def _send_all(self) -> None:
         pool = self.pool
         while len(self.copies) < pool.max_copies and pool.budget.take(pool.queries):
             self._send(True, self.started)
         if self.running and self.waiting:
-            self.withdraw()  # tied: those that have slots need none in line
+            self.withdraw()  # one has a slot, so the queued copies are not needed
 
     def due(self) -> None:
-        """Enough time has passed for another copy."""
+        """The delay has passed: send another copy, if the budget pays for it."""
         if self.over() or len(self.copies) >= self.pool.max_copies:
             return
         if self.pool.budget.take(self.pool.queries):
             self.context.copy().run(self._send, True, self.loop.time())
         else:
             self.denied += 1
-        self._wait_again()
+        self._schedule_next()
 
-    def _wait_again(self) -> None:
+    def _schedule_next(self) -> None:
         pool = self.pool
         if 0 < pool.delay < math.inf and len(self.copies) < pool.max_copies:
-            # Twice as long after each denial: when all are slow, all would ask all the time.
+            # Twice as long after each denial, or all queries would ask all the time when all are
+            # slow.
             wait = pool.delay * 2.0 ** min(self.denied, 60)
             pool.schedule.add(self.loop.time() + wait, self)
 
     def _send(self, paid: bool, now: float) -> None:
         pool = self.pool
-        if self.copies or pool.suspected:
+        if self.copies or pool.any_ejected:
             replica = pool.choose(self.copies, now)
         else:
-            replica = pool.balance(pool.replicas, now, pool.dice)
+            replica = pool.balance(pool.replicas, now, pool.rng)
         copy = Copy(self, replica, now)
         if paid:
             copy.paid = True
@@ -157,45 +152,39 @@ class HedgedRace(Race[R], Generic[Q, R]):
             self._ask(copy)
         else:
             self.waiting += 1
-            replica.line.append(copy)
+            replica.queue.append(copy)
 
     def _ask(self, copy: Copy[R]) -> None:
         replica, pool = copy.replica, self.pool
         replica.busy += 1
         replica.queries += 1
-        if pool.suspected and replica.health is not None and replica.health.suspect:
-            replica.health.trying = True
+        if pool.any_ejected and replica.health is not None and replica.health.on_probation:
+            replica.health.probing = True
         pool.copies += 1
         if copy.paid:
             pool.hedges += 1
         try:
-            answering: Any = replica.ask(self.question)
-        except (Exception, asyncio.CancelledError) as error:
-            answering = failing(error)  # so that it comes of the copy
+            copy.task = task = self.launch(
+                replica.ask, self.query, replica.task_name, copy.ended, self.context
+            )
         except BaseException:
             replica.busy -= 1
             replica.pending -= 1
             raise
-        coroutine: Coroutine[Any, Any, R] = (
-            answering if answering.__class__ is CoroutineType else awaiting(answering)
-        )
-        copy.task = task = asyncio.Task(coroutine, loop=self.loop, name=replica.task_name)
-        task.add_done_callback(copy.ended, context=self.context)
         self.tasks.append(task)
-        self.running += 1
 
-    # --- tied copies
+    # --- queued copies
 
-    def advance(self, copy: Copy[R]) -> None:
-        """A copy has got a slot: those still in line are not needed."""
+    def got_slot(self, copy: Copy[R]) -> None:
+        """A queued copy has got a slot: the other queued copies are not needed."""
         self.waiting -= 1
         self._ask(copy)
         if self.waiting:
             self.withdraw()
-            self._wait_again()
+            self._schedule_next()
 
     def withdraw(self) -> None:
-        """Take all out of their lines. If the free one is among them, another becomes free."""
+        """Take all queued copies out of their queues."""
         for copy in [copy for copy in self.copies if copy.task is None]:
             copy.withdrawn = True
             copy.replica.pending -= 1
@@ -208,34 +197,34 @@ class HedgedRace(Race[R], Generic[Q, R]):
                 self.pool.budget.give_back()
         self.waiting = 0
 
-    # --- what becomes of them
+    # --- the end
 
     def over(self) -> bool:
-        """Whether a copy has answered, or none can."""
+        """Whether a copy has answered, or none can any more."""
         return (
             self.winner is not None
             or not (self.running or self.waiting)
-            or self.fate is not None
+            or self.fatal_error is not None
             or self.crash is not None
         )
 
-    def gave_up(self, copy: Copy[R], now: float) -> None:
-        """A copy was cancelled, by us or not."""
+    def cancelled(self, copy: Copy[R], now: float) -> None:
+        """A copy was cancelled, by this race or by somebody else."""
         if self.ending:
             took = self.stopped - copy.sent
-            copy.replica.gave_up(took, now)
-            self.pool.sketch.censored(took)
+            copy.replica.censored(took, now)
+            self.pool.sketch.record(took, censored=True)
         else:
             self.failed(RuntimeError("cancelled, and not by Hedged"), copy, now)
 
     def failed(self, error: Exception, copy: Copy[R], now: float) -> None:
-        """A copy has failed: another takes its place, if there may be one."""
+        """A copy has failed: another one replaces it, if there may be more."""
         pool, replica = self.pool, copy.replica
-        sign(error, replica.backend, replica.position, len(pool.replicas))
-        self.failures = (*self.failures, (replica.position, error))
+        add_origin(error, replica.backend, replica.position, len(pool.replicas))
+        self._failures = (*self._failures, (replica.position, error))
         if pool.fatal is not None and pool.fatal(error):
-            replica.spared()
-            self.fate = error
+            replica.probe_ended()
+            self.fatal_error = error
             return
         pool.failed(replica, now)
         if not self.ending and self.winner is None and len(self.copies) < pool.max_copies:
@@ -243,12 +232,15 @@ class HedgedRace(Race[R], Generic[Q, R]):
             self._send(False, now)
 
     def stop(self) -> bool:
-        """As for any race; those in line are withdrawn."""
+        """As `Race.stop`. Queued copies are withdrawn."""
         if self.waiting:
             self.withdraw()
+        elif not self.running:
+            self.ending = self.decided = True
+            return False  # nearly always
         self.stopped = self.loop.time()
         return super().stop()
 
     def errors(self) -> list[Exception]:
         """The failures, in the order of the backends."""
-        return [error for _, error in sorted(self.failures, key=lambda failure: failure[0])]
+        return [error for _, error in sorted(self._failures, key=lambda failure: failure[0])]

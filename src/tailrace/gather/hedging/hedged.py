@@ -1,4 +1,4 @@
-"""`Hedged`: several backends that know the same, as one, at hardly more than the price of one."""
+"""`Hedged`: several backends that know the same, as one, for little more than the load of one."""
 
 from __future__ import annotations
 
@@ -27,26 +27,28 @@ _DEFAULT = Eject()
 
 
 class Hedged(Generic[Q_contra, R_co]):
-    """Several backends that know the same, as one: one is asked, and another when it pays.
+    """Several backends that know the same, as one: one is asked, and another one when that pays.
 
-    The first answer wins; the losers are cancelled and awaited before `query` returns. It is a
-    `Backend` itself, so it nests; with one backend, copies go to that. Of one event loop at a time.
+    The first answer wins; the losers are cancelled and awaited before `query` returns. A `Hedged`
+    is a `Backend` itself, so it nests; with one backend, all copies go to that one. It works on one
+    event loop at a time.
 
-    - `target`, `budget`: another copy is sent when that brings the `target` quantile of the latency
-      down most, for at most `budget` more copies per query (0: none, `math.inf`: any number). When
-      that is, is learnt; before some hundreds of answers nothing is hedged.
-    - `delay`: seconds after which another copy is sent instead, if the budget allows. 0: all at
-      once; `math.inf`: only when one fails.
+    - `target`, `budget`: another copy is sent when that lowers the `target` quantile of the latency
+      most, with at most `budget` more copies per query (0: none, `math.inf`: any number). The delay
+      is learnt from the latencies; before some hundreds of answers nothing is hedged.
+    - `delay`: instead, seconds after which another copy is sent, if the budget allows. 0: all at
+      once; `math.inf`: only when a copy fails.
     - `max_copies`: at most so many for one query, failed ones included. A copy that fails is
       replaced at once, outside the budget, by one to another backend.
-    - `balance`: "p2c", the less busy and slow of two at random; "random"; "in_order" of listing.
+    - `balance`: "p2c", the less loaded of two at random; "random"; "in_order", as listed.
     - `eject`: when a backend that fails is left alone (`Eject`); None: never.
-    - `limit`: concurrent queries per backend. More wait in line, and the copy of a query that gets
-      a slot first takes the others of that query out of their lines.
-    - `fatal(error)`: whether a failure is the answer: it ends the query and is raised as it is.
-    - `dispose(result)`, plain or async: called with each success that is not returned. By default
-      that is closed if it has an ``aclose()`` or ``close()``.
-    - `random`: a generator to repeat a run with.
+    - `limit`: concurrent queries per backend. More wait in a queue. When one copy of a query gets a
+      slot, the other copies of that query leave their queues.
+    - `fatal(error)`: whether a failure is the answer. Then it ends the query and is raised as it
+      is.
+    - `dispose(result)`, plain or async: called with each answer that is not returned. By default an
+      answer is closed if it has an ``aclose()`` or ``close()``.
+    - `random`: a generator, to repeat a run.
 
     When all copies fail: ExceptionGroup of the failures, each with a note that names its backend.
     Cancelled: as for `query_all`.
@@ -84,34 +86,25 @@ class Hedged(Generic[Q_contra, R_co]):
             limit=limit,
             fatal=fatal,
             dispose=dispose,
-            dice=random or _random.Random(),
+            rng=random or _random.Random(),
         )
 
     async def query(self, query: Q_contra, /) -> R_co:
         """The first answer."""
         race: HedgedRace[Q_contra, R_co] = HedgedRace(self._pool, query)
         try:
-            race.begin()
-            while not race.settled:
-                await race
-        except BaseException:
-            race.forfeit()
-            raise
+            await race.run()
         finally:
-            if (race.running or race.waiting) and race.stop():
-                await race.gone()
             race.copies.clear()  # they refer to the race
         if race.winner is not None:
             return race.winner.result()
-        if race.crash is not None:
-            raise race.crash
-        if race.fate is not None:
-            raise race.fate
+        if race.fatal_error is not None:
+            raise race.fatal_error
         errors = race.errors()
         raise ExceptionGroup(f"Hedged: all {len(errors)} copies failed", errors)
 
     def statistics(self) -> HedgedStatistics:
-        """What it has done so far, and what it goes by: a snapshot."""
+        """A snapshot of the counters, and of the delay in use."""
         return snapshot(self._pool)
 
     def __repr__(self) -> str:
@@ -123,7 +116,7 @@ class HedgedFunction(Hedged[Q_contra, R_co]):
     """An async function, hedged: see `hedged`."""
 
     def __call__(self, query: Q_contra, /) -> Coroutine[Any, Any, R_co]:
-        """As the function, and as `query`."""
+        """As `query`."""
         return self.query(query)
 
 
@@ -140,7 +133,7 @@ def hedged(
 ) -> Callable[[Callable[[Q], Awaitable[R]]], HedgedFunction[Q, R]]:
     """Hedge an async function of one argument, such as a request to a balanced URL.
 
-    What comes of it is called as before, and is a `Backend`. Arguments as for `Hedged`.
+    The hedged function is called as before, and is a `Backend` too. Arguments as for `Hedged`.
     """
 
     def decorate(fn: Callable[[Q], Awaitable[R]]) -> HedgedFunction[Q, R]:
@@ -190,7 +183,7 @@ def _check_counts(*, max_copies: int, limit: int | None) -> None:
 
 
 def _check_parts(
-    balance: object, eject: object, fatal: object, dispose: object, dice: object
+    balance: object, eject: object, fatal: object, dispose: object, rng: object
 ) -> None:
     if balance not in BALANCERS:
         raise ValueError(f"Hedged: balance={balance!r} is none of {', '.join(BALANCERS)}")
@@ -204,5 +197,5 @@ def _check_parts(
         )
     if not callable(dispose):
         raise TypeError(f"Hedged: dispose={dispose!r} cannot be called")
-    if not isinstance(dice, _random.Random | None):
-        raise TypeError(f"Hedged: random={dice!r} is not a random.Random")
+    if not isinstance(rng, _random.Random | None):
+        raise TypeError(f"Hedged: random={rng!r} is not a random.Random")

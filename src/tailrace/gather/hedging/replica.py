@@ -1,4 +1,4 @@
-"""One backend of a `Hedged`: its load, its health, its line; and which of several to ask."""
+"""One backend of a `Hedged`: its load, its health, its queue; and the choice among several."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from tailrace.gather.backends import label
 
-__all__ = ["BALANCERS", "Balance", "Eject", "Health", "InLine", "Replica"]
+__all__ = ["BALANCERS", "Balance", "Eject", "Health", "Queued", "Replica"]
 
-HEALTH_MEMORY: Final = 0.05  # weight of the newest query in the success rate
-FINE: Final = 0.999
+COST_MEMORY: Final = 10.0  # seconds after which the weight of a latency has fallen to 1/e
+COST_FADES_AFTER: Final = 0.1  # seconds; a cost that is younger than this is taken as it is
+RATE_WEIGHT: Final = 0.05  # of the newest query in the success rate
+HEALTHY_RATE: Final = 0.999  # a success rate above this clears the record
 ENOUGH: Final = 20  # queries before the success rate means anything
+
+_exp = math.exp
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +27,8 @@ class Eject:
     """Leave a backend alone after `failures` in a row, or when less than `success_rate` succeed.
 
     For `seconds` at first, twice as long each time it fails again when it is tried, at most
-    `longest`. It is tried by one query at a time. Never more than half of the backends are left
-    alone at once. A failure that is `fatal` says nothing against the backend.
+    `longest`. One query at a time tries it. Never more than half of the backends are left alone
+    at once. A failure that is `fatal` says nothing against the backend.
     """
 
     failures: int = 5
@@ -44,67 +48,72 @@ class Eject:
 
 
 class Health:
-    """What one backend's answers and failures say. Who asks decides whether to eject it."""
+    """The record of one backend's answers and failures. The pool decides whether to eject it."""
 
-    __slots__ = ("_rate", "_rule", "_seen", "_streak", "_times", "blemished", "out_until", "trying")
+    __slots__ = (
+        "_ejections",
+        "_rate",
+        "_recorded",
+        "_rule",
+        "_streak",
+        "ejected_until",
+        "probing",
+        "suspect",
+    )
 
     def __init__(self, rule: Eject) -> None:
         self._rule = rule
-        self.out_until = -math.inf
+        self.ejected_until = -math.inf
         self._clear()
 
     def _clear(self) -> None:
-        self.blemished = False  # whether an answer would mend anything
-        self.trying = False  # a query is finding out whether it is back
+        self.suspect = False  # there is a failure on the record, so answers must be recorded
+        self.probing = False  # a query is trying the backend after an ejection
         self._streak = 0  # failures in a row
-        self._rate = 1.0  # of success, of late
-        self._seen = 0  # since it was last without blemish
-        self._times = 0  # ejected without having answered since
+        self._rate = 1.0  # of success, lately
+        self._recorded = 0  # answers and failures since the record was last cleared
+        self._ejections = 0  # since the last answer
 
     @property
-    def suspect(self) -> bool:
-        """Whether it has not answered since it was ejected."""
-        return self._times > 0
+    def on_probation(self) -> bool:
+        """Whether the backend has not answered since it was ejected."""
+        return self._ejections > 0
 
-    def good(self) -> None:
-        """It has answered."""
+    def succeeded(self) -> None:
+        """The backend has answered."""
         self._streak = 0
-        self._seen += 1
-        self._rate += HEALTH_MEMORY * (1 - self._rate)
-        if self.suspect or self._rate > FINE:
+        self._recorded += 1
+        self._rate += RATE_WEIGHT * (1 - self._rate)
+        if self.on_probation or self._rate > HEALTHY_RATE:
             self._clear()
 
-    def bad(self) -> bool:
-        """It has failed; whether it should be ejected."""
-        self.blemished = True
-        self.trying = False
+    def failed(self) -> bool:
+        """The backend has failed. Returns whether the rule says to eject it."""
+        self.suspect = True
+        self.probing = False
         self._streak += 1
-        self._seen += 1
-        self._rate -= HEALTH_MEMORY * self._rate
+        self._recorded += 1
+        self._rate -= RATE_WEIGHT * self._rate
         return (
-            self.suspect
+            self.on_probation
             or self._streak >= self._rule.failures
-            or (self._seen >= ENOUGH and self._rate < self._rule.success_rate)
+            or (self._recorded >= ENOUGH and self._rate < self._rule.success_rate)
         )
 
     def eject(self, now: float) -> None:
-        """Leave it alone from now on, for longer than the last time."""
+        """Leave the backend alone from now on, twice as long as the last time."""
         rule = self._rule
-        self.out_until = now + min(rule.longest, rule.seconds * 2.0 ** min(self._times, 60))
-        self._times += 1
+        seconds = rule.seconds * 2.0 ** min(self._ejections, 60)
+        self.ejected_until = now + min(rule.longest, seconds)
+        self._ejections += 1
 
     def usable(self, now: float) -> bool:
-        """Whether it may be asked: not while it is left alone, nor while another tries it."""
-        return now >= self.out_until and not (self._times and self.trying)
+        """Whether to ask it: not while it is ejected, nor while another query tries it."""
+        return now >= self.ejected_until and not (self._ejections and self.probing)
 
 
-_exp = math.exp
-MEMORY: Final = 10.0  # seconds after which a latency counts 1/e
-BRIEF: Final = 0.1  # in which it does not fade
-
-
-class InLine(Protocol):
-    """A copy that waits for its turn."""
+class Queued(Protocol):
+    """A copy that waits for a slot."""
 
     withdrawn: bool
 
@@ -113,10 +122,11 @@ class InLine(Protocol):
 
 
 class Replica:
-    """A backend, how busy and how quick it is, and whether it is in good health.
+    """A backend with its load, its health, and the copies that wait for a slot.
 
-    `cost` is a mean of its latencies, the older the less. (Finagle's follows a peak at once. But a
-    straggler is no sign of a slow backend, and one that is slow has more pending before long.)
+    `cost` is a mean of its latencies, in which older ones count less. (Finagle's mean follows each
+    peak at once. But one straggler does not show a slow backend, and a slow backend soon has more
+    pending.)
     """
 
     __slots__ = (
@@ -127,13 +137,13 @@ class Replica:
         "failures",
         "health",
         "limit",
-        "line",
         "name",
         "pending",
         "position",
         "queries",
-        "stamp",
+        "queue",
         "task_name",
+        "updated",
     )
 
     def __init__(self, backend: Any, position: int, limit: int | None, eject: Eject | None) -> None:
@@ -146,68 +156,66 @@ class Replica:
         self.queries = 0
         self.failures = 0
         self.limit = math.inf if limit is None else limit
-        self.line: deque[InLine] = deque()
+        self.queue: deque[Queued] = deque()
         self.reset()
 
     def reset(self) -> None:
-        """It begins on another event loop: what was asked of it has gone with the last."""
-        self.pending = 0  # copies asked or in line
-        self.busy = 0  # copies asked
-        self.cost = 0.0  # seconds
-        self.stamp = 0.0  # when `cost` was last seen to
-        self.line.clear()
+        """Begin on another event loop: the queries of the last one are gone."""
+        self.pending = 0  # copies running or queued
+        self.busy = 0  # copies running
+        self.cost = 0.0  # seconds; 0: not known
+        self.updated = 0.0  # when `cost` was
+        self.queue.clear()
 
     def load(self, now: float) -> float:
-        """What one more query here would cost."""
+        """What one more query would cost here; to compare with other backends."""
         if not self.cost:
-            return math.inf if self.pending else 0.0  # it is being found out
-        age = now - self.stamp
-        cost = self.cost if age < BRIEF else self.cost * _exp(-age / MEMORY)
+            return math.inf if self.pending else 0.0  # one query at a time finds out
+        age = now - self.updated
+        cost = self.cost if age < COST_FADES_AFTER else self.cost * _exp(-age / COST_MEMORY)
         return cost * (self.pending + 1)
 
-    def answered(self, seconds: float, now: float) -> None:
-        """An answer has taken so long."""
-        weight = _exp((self.stamp - now) / MEMORY) if self.cost else 0.0
+    def record(self, seconds: float, now: float) -> None:
+        """A copy took so long."""
+        weight = _exp((self.updated - now) / COST_MEMORY) if self.cost else 0.0
         self.cost = weight * self.cost + (1 - weight) * seconds
-        self.stamp = now
-        if self.health is not None and self.health.blemished:
-            self.health.good()
+        self.updated = now
 
-    def gave_up(self, seconds: float, now: float) -> None:
-        """It was cancelled after so long, and would have taken longer."""
+    def censored(self, seconds: float, now: float) -> None:
+        """A copy was cancelled after so many seconds, and would have taken longer."""
         if seconds > self.cost:
-            weight = _exp((self.stamp - now) / MEMORY) if self.cost else 0.0
-            self.cost = weight * self.cost + (1 - weight) * seconds
-            self.stamp = now
-        self.spared()
+            self.record(seconds, now)
+        self.probe_ended()
 
-    def spared(self) -> None:
-        """Nothing can be said of its health."""
+    def probe_ended(self) -> None:
+        """A copy has ended without saying anything about the backend's health."""
         if self.health is not None:
-            self.health.trying = False
+            self.health.probing = False
 
     def advance(self) -> None:
-        """A copy has ended: the next in line gets its slot."""
-        while self.line and self.busy < self.limit:
-            copy = self.line.popleft()
+        """A copy has ended: the first in the queue gets its slot."""
+        while self.queue and self.busy < self.limit:
+            copy = self.queue.popleft()
             if not copy.withdrawn:
                 copy.begin()
 
 
+# --- the choice among several
+
 Balance: TypeAlias = Literal["p2c", "random", "in_order"]
 
 
-def _p2c(replicas: Sequence[Replica], now: float, dice: random.Random) -> Replica:
-    """The less loaded of two at random, the one that was listed first if they are equal.
+def _p2c(replicas: Sequence[Replica], now: float, rng: random.Random) -> Replica:
+    """The less loaded of two at random; if both are equally loaded, the one listed first.
 
-    To compare all would send every client to the same one; two choices are nearly as good.
+    If all were compared, every client would choose the same one. Two choices are nearly as good.
     """
     last = len(replicas) - 1
     if last == 0:
         return replicas[0]
     one, other = 0, 1
     if last > 1:
-        one, other = int(dice.random() * (last + 1)), int(dice.random() * last)
+        one, other = int(rng.random() * (last + 1)), int(rng.random() * last)
         if other >= one:
             other += 1
         else:
@@ -216,11 +224,11 @@ def _p2c(replicas: Sequence[Replica], now: float, dice: random.Random) -> Replic
     return second if second.load(now) < first.load(now) else first
 
 
-def _random(replicas: Sequence[Replica], now: float, dice: random.Random) -> Replica:
-    return replicas[int(dice.random() * len(replicas))]
+def _random(replicas: Sequence[Replica], now: float, rng: random.Random) -> Replica:
+    return replicas[int(rng.random() * len(replicas))]
 
 
-def _in_order(replicas: Sequence[Replica], now: float, dice: random.Random) -> Replica:
+def _in_order(replicas: Sequence[Replica], now: float, rng: random.Random) -> Replica:
     return replicas[0]
 
 

@@ -13,7 +13,7 @@ __all__ = ["BackendStatistics", "HedgedStatistics", "snapshot"]
 
 @dataclass(frozen=True, slots=True)
 class BackendStatistics:
-    """One backend of a `Hedged`. `ewma` is the latency that balancing goes by, in seconds."""
+    """One backend of a `Hedged`. `ewma` is its mean latency for balancing, in seconds."""
 
     backend: Any
     name: str
@@ -26,14 +26,14 @@ class BackendStatistics:
 
 @dataclass(frozen=True, slots=True)
 class HedgedStatistics:
-    """What a `Hedged` has done, and what it goes by now.
+    """What a `Hedged` has done so far, and when it hedges now.
 
-    `copies` is how many times a backend was asked: once for each query that was not cancelled
-    while in line, and `hedges` and `failovers` more. `extra_load` is hedges per query. `wins`
-    counts the answers that came of the first copy, the second and so on; `budget_denials` the
-    copies that would have been sent and were not paid for. Quantiles are of the time until a query
-    was answered, over the last ten thousand, in seconds; nan before the first. After `delay`
-    seconds another copy is sent with `probability`: inf and 0 if none is, for now.
+    `copies` is how many times a backend was asked: once for each query (unless it was cancelled in
+    a queue), and `hedges` and `failovers` more. `extra_load` is hedges per query. `wins` counts
+    the answers of the first copy, of the second, and so on; `budget_denials` the copies that the
+    budget did not pay for. The quantiles are of the time until a query was answered, in seconds,
+    over the last ten thousand; nan before the first. After `delay` seconds another copy is sent
+    with `probability`: inf and 0 if none is, for now.
     """
 
     queries: int
@@ -53,7 +53,7 @@ class HedgedStatistics:
 
 
 def snapshot(pool: Pool) -> HedgedStatistics:
-    """Of now."""
+    """The statistics of a pool at this moment."""
     now = 0.0 if pool.loop is None else pool.loop.time()
     known = sorted(pool.latencies)
     p50, p90, p99, p999 = (
@@ -81,7 +81,7 @@ def snapshot(pool: Pool) -> HedgedStatistics:
                 failures=replica.failures,
                 pending=replica.pending,
                 ewma=replica.cost,
-                ejected=replica.health is not None and now < replica.health.out_until,
+                ejected=replica.health is not None and now < replica.health.ejected_until,
             )
             for replica in pool.replicas
         ),
