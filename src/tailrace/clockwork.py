@@ -1,6 +1,6 @@
 """Layer 2: the timers behind the channels of `after` and `ticker`.
 
-A timer holds its channel weakly. When nobody has a receiving end any more, the timer stops.
+A timer holds its channel weakly. When no receiving end of the channel is left, the timer stops.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tailrace.errors import Closed
 def start_timer(name: str, delay: float, period: float | None) -> Receiver[float]:
     """The receiving end of a channel that gets the loop's time after `delay` seconds.
 
-    And again every `period` seconds, unless that is None.
+    After that the channel gets the time every `period` seconds, unless `period` is None.
     """
     loop = asyncio.get_running_loop()
     channel = Channel[float](1, name=name, overflow="drop_newest")

@@ -447,8 +447,8 @@ async def test_a_message_that_a_loop_variable_holds_unsettled_is_told_of_once(
                     await submit(out, "kept", id="7", timeout=3)
             await asyncio.sleep(100)
     (text,) = said
-    assert text.startswith("`forgets#1` waits for its next value, and a variable of it still has")
-    assert "message 7, unsettled, which nobody else has (test_watch.py:" in text
+    assert text.startswith("`forgets#1` waits for its next value, and one of its variables has")
+    assert "reference to message 7, unsettled (test_watch.py:" in text
     assert "in forgets)" in text
 
 

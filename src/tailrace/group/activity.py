@@ -19,8 +19,8 @@ class Activity(NamedTuple):
 
     `verb` is "run", "wait" (for something that is no channel) or "park"; `channels` are then the
     channel operations that it is parked in, `since` is the loop's time at which it parked.
-    `woken_by` says what can end the wait: only a "value" that comes down one of the channels,
-    only somebody at the other end of a "channel", or "anything" (a timer, a future).
+    `woken_by` says what can end the wait: only a "value" that comes down one of the channels, only
+    an operation at the other end of a "channel", or "anything" (a timer, a future).
     """
 
     verb: Literal["run", "wait", "park"]
@@ -62,7 +62,7 @@ class ActorState:
     parked actor waits for: pairs of "send", "receive" or "done" and the name of the channel,
     future or event. `state` says the same in words: "running", "waiting", "sending to X",
     "receiving from X" (or a select of those), "in thread". `seconds` is how long it has been
-    parked; None for an actor that is not parked, as nobody notes when that began.
+    parked; None for an actor that is not parked, as the beginning of that is not recorded.
     """
 
     name: str

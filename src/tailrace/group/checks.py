@@ -11,23 +11,9 @@ from typing import Any, Final, cast, get_origin
 
 from tailrace import _core
 from tailrace._core import End, Hold, label, was_let_go
-from tailrace.channel import Receiver, Sender, SyncReceiver, SyncSender
+from tailrace.channel import SyncReceiver, SyncSender
+from tailrace.group.annotations import HEADS, only_ends
 from tailrace.usercode import is_async, is_generator, unwrapped
-
-HEADS: Final[dict[object, End]] = {
-    Sender: "send",
-    SyncSender: "send",
-    _core.SendingEnd: "send",
-    _core.SyncSendingEnd: "send",
-    Receiver: "receive",
-    SyncReceiver: "receive",
-    _core.ReceivingEnd: "receive",
-    _core.SyncReceivingEnd: "receive",
-}
-"""The types of annotations for an end of a channel, and which end they mean."""
-
-OTHER: Final = "other"
-"""The head of any other annotation."""
 
 _BLOCKING: Final = frozenset(
     {SyncSender, SyncReceiver, _core.SyncSendingEnd, _core.SyncReceivingEnd}
@@ -35,11 +21,6 @@ _BLOCKING: Final = frozenset(
 _CONTAINERS: Final = (list, tuple, dict, set, frozenset, deque)
 _LOOKED_AT: Final = 32
 """How many members of a container are looked at. A large one is mostly of one kind."""
-
-
-def only_ends(heads: Set[object]) -> bool:
-    """Whether a parameter with these heads takes nothing but ends of channels."""
-    return bool(heads - {None}) and heads - {None} <= HEADS.keys()
 
 
 def check(

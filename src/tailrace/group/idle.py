@@ -31,7 +31,8 @@ Member: TypeAlias = "asyncio.Task[Any] | ThreadActor"
 BUSY_LOOP: Final = 0.005
 """Seconds until the next look at the witness, in a loop that always has ready tasks."""
 OUTSIDE: Final = 0.05
-"""Seconds until the next look if an inbox is not empty, and only outsiders receive from it."""
+"""Seconds until the next look if all actors are parked but an inbox is not empty. Only code outside
+the group can change that, and it tells nobody."""
 
 
 class Idleness:
@@ -170,8 +171,10 @@ class Idleness:
         return activity_of(member).woken_by != "value" or has_deadline(member)
 
     def _full_inbox(self) -> Stage | None:
-        """A stage with a value in an inbox. Values in channels that no actor receives from are for
-        outsiders, and do not count."""
+        """A stage with a value in an inbox.
+
+        A channel that no actor receives from is for code outside the group, and does not count.
+        """
         for stage in self._stages():
             if any(map(len, stage.wiring.channels("receive"))):
                 return stage

@@ -1,8 +1,8 @@
 """The task that has entered a group's block, and the cancellations that reach it there.
 
-A cancellation of this task comes from the group (an actor has failed), from a drain (the block's
-code is a source), or from somebody else. Only the last kind goes on when the block has ended. As
-in `asyncio.TaskGroup`, `Task.cancelling` counts tell the kinds apart.
+A cancellation of this task comes from the group (an actor has failed), from a drain (the code of
+the block is a source), or from outside. Only one from outside goes on after the block. As in
+`asyncio.TaskGroup`, the counts of `Task.cancelling` tell them apart.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Parent:
     async def absorb_interruption(
         self, error: BaseException | None
     ) -> asyncio.CancelledError | None:
-        """Take back the cancellation of `interrupt`. Returns the cancellation of somebody else.
+        """Take back the cancellation of `interrupt`. Returns a cancellation from outside, if any.
 
         `error` is what the block has raised.
         """

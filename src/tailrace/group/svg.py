@@ -36,7 +36,7 @@ def draw(
     edges: Sequence[Step],
     layers: Iterable[Iterable[str]],
 ) -> str:
-    """The SVG document. `stages` and `channels` map names to texts; the rest refers to names."""
+    """The SVG document. `stages` and `channels` map names to texts; edges and layers are names."""
     texts = {**stages, **channels}
     columns: list[list[Slot]] = [list(layer) for layer in layers]
     place = {name: at for at, column in enumerate(columns) for name in column}

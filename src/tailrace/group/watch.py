@@ -3,11 +3,10 @@
 It looks after a second, and then less and less often. Each look is bounded. It warns, once each, of
 
 - a stall (see `stall`) that has lasted `stall_after` seconds;
-- an actor that has been parked for a second on a channel whose other end nobody holds, and nobody
-  has used, or only a stage that has ended;
+- an actor that has been parked for a second on a channel whose other end nobody holds or has held;
 - an actor that has not ended a second after it was cancelled;
 - an actor that is parked in a receive while one of its variables has the last reference to an
-  unsettled message, which so nobody can settle.
+  unsettled message, so that no other code can settle it.
 """
 
 from __future__ import annotations
@@ -263,9 +262,9 @@ class Watch:
                 if called := unsettled(held):
                     self._named.add(stage.name)
                     _log.warning(
-                        "`%s` waits for its next value, and a variable of it still has %s, "
-                        "unsettled, which nobody else has (%s): settle it, or send it on; until "
-                        "the variable is used again, whoever sent it waits",
+                        "`%s` waits for its next value, and one of its variables has the last "
+                        "reference to %s, unsettled (%s): settle it, or send it on; its sender "
+                        "waits until the variable is used again",
                         task.get_name(),
                         called,
                         line_of(frame),

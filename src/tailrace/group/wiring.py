@@ -1,45 +1,29 @@
-"""Wiring: which channel ends a stage holds, read from the annotations of its function.
-
-Only the head of an annotation is evaluated (``Receiver`` in ``Receiver[Message[Order]]``), because
-an element type may be local to a function, or may not exist at run time.
-"""
+"""Wiring: which channel ends a stage holds, read from the annotations of its function."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import inspect
 import sys
 import types
-import typing
 from collections.abc import Callable, Iterator
 from typing import (
-    Annotated,
     Any,
-    ForwardRef,
     NamedTuple,
-    ParamSpecArgs,
-    ParamSpecKwargs,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
 )
 from weakref import WeakKeyDictionary
 
 from tailrace import _core
 from tailrace._core import End, Hold
 from tailrace.channel import Channel
+from tailrace.group.annotations import HEADS, heads_of, made_by, only_ends
 from tailrace.group.checks import (
-    HEADS,
-    OTHER,
     check,
     check_no_factory,
     check_no_type,
     check_runs,
     members,
-    only_ends,
     stage_name,
     warn_bare,
     warn_contained,
@@ -148,7 +132,7 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
     given, on_loop = fn, is_async(fn)
     fn, args, keywords = _unbind(fn, args)
     if not on_loop and type(fn) is types.FunctionType:
-        check_no_factory(stage_name(fn), _made_by(fn))
+        check_no_factory(stage_name(fn), made_by(fn))
     function, bound = _bind(name, fn, args, keywords)
     holds: list[Hold] = []
     unheld: list[Channel[Any]] = []
@@ -157,7 +141,7 @@ def _wire_anew(name: str, fn: Callable[..., Any], args: tuple[Any, ...]) -> Wiri
     for parameter, value in _values(bound):
         resolved = _core.resolve_end(value)
         unclear_end = resolved is not None and resolved[1] is None
-        heads = _heads_of(name, parameter, function, needed=unclear_end)
+        heads = heads_of(name, parameter, function, needed=unclear_end)
         if heads is not None:
             check(name, parameter, heads, value, on_loop=on_loop)
         else:
@@ -276,115 +260,3 @@ def _values(bound: inspect.BoundArguments) -> Iterator[tuple[inspect.Parameter, 
             yield from ((parameter, each) for each in value.values())
         else:
             yield parameter, value
-
-
-def _heads_of(
-    name: str, parameter: inspect.Parameter, function: Any, *, needed: bool
-) -> frozenset[object] | None:
-    """The heads of a parameter's annotation. None if any argument fits.
-
-    TypeError if the annotation cannot be resolved, and is `needed` to know the end of a channel.
-    """
-    if parameter.annotation is parameter.empty:
-        return None
-    try:
-        return frozenset(_heads(parameter.annotation, _namespace(function)))
-    except _SaysNothing:
-        return None
-    except Exception as error:
-        if not needed:
-            return None
-        raise TypeError(
-            f"{name}: cannot tell which end of the channel parameter {parameter.name!r} takes: "
-            f"{error} in its annotation {parameter.annotation!r}. Define or import that name at "
-            f"module level (not under TYPE_CHECKING only), or pass channel.sender or "
-            f"channel.receiver"
-        ) from None
-
-
-def _made_by(fn: Any) -> object:
-    """The head of a function's return annotation. None if it cannot be resolved."""
-    annotation = getattr(fn, "__annotations__", {}).get("return")
-    try:
-        if isinstance(annotation, str):
-            node = ast.parse(annotation.strip(), mode="eval").body
-            if isinstance(node, ast.Subscript):
-                node = node.value
-            annotation = _evaluate(node, _namespace(fn))
-        return get_origin(annotation) or annotation
-    except Exception:
-        return None
-
-
-class _SaysNothing(Exception):
-    """Any argument fits the annotation: it is `Any`, or of a ParamSpec."""
-
-
-def _namespace(function: Any) -> dict[str, Any]:
-    """The names that the annotations of `function` can use: its globals and its closure."""
-    names = dict(vars(typing))
-    names.update(getattr(function, "__globals__", {}))
-    code = getattr(function, "__code__", None)
-    for variable, cell in zip(
-        getattr(code, "co_freevars", ()), getattr(function, "__closure__", None) or (), strict=False
-    ):
-        try:
-            names[variable] = cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-    return names
-
-
-def _heads(annotation: Any, namespace: dict[str, Any]) -> set[object]:
-    """The heads of an annotation, which is an object or a string: keys of `HEADS`, or OTHER."""
-    if isinstance(annotation, ForwardRef):
-        annotation = annotation.__forward_arg__
-    if isinstance(annotation, str):
-        return _heads_of_node(ast.parse(annotation.strip(), mode="eval").body, namespace)
-    if annotation is Any or isinstance(annotation, (ParamSpecArgs, ParamSpecKwargs)):
-        raise _SaysNothing
-    if annotation is None or annotation is type(None):
-        return {None}
-    if hasattr(annotation, "__value__"):  # a `type` statement's alias
-        return _heads(annotation.__value__, namespace)
-    if isinstance(annotation, TypeVar):
-        return _union(annotation.__constraints__ or (annotation.__bound__ or object,), namespace)
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _heads(get_args(annotation)[0], namespace)
-    if origin in (Union, types.UnionType):
-        return _union(get_args(annotation), namespace)
-    head = annotation if origin is None else origin
-    if hasattr(head, "__value__"):  # a `type` statement's generic alias
-        return _heads(head, namespace)
-    if not isinstance(head, type):
-        return {OTHER}
-    return {base for base in head.__mro__ if base in HEADS} or {OTHER}
-
-
-def _union(members: Any, namespace: dict[str, Any]) -> set[object]:
-    return {head for member in members for head in _heads(member, namespace)}
-
-
-def _heads_of_node(node: ast.expr, namespace: dict[str, Any]) -> set[object]:
-    """The heads of an annotation in source code. Only heads are evaluated."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):  # A | B
-        return _heads_of_node(node.left, namespace) | _heads_of_node(node.right, namespace)
-    if isinstance(node, ast.Constant):  # None, or a string within the string
-        named = node.value is None or isinstance(node.value, str)
-        return _heads(node.value, namespace) if named else {OTHER}
-    if not isinstance(node, ast.Subscript):
-        return _heads(_evaluate(node, namespace), namespace)
-    head = _evaluate(node.value, namespace)
-    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if head is Annotated:
-        return _heads_of_node(inner[0], namespace)
-    if head is typing.Optional:
-        return {None, *_heads_of_node(inner[0], namespace)}
-    if head is Union:
-        return {each for member in inner for each in _heads_of_node(member, namespace)}
-    return _heads(head, namespace)
-
-
-def _evaluate(node: ast.expr, namespace: dict[str, Any]) -> Any:
-    return eval(compile(ast.Expression(node), "<annotation>", "eval"), namespace)

@@ -204,7 +204,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         return False
 
     def _deadlocked(self) -> Events:
-        """Raise `Deadlock`, unless a garbage collection wakes somebody.
+        """Raise `Deadlock`, unless a garbage collection makes something ready.
 
         A message that was dropped in a reference cycle is settled, as lost, when it is collected.
         """
