@@ -33,8 +33,9 @@ MUTATE_ARGS ?= --sample 60 --seed 1
 # Not run once more on the Python core: what runs on both by itself, what no core has a part in, and
 # whole programs that take long and whose parts are tested there.
 BOTH := $(addprefix --ignore=tests/,core cpython faults gather typing test_aggregator.py test_build.py \
-    test_cli.py test_docs.py test_examples.py test_gather.py test_hedging_peers.py test_layers.py \
-    test_public_names.py test_readme.py test_tail.py)
+    test_cli.py test_coming_from_queue.py test_docs.py test_examples.py test_gather.py \
+    test_hedging_peers.py test_layers.py test_public_names.py test_readme.py test_reference.py \
+    test_tail.py)
 
 SANITIZED := build/sanitized-$(VERSION)
 SANITIZE := -fsanitize=address,undefined
@@ -43,7 +44,7 @@ SANITIZE_ARGS ?= -n 2 --dist worksteal -k 'native and not fuzz and not machine a
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test sanitize lint format typecheck bench bench-core bench-tail bench-bounds mutate foreign clean
+.PHONY: help demo test sanitize lint format typecheck reference bench bench-core bench-tail bench-bounds mutate foreign clean
 
 help: ## Say what there is to make
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -86,6 +87,9 @@ format: $(HAS)-dev ## Mend what `lint` can mend by itself
 typecheck: $(HAS)-dev,test ## Check the types with mypy and pyright, both strict
 	@$(BIN)/mypy
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+reference: $(HAS)-test ## Write docs/reference.md anew, of the docstrings
+	@$(BIN)/python tools/reference.py
 
 bench: $(HAS)-bench ## Compare with Go, asyncio.Queue, anyio and trio on this machine
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py | grep -v -e /core.py -e /bounds.py); do \
