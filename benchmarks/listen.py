@@ -32,9 +32,9 @@ if not __package__:  # run as a file
 from benchmarks.report import cpu_name
 from tailrace import Message
 from tailrace.listen import HttpServer
-from tailrace.listen._engine import Engine
-from tailrace.listen._exchange import Limits
-from tailrace.listen._http1 import Connection
+from tailrace.listen.http.admission import Limits
+from tailrace.listen.http.connection import Connection
+from tailrace.listen.http.server import Connections
 
 ANSWER = "OK: ☆ foo ☆"
 HOST = b"host: 127.0.0.1:8080\r\n"
@@ -115,16 +115,16 @@ async def measure(kind: str, requests: int, passes: int, connections: int) -> fl
     """Seconds of CPU for a request; the fastest pass counts."""
     server = HttpServer("127.0.0.1:0")
     listener = server.listen("/incoming")
-    host = listener._host
-    engine = Engine(host.routes, host.gate, Limits(4096, 16384, 30.0, 75.0), None)
-    engine._date = "Thu, 01 Jan 1970 00:00:00 GMT"
-    intake = listener._intake
-    intake.start()
-    forwarding = asyncio.ensure_future(intake.forward(cast(Any, Sink())))
+    host = listener._shared
+    served = Connections(host.routes, host.admission, Limits(4096, 16384, 30.0, 75.0), None)
+    served._date = "Thu, 01 Jan 1970 00:00:00 GMT"
+    route = listener._route
+    route.start()
+    forwarding = asyncio.ensure_future(route.forward(cast(Any, Sink())))
     carried = []
     for _ in range(connections):
-        connection, transport = Connection(engine), Transport()
-        engine.connections.add(connection)
+        connection, transport = Connection(served), Transport()
+        served.connections.add(connection)
         connection.connection_made(cast(Any, transport))
         carried.append((connection.data_received, transport))
     packets = KINDS[kind]
@@ -141,13 +141,15 @@ async def measure(kind: str, requests: int, passes: int, connections: int) -> fl
             n += 1
             for receive, _ in carried:
                 receive(packet)
-            while intake.inside:  # noqa: ASYNC110 (it is what is measured)
+            while route.inside:  # noqa: ASYNC110 (it is what is measured)
                 await asyncio.sleep(0)
         best = min(best, time.process_time() - began)
     gc.enable()
     for _, transport in carried:
         assert transport.last.endswith(ANSWER.encode()), transport.last
-    assert host.gate.answers == {200: passes * rounds * connections * each}, host.gate.answers
+    assert host.admission.answers == {200: passes * rounds * connections * each}, (
+        host.admission.answers
+    )
     forwarding.cancel()
     return best / (rounds * connections * each)
 

@@ -176,8 +176,8 @@ def content(argument: str) -> bytes:
 
 def test_the_page_on_http_lists_every_status_that_there_is() -> None:
     listen = Path(tailrace.listen.__file__).parent
-    source = "".join(file.read_text("utf-8") for file in listen.glob("*.py"))
-    given = set(re.findall(r"Refused\((\d{3}),|return (\d{3}),|else (207)\b", source))
+    source = "".join(file.read_text("utf-8") for file in listen.rglob("*.py"))
+    given = set(re.findall(r"Refusal\((\d{3}),|return (\d{3}),|else (207)\b", source))
     page = (DOCS / "http.md").read_text("utf-8")
     listed = re.findall(r"^\| (\d{3}) ", page, re.MULTILINE)
     assert set(listed) == {number for groups in given for number in groups if number}

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tailrace.listen import HttpServer, ListenHttp
-from tailrace.listen import _accept as accept_module
-from tailrace.listen._accept import Acceptor, Seldom, connections_allowed, descriptor_limit
-from tailrace.listen._bind import let_nobody_in
+from tailrace.listen.http import accept as accept_module
+from tailrace.listen.http.accept import Acceptor, Seldom, connections_allowed, descriptor_limit
+from tailrace.listen.http.bind import let_nobody_in
 
 resource = pytest.importorskip("resource")
 
@@ -209,7 +209,7 @@ async def test_connections_that_were_turned_away_end_with_the_server(
             for _ in range(3):
                 stack.enter_context(connect(at(listener)))
             await service.until(lambda now: now.answers.get(503) == 2)
-            engine: Any = listener.server._host._engine
+            engine: Any = listener.server._server._connections
             kept = [accepted for _, accepted in engine._turned_away]
             assert len(kept) == 2
         assert [accepted.fileno() for accepted in kept] == [-1, -1]

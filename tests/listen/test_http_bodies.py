@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tailrace import Message, Receiver
 from tailrace.listen import HttpServer, listen_http
-from tailrace.listen._decode import Decoder
-from tailrace.listen._lines import split_lines
-from tailrace.listen._request import Refused, Request
+from tailrace.listen.http.decode import Decoder
+from tailrace.listen.http.lines import split_lines
+from tailrace.listen.http.request import Refusal, Request
 
 ANY = "127.0.0.1:0"
 FORM = "application/x-www-form-urlencoded"
@@ -63,7 +63,7 @@ def decoded(kind: Any, made: Request, param: str = "data") -> Any:
 
 
 def refused(kind: Any, made: Request) -> tuple[int, str]:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Refusal) as caught:
         decoded(kind, made)
     return caught.value.status, caught.value.reason
 
@@ -101,7 +101,7 @@ def test_bytes_of_any_kind_are_decoded_or_refused(body: bytes, kind: str, into: 
                     decoder.typed(line)
             else:
                 decoder.one(media, made)
-        except Refused as no:
+        except Refusal as no:
             statuses.append(no.status)
     assert set(statuses) <= {400, 415, 422}
 
@@ -213,7 +213,7 @@ def test_a_decoder_of_json_takes_every_body_for_that_but_one_of_lines() -> None:
     made = request(query=b"data={}")
     assert decoder.one(decoder.media(made), made) == {}
     assert decoder.media(request(body=b"{}", content_type=NDJSON)) == NDJSON
-    with pytest.raises(Refused, match="charset"):
+    with pytest.raises(Refusal, match="charset"):
         decoder.media(request(body=b"{}", content_type="text/plain; charset=latin-1"))
 
 

@@ -416,7 +416,7 @@ async def test_a_failure_of_ours_ends_one_connection_and_is_logged(
     listener = listen_http(ANY, "/incoming")
     async with serve(listener) as service:
         with monkeypatch.context() as broken:
-            broken.setattr("tailrace.listen._intake.Intake.open", lambda *_: 1 / 0)
+            broken.setattr("tailrace.listen.http.route.Route.open", lambda *_: 1 / 0)
             async with await service.connect() as client:
                 client.ask("GET", "/incoming?data=foo")
                 assert await client.closed()

@@ -13,7 +13,7 @@ import pytest
 
 from tailrace import Channel, Message, Receiver
 from tailrace.listen import HttpServer, Request, listen_http
-from tailrace.listen._http1 import Connection
+from tailrace.listen.http.connection import Connection
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 FORM = "application/x-www-form-urlencoded"

@@ -10,7 +10,7 @@ import pytest
 
 from tailrace import Channel, Group, Message, Receiver
 from tailrace.listen import HttpServer, listen_http
-from tailrace.listen import _lines as lines_module
+from tailrace.listen.http import lines as lines_module
 
 ANY = "127.0.0.1:0"
 NDJSON = "application/x-ndjson"

@@ -15,10 +15,10 @@ import pytest
 
 from tailrace import Message, Receiver
 from tailrace.listen import HttpServer, ListenHttp, Request, listen_http
-from tailrace.listen import _engine as engine_module
-from tailrace.listen import _http1 as connection_module
-from tailrace.listen import _intake as intake_module
-from tailrace.listen._parser import Parser
+from tailrace.listen.http import connection as connection_module
+from tailrace.listen.http import route as route_module
+from tailrace.listen.http import server as server_module
+from tailrace.listen.http.parser import Parser
 
 from .conftest import Client
 
@@ -66,9 +66,9 @@ async def hear_all(client: socket.socket, pause: float = 0.0) -> int:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a drain allows, a tenth of it."""
-    for module in (intake_module, engine_module, connection_module):
+    for module in (route_module, server_module, connection_module):
         monkeypatch.setattr(module, "RECEIVE_IN_DRAIN", 0.5)
-    monkeypatch.setattr(engine_module, "FLUSH", 0.2)
+    monkeypatch.setattr(server_module, "FLUSH", 0.2)
     monkeypatch.setattr(connection_module, "STALLED", 0.5)
     monkeypatch.setattr(connection_module, "LINGER", 0.5)
 
@@ -77,7 +77,7 @@ async def test_a_body_of_small_pieces_takes_its_size(serve: Any) -> None:
     listener = limited(max_body=1_000_000)
     async with serve(listener) as service:
         fields = {b"content-type": FORM.encode()}
-        exchange = listener._intake.open(Request("POST", "/incoming", b"", fields), [].append)
+        exchange = listener._route.open(Request("POST", "/incoming", b"", fields), [].append)
         tracemalloc.start()
         try:
             for _ in range(100_000):
@@ -260,7 +260,7 @@ async def test_a_refused_client_that_takes_in_its_answer_by_pieces_is_let_go(
     listener = limited()
     async with serve(listener) as service, await service.connect() as client:
         await service.until(lambda now: now.connections)
-        (connection,) = listener._host._engine.connections  # type: ignore[union-attr]
+        (connection,) = listener._shared._connections.connections  # type: ignore[union-attr]
         connection._transport = Choking(connection)  # type: ignore[assignment]
         client.say("this is not HTTP\r\n\r\n")
         assert (await client.hear()).status == 400
@@ -371,7 +371,7 @@ async def test_a_body_ends_in_a_drain_as_soon_as_its_time_is_over(
     serve: Any, hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not when the server next looks at all of its connections."""
-    monkeypatch.setattr(engine_module.Engine, "_sweep", lambda engine: None)
+    monkeypatch.setattr(server_module.Connections, "_sweep", lambda engine: None)
     async with serve(limited()) as service, await service.connect() as client:
         client.ask("POST", "/incoming", content_type=FORM, content_length="8")
         client.say(b"data=")

@@ -13,8 +13,8 @@ import pytest
 
 from tailrace import Message, Receiver
 from tailrace.listen import HttpServer, Request, listen_http
-from tailrace.listen._gzip import MAX_MEMBERS, gunzip
-from tailrace.listen._request import Refused
+from tailrace.listen.http.gzip import MAX_MEMBERS, gunzip
+from tailrace.listen.http.request import Refusal
 
 ANY = "127.0.0.1:0"
 JSON = "application/json"
@@ -302,7 +302,7 @@ def test_unpacking_stops_at_its_limit() -> None:
     whole = bytes(1000)
     packed = gzip.compress(whole[:400]) + gzip.compress(whole[400:])
     assert gunzip(packed, 1000) == whole
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Refusal) as caught:
         gunzip(packed, 999)
     assert caught.value.status == 413
 

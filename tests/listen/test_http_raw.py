@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tailrace import Message, Receiver
-from tailrace.listen import _parser as parser_module
 from tailrace.listen import listen_http
-from tailrace.listen._parser import Parser
-from tailrace.listen._request import Refused
+from tailrace.listen.http import parser as parser_module
+from tailrace.listen.http.parser import Parser
+from tailrace.listen.http.request import Refusal
 
 from .raw_requests import CASES, Case
 
@@ -88,7 +88,7 @@ def read(pieces: Iterable[bytes]) -> tuple[list[tuple[str, str, bytes, bytes]], 
                         break
                 requests.append((request.method, request.path, request.raw_query, body))
                 request = None
-    except Refused:
+    except Refusal:
         return requests, True, 0
     return requests, False, parser.waiting
 
@@ -141,11 +141,10 @@ def test_a_head_that_comes_byte_by_byte_is_read_once(monkeypatch: pytest.MonkeyP
 
 
 def test_names_that_clients_make_up_are_not_remembered_without_end() -> None:
-    from tailrace.listen import _parser
 
-    for n in range(3 * _parser.KNOWN_NAMES):
+    for n in range(3 * parser_module.KNOWN_NAMES):
         assert not read([b"GET / HTTP/1.1\r\nhost: x\r\nx-made-up-%d: y\r\n\r\n" % n])[1]
-    assert len(_parser._names) <= _parser.KNOWN_NAMES
+    assert len(parser_module._names) <= parser_module.KNOWN_NAMES
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import pytest
 
 from tailrace import Message, Receiver
 from tailrace.listen import Request, listen_http
-from tailrace.listen import _access as access_module
-from tailrace.listen import _exchange as exchange_module
-from tailrace.listen import _shown as shown_module
+from tailrace.listen.http import access as access_module
+from tailrace.listen.http import exchange as exchange_module
+from tailrace.listen.http import shown as shown_module
 from tailrace.usercode import log_error
 
 ANY = "127.0.0.1:0"

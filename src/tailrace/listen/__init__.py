@@ -1,7 +1,7 @@
-"""Layer 5: where messages come from. One module for each kind of source.
+"""Layer 5: sources of messages, a package for each kind.
 
-The names below are loaded when they are first used, so that a source whose packages are not
-installed costs nothing until it is asked for.
+The public names are loaded when they are first used, so a source whose packages are not installed
+costs nothing until it is used.
 """
 
 from __future__ import annotations

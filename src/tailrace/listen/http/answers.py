@@ -11,12 +11,12 @@ from http import HTTPStatus
 from typing import Any, Final, Literal, TypeAlias
 
 from tailrace.errors import Outage
-from tailrace.listen._decode import NDJSON
-from tailrace.listen._request import Refused
-from tailrace.listen._shown import as_json, as_text, encoded, said
+from tailrace.listen.http.decode import NDJSON
+from tailrace.listen.http.request import Refusal
+from tailrace.listen.http.shown import as_json, as_text, encoded, said
 from tailrace.message import Outcome
 
-__all__ = ["Answer", "NotTakenError", "Show", "of_outcome", "refusal", "report"]
+__all__ = ["Answer", "NotTakenError", "Show", "of_outcome", "of_refusal", "report"]
 
 TEXT: Final = b"text/plain; charset=utf-8"
 JSON: Final = b"application/json"
@@ -72,10 +72,10 @@ class Answer:
         return f"<Answer {self.status}, {len(self.body)} bytes>"
 
 
-def refusal(refused: Refused, json: bool) -> Answer:
+def of_refusal(refusal: Refusal, json: bool) -> Answer:
     """The answer to a request that makes no message."""
-    status, reason = refused.status, refused.reason
-    headers = RETRY if status == 503 and not refused.headers else refused.headers
+    status, reason = refusal.status, refusal.reason
+    headers = RETRY if status == 503 and not refusal.headers else refusal.headers
     word = _WORDS.get(status, "refused")
     if json:
         return Answer(status, as_json({"status": word, "reason": reason}), JSON, headers)
@@ -122,10 +122,10 @@ def line_report(number: int, outcome: Outcome, id: str, brief: bool) -> tuple[in
     return status, as_json({"line": number, "code": status, "id": id, **report})
 
 
-def line_refusal(number: int, refused: Refused) -> tuple[int, bytes]:
+def line_refusal(number: int, refusal: Refusal) -> tuple[int, bytes]:
     """Status and report of one line that made no message, or none that ended in time."""
-    status = refused.status
-    word, reason = _WORDS.get(status, "refused"), as_json(_cut(refused.reason))
+    status = refusal.status
+    word, reason = _WORDS.get(status, "refused"), as_json(_cut(refusal.reason))
     return status, _LINE_REFUSAL % (number, status, word.encode(), reason)
 
 

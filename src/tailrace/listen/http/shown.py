@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from tailrace.listen._whole import whole
+from tailrace.listen.http.whole import whole
 from tailrace.usercode import shown
 
 __all__ = ["as_json", "as_text", "encoded", "said", "shown"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, cast
 from urllib.parse import quote
 
-from tailrace.listen._bind import (
+from tailrace.listen.http.bind import (
     Address,
     cannot_listen,
     closed_on_error,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tailrace.listen._parameters import check_charset, parameters, shown
-from tailrace.listen._request import Refused
+from tailrace.listen.http.parameters import check_charset, parameters, shown
+from tailrace.listen.http.request import Refusal
 
 __all__ = ["MAX_FIELDS", "multipart_values"]
 
@@ -21,7 +21,7 @@ MAX_PART_HEADERS: Final = 32  # forms have two or three
 
 def multipart_values(body: bytes, boundary: bytes, name: bytes) -> list[bytes]:
     """The values of the field `name`, in UTF-8; other parts are skipped, files included.
-    Refused(400) for what cannot be read, Refused(415) for a value in another encoding."""
+    Refusal(400) for what cannot be read, Refusal(415) for a value in another encoding."""
     values: list[bytes] = []
     delimiter = b"\r\n--" + boundary
     if body.startswith(delimiter[2:]):
@@ -36,16 +36,16 @@ def multipart_values(body: bytes, boundary: bytes, name: bytes) -> list[bytes]:
         if begin < 0 and len(body) - at < MAX_PART_HEAD:
             raise _incomplete()
         if begin < 0 or body[at:begin].strip(b" \t"):
-            raise Refused(400, "the multipart form cannot be read: a boundary is not alone")
+            raise Refusal(400, "the multipart form cannot be read: a boundary is not alone")
         parts += 1
         if parts > MAX_FIELDS:
-            raise Refused(400, f"there are more than {MAX_FIELDS} fields")
+            raise Refusal(400, f"there are more than {MAX_FIELDS} fields")
         end = body.find(b"\r\n\r\n", begin, begin + MAX_PART_HEAD)
         next_at = body.find(delimiter, begin)
         if next_at < 0:
             raise _incomplete()
         if end < 0 or end + 4 > next_at:
-            raise Refused(
+            raise Refusal(
                 400,
                 f"the multipart form cannot be read: the headers of part {parts} do not end"
                 f" within {MAX_PART_HEAD} bytes",
@@ -64,12 +64,12 @@ def _headers(head: bytes) -> dict[bytes, bytes]:
         return {}
     lines = head.replace(b"\r\n ", b" ").replace(b"\r\n\t", b" ").split(b"\r\n")
     if len(lines) > MAX_PART_HEADERS:
-        raise Refused(400, f"a part of the form has more than {MAX_PART_HEADERS} headers")
+        raise Refusal(400, f"a part of the form has more than {MAX_PART_HEADERS} headers")
     headers: dict[bytes, bytes] = {}
     for line in lines:
         key, colon, value = line.partition(b":")
         if not colon or not key or key != key.strip():
-            raise Refused(400, "the multipart form cannot be read: a part's header has no name")
+            raise Refusal(400, "the multipart form cannot be read: a part's header has no name")
         headers.setdefault(key.lower(), value)
     return headers
 
@@ -81,21 +81,21 @@ def _name(headers: dict[bytes, bytes]) -> bytes | None:
         return None
     read = parameters(disposition)
     if read is None:
-        raise Refused(400, "the multipart form cannot be read: a Content-Disposition")
+        raise Refusal(400, "the multipart form cannot be read: a Content-Disposition")
     return read[1].get(b"name")
 
 
 def _check_encoding(headers: dict[bytes, bytes]) -> None:
-    """Refused(415) where a part's value is not UTF-8 as it stands: its bytes would be stored as
+    """Refusal(415) where a part's value is not UTF-8 as it stands: its bytes would be stored as
     another text than the one that was sent."""
     transfer = headers.get(b"content-transfer-encoding", b"").strip()
     if transfer.lower() not in (b"", b"7bit", b"8bit", b"binary"):
-        raise Refused(415, f"Content-Transfer-Encoding {shown(transfer)} is not supported")
+        raise Refusal(415, f"Content-Transfer-Encoding {shown(transfer)} is not supported")
     read = parameters(headers.get(b"content-type", b""))
     if read is None:
-        raise Refused(400, "the multipart form cannot be read: a Content-Type")
+        raise Refusal(400, "the multipart form cannot be read: a Content-Type")
     check_charset(read[1])
 
 
-def _incomplete() -> Refused:
-    return Refused(400, "the multipart form is incomplete")
+def _incomplete() -> Refusal:
+    return Refusal(400, "the multipart form is incomplete")

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from email.utils import formatdate
 from typing import Final
 
-from tailrace.listen import _answers
-from tailrace.listen._accept import Acceptor, Seldom, connections_allowed, descriptor_limit
-from tailrace.listen._answers import Answer, phrase
-from tailrace.listen._exchange import Gate, Limits
-from tailrace.listen._http1 import Connection, render
-from tailrace.listen._intake import RECEIVE_IN_DRAIN, Intake
-from tailrace.listen._request import Refused
-from tailrace.listen._sockets import Listening, Place, listen_on
+from tailrace.listen.http import answers
+from tailrace.listen.http.accept import Acceptor, Seldom, connections_allowed, descriptor_limit
+from tailrace.listen.http.admission import Admission, Limits
+from tailrace.listen.http.answers import Answer, phrase
+from tailrace.listen.http.connection import Connection, render
+from tailrace.listen.http.request import Refusal
+from tailrace.listen.http.route import RECEIVE_IN_DRAIN, Route
+from tailrace.listen.http.sockets import Listening, Place, listen_on
 
-__all__ = ["Engine"]
+__all__ = ["Server"]
 
 IDLE: Final = 0.5  # seconds: who was answered that recently may be about to ask again
 FLUSH: Final = 2.0  # seconds for the last answers to be written, before we look who stalls
@@ -28,18 +28,18 @@ TURNED_AWAY: Final = 16  # connections beyond the limit that are kept until 503 
 TURNED_AWAY_SECONDS: Final = 1.0  # for as long as that
 
 
-class Engine:
+class Connections:
     """Serves `routes` on one socket, on the running loop."""
 
     def __init__(
         self,
-        routes: Mapping[str, Intake],
-        gate: Gate,
+        routes: Mapping[str, Route],
+        admission: Admission,
         limits: Limits,
         tls: ssl.SSLContext | None,
     ) -> None:
         self.routes = routes
-        self.gate = gate
+        self.admission = admission
         self.max_connections = connections_allowed(limits.connections)
         self._descriptors = descriptor_limit()
         self.max_head = limits.max_head
@@ -59,7 +59,7 @@ class Engine:
         self._seldom = Seldom(loop.time)
         self._acceptor: Acceptor | None = None
         self._listening: Listening | None = None
-        self._choked: dict[Connection, None] = {}  # whose answers wait, the longest first
+        self._write_paused: dict[Connection, None] = {}  # whose answers wait, the longest first
         self._hurry: asyncio.TimerHandle | None = None
         self._joining: dict[Connection, asyncio.Task[None]] = {}  # TLS shakes hands
         self._turned_away: deque[tuple[float, socket.socket]] = deque()
@@ -69,7 +69,7 @@ class Engine:
         self._date = ""
 
     def __repr__(self) -> str:
-        return f"<Engine {len(self.connections)} connections>"
+        return f"<Connections {len(self.connections)} connections>"
 
     async def start(self, asked: Place) -> Place:
         """Listen; the address with its port. OSError, which names the address, if it cannot."""
@@ -198,9 +198,9 @@ class Engine:
         if self.tls is not None:
             accepted.close()
             return
-        refused = Refused(503, "too many connections")
-        answer = _answers.refusal(refused, json=False)
-        self.gate.refused(None, answer)
+        refusal = Refusal(503, "too many connections")
+        answer = answers.of_refusal(refusal, json=False)
+        self.admission.count_refusal(None, answer)
         try:
             accepted.send(render(self.start_of_answer(answer), answer, None, last=True))
             accepted.shutdown(socket.SHUT_WR)
@@ -223,9 +223,9 @@ class Engine:
     def choked(self, connection: Connection) -> None:
         """A client does not take in its answer. While what is unsent exceeds `body_memory`, the
         client that has not for the longest is cut off."""
-        gate, choked = self.gate, self._choked
+        admission, choked = self.admission, self._write_paused
         choked[connection] = None
-        while gate.bytes > gate.memory and len(choked) > 1:
+        while admission.bytes > admission.memory and len(choked) > 1:
             oldest = next(iter(choked))
             if oldest is connection:
                 return
@@ -233,7 +233,7 @@ class Engine:
 
     def unchoked(self, connection: Connection) -> None:
         """It does again, or is gone."""
-        self._choked.pop(connection, None)
+        self._write_paused.pop(connection, None)
 
     def lost(self, connection: Connection) -> bool:
         """A connection has ended. False if that was known."""
@@ -252,7 +252,7 @@ class Engine:
         self.starts.clear()
         now = self.time()
         self._forget_turned_away(sum(until > now for until, _ in self._turned_away))
-        for connection in self._choked:
+        for connection in self._write_paused:
             connection.count_unsent()
         self._expire()
 
@@ -279,3 +279,88 @@ class Engine:
             ).encode()
             self.starts[answer.status, answer.kind] = start
             return start
+
+
+class Server:
+    """What the listeners of one server have in common."""
+
+    def __init__(
+        self, asked: Place | None, tls: ssl.SSLContext | None, limits: Limits, admission: Admission
+    ) -> None:
+        self.asked = asked
+        self.address: Place | None = None  # with its port, while it listens
+        self.admission = admission
+        self.routes: dict[str, Route] = {}
+        self.tls = tls
+        self._limits = limits
+        self._running: set[Route] = set()
+        self._connections: Connections | None = None
+        self._started: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Server {self.bind}: {len(self._running)} listeners running>"
+
+    @property
+    def bind(self) -> str:
+        """What it listens on, or will."""
+        return "(mounted)" if self.asked is None else str(self.address or self.asked)
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return 0 if self._connections is None else len(self._connections.connections)
+
+    async def ready(self) -> None:
+        """Wait until a listener runs, and until it listens, unless it is mounted only. Raises what
+        starting it raised."""
+        while not self._running:
+            begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(begun)
+            try:
+                await begun
+            finally:
+                self._waiting.remove(begun)
+        if self._started is not None:
+            await asyncio.shield(self._started)
+
+    async def entered(self, route: Route) -> None:
+        """A listener has started: the first one opens the socket. Raises OSError."""
+        self._running.add(route)
+        for begun in self._waiting:
+            if not begun.done():
+                begun.set_result(None)
+        if self.asked is None:
+            return
+        if self._started is None:
+            self._connections = Connections(self.routes, self.admission, self._limits, self.tls)
+            start = self._start(self._connections, self.asked)
+            self._started = asyncio.get_running_loop().create_task(start)
+        await asyncio.shield(self._started)
+
+    async def _start(self, engine: Connections, asked: Place) -> None:
+        self.address = await engine.start(asked)
+
+    def drained(self) -> None:
+        """A listener drains: when all do, connections end with the answers they wait for."""
+        if self._connections is not None:
+            if all(route.draining for route in self._running):
+                self._connections.drain()
+            self._connections.hurry()
+
+    async def left(self, route: Route) -> None:
+        """A listener has ended: the last one closes the socket and all connections.
+
+        Cancelled: connections are cut off at once.
+        """
+        self._running.discard(route)
+        if self._running or self._connections is None or self._started is None:
+            return
+        engine, started = self._connections, self._started
+        self._connections = self._started = None
+        started.cancel()
+        await asyncio.wait([started])
+        if not started.cancelled():
+            started.exception()  # every listener has raised it
+        await engine.stop()
+        self.address = None

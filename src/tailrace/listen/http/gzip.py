@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-from tailrace.listen._request import Refused
+from tailrace.listen.http.request import Refusal
 
 __all__ = ["gunzip"]
 
@@ -15,7 +15,7 @@ MAX_MEMBERS: Final = 1000  # an empty member takes 20 bytes and some microsecond
 
 
 def gunzip(packed: bytes, most: int) -> bytes:
-    """What was packed. Refused: 400 if it is no gzip, 413 if it is more than `most` bytes."""
+    """What was packed. Refusal: 400 if it is no gzip, 413 if it is more than `most` bytes."""
     whole: list[bytes] = []
     room = most
     members = 1
@@ -26,18 +26,18 @@ def gunzip(packed: bytes, most: int) -> bytes:
             if member.eof:
                 members += 1
                 if members > MAX_MEMBERS:
-                    raise Refused(400, f"the gzip body has more than {MAX_MEMBERS} members")
+                    raise Refusal(400, f"the gzip body has more than {MAX_MEMBERS} members")
                 member = zlib.decompressobj(GZIP)
             try:
                 part = member.decompress(piece, room + 1)
             except zlib.error as error:
-                raise Refused(400, f"the gzip body cannot be read: {error}") from error
+                raise Refusal(400, f"the gzip body cannot be read: {error}") from error
             if len(part) > room:
-                raise Refused(413, f"the body is larger than {most} bytes, unpacked")
+                raise Refusal(413, f"the body is larger than {most} bytes, unpacked")
             room -= len(part)
             if part:
                 whole.append(part)
             piece = member.unused_data if member.eof else member.unconsumed_tail
     if not member.eof:
-        raise Refused(400, "the gzip body is incomplete")
+        raise Refusal(400, "the gzip body is incomplete")
     return b"".join(whole)

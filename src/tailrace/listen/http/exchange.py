@@ -6,9 +6,9 @@ the body, says when that is complete or that the client is gone, and is told the
 
 Invariants:
 - `respond` is called once, unless the client is gone first.
-- The exchange takes one place at the gate, and the bytes of its body, until it is answered *and*
-  its messages are settled. So memory is bounded even when clients time out faster than the
-  pipeline works, and a message that is still under way counts.
+- The exchange counts against admission (one request, the bytes of its body) until it is answered
+  *and* its messages are settled. So memory is bounded even if clients time out faster than the
+  pipeline works.
 - A request that was received completely makes its message, whether the client is there or not.
 - No exchange holds a message that has been handed on: a message that a program drops is collected,
   and its client hears of it.
@@ -19,28 +19,23 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
-from tailrace.listen import _answers
-from tailrace.listen._access import log_access, printable
-from tailrace.listen._answers import Answer, of_outcome
-from tailrace.listen._decode import packing
-from tailrace.listen._gzip import gunzip
-from tailrace.listen._request import Headers, Refused, Request
-from tailrace.listen._shown import shown
-from tailrace.listen._sites import Sites
+from tailrace.listen.http import answers
+from tailrace.listen.http.access import log_access, printable
+from tailrace.listen.http.admission import Admission
+from tailrace.listen.http.answers import Answer, Show, of_outcome
+from tailrace.listen.http.decode import Decoder, packing
+from tailrace.listen.http.gzip import gunzip
+from tailrace.listen.http.request import Headers, Refusal, Request
+from tailrace.listen.http.shown import shown
 from tailrace.message import Outcome
 from tailrace.message.internals import message_of
 from tailrace.usercode import log_error
 
-if TYPE_CHECKING:
-    from tailrace.listen._intake import Intake
-
-__all__ = ["Exchange", "Gate", "Limits", "Respond", "too_large"]
+__all__ = ["Exchange", "Owner", "Respond", "too_large"]
 
 _log = logging.getLogger("tailrace.listen")
 
@@ -48,58 +43,74 @@ Respond = Callable[[Answer], None]
 
 CHECK_ENDS: Final = 1.0  # seconds for an `authorize` that was cancelled to end
 
-_INTERNAL: Final = Refused(500, "an internal error")
+_INTERNAL: Final = Refusal(500, "an internal error")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What clients may do; see HttpServer."""
+class Owner(Protocol):
+    """The route of an exchange: its options, and what an exchange reports."""
 
-    connections: int | None  # as many as the limit of open files allows, within reason
-    max_head: int
-    receive_timeout: float
-    keep_alive: float
-    sites: Sites = field(default_factory=Sites)
-    reuse_port: bool = False
+    path: str
+    decoder: Decoder[Any]
+    admission: Admission
+    timeout: float
+    max_body: int
+    authorize: Callable[[Request], Any] | None
+    id_header: bytes
+    hidden: frozenset[bytes]  # headers that messages do not have
+    show: Show
+    draining: bool
+    thread: int  # of the listener's loop
+    out_of_order: bool  # an outage was reported, and nothing has been stored since
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the listener's actor has ended."""
+        ...
 
-class Gate:
-    """Who is inside: requests and bytes of bodies, over all listeners of a server."""
+    def put(self, source: Any) -> None:
+        """Queue a message, or a LinesExchange, for the channel."""
 
-    __slots__ = ("access_log", "answers", "bytes", "in_flight", "limit", "memory")
+    def began(self, exchange: Exchange) -> None:
+        """The request is complete: its timeout begins."""
 
-    def __init__(self, limit: int, memory: int, access_log: bool = False) -> None:
-        self.access_log = access_log
-        self.limit = limit
-        self.memory = memory
-        self.in_flight = 0
-        self.bytes = 0
-        self.answers: defaultdict[int, int] = defaultdict(int)  # by status
+    def made_all(self) -> None:
+        """An exchange makes no more messages."""
 
-    def __repr__(self) -> str:
-        return f"<Gate {self.in_flight}/{self.limit} in flight, {self.bytes}/{self.memory} bytes>"
+    def ended(self, exchange: Exchange) -> None:
+        """The exchange is answered, or its client left before the request was complete."""
 
-    def refused(self, request: Request | None, refusal: Answer) -> None:
-        """Count a request that was not let in, or bytes that were none."""
-        self.answers[refusal.status] += 1
-        if self.access_log:
-            log_access(request, refusal.status, len(refusal.body), None)
+    def outage(self) -> None:
+        """An outage keeps a message from being stored for now. Any thread may call this."""
+
+    def since(self, began: float) -> float:
+        """Seconds since a time of the loop's clock."""
+        ...
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call a function on the loop after some seconds."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine in a task that ends with the listener's actor at the latest."""
+        ...
+
+    def post(self, report: Callable[..., None], *values: object) -> None:
+        """Call a function on the loop. Any thread and any finaliser may call this."""
 
 
 class Exchange:
     """A request that makes one message."""
 
     __slots__ = (
+        "_admission",
         "_body",
         "_check",
-        "_gate",
         "_id",
-        "_intake",
         "_json",
         "_media",
         "_more",
         "_pending",
         "_respond",
+        "_route",
         "_size",
         "answered",
         "complete",
@@ -107,11 +118,9 @@ class Exchange:
         "request",
     )
 
-    def __init__(
-        self, intake: Intake, request: Request, media: str, respond: Respond | None
-    ) -> None:
-        self._intake = intake
-        self._gate = intake.gate
+    def __init__(self, owner: Owner, request: Request, media: str, respond: Respond | None) -> None:
+        self._route = owner
+        self._admission = owner.admission
         self._media = media
         self._more: dict[str, str] | None = None  # headers, from `authorize`
         self._respond = respond
@@ -133,12 +142,12 @@ class Exchange:
     @property
     def max_body(self) -> int:
         """How large the body may be."""
-        return self._intake.max_body
+        return self._route.max_body
 
     @property
     def draining(self) -> bool:
         """Whether its listener lets nobody in any more."""
-        return self._intake.draining
+        return self._route.draining
 
     # --- what the carrier of the request says -----------------------------------------------
 
@@ -147,13 +156,13 @@ class Exchange:
         if self.answered:
             return
         size = self._size + len(chunk)
-        if size > self._intake.max_body:
-            self.refuse(too_large(self._intake.max_body))
-        elif self._gate.bytes + len(chunk) > self._gate.memory:
-            self.refuse(Refused(503, "too many bodies are being received"))
+        if size > self._route.max_body:
+            self.refuse(too_large(self._route.max_body))
+        elif self._admission.bytes + len(chunk) > self._admission.memory:
+            self.refuse(Refusal(503, "too many bodies are being received"))
         else:
             self._size = size
-            self._gate.bytes += len(chunk)
+            self._admission.bytes += len(chunk)
             body = self._body
             if not body:
                 self._body = chunk
@@ -171,12 +180,12 @@ class Exchange:
         if body:
             self.request.body = bytes(body)
             self._body = b""
-        intake = self._intake
-        intake.began(self)
-        if intake.authorize is None:
+        route = self._route
+        route.began(self)
+        if route.authorize is None:
             self._accept()
         else:
-            self._authorize(intake.authorize)
+            self._authorize(route.authorize)
 
     def gone(self) -> None:
         """The client is gone. If its request is complete, what it asked for is done still."""
@@ -184,9 +193,9 @@ class Exchange:
         if not self.complete and not self.answered:
             self._finish()
 
-    def refuse(self, refused: Refused) -> None:
+    def refuse(self, refusal: Refusal) -> None:
         """Answer without making a message."""
-        self.answer(_answers.refusal(refused, self._json))
+        self.answer(answers.of_refusal(refusal, self._json))
 
     # --- answering --------------------------------------------------------------------------
 
@@ -197,31 +206,31 @@ class Exchange:
         respond = self._respond
         self._finish()
         if respond is not None:
-            gate = self._gate
-            gate.answers[answer.status] += 1
-            if gate.access_log:
+            admission = self._admission
+            admission.answers[answer.status] += 1
+            if admission.access_log:
                 request, body = self.request, answer.body
-                log_access(request, answer.status, len(body), self._intake.since(request.began))
+                log_access(request, answer.status, len(body), self._route.since(request.began))
             respond(answer)
 
     def expire(self) -> None:
         """`timeout` has passed."""
         self.refuse(self.late())
 
-    def late(self) -> Refused:
+    def late(self) -> Refusal:
         """What is said when `timeout` has passed."""
-        intake = self._intake
-        within = f"within {intake.timeout:g} s"
+        route = self._route
+        within = f"within {route.timeout:g} s"
         if self._check is not None:
-            return Refused(504, f"not authorized {within}; nothing was stored")
-        if intake.out_of_order:
+            return Refusal(504, f"not authorized {within}; nothing was stored")
+        if route.out_of_order:
             why = f"not settled {within}: the store is out of order; it may still be stored"
-            return Refused(503, why)
-        return Refused(504, f"not settled {within}; it may still be stored")
+            return Refusal(503, why)
+        return Refusal(504, f"not settled {within}; it may still be stored")
 
     def abandon(self) -> None:
         """The listener was cancelled, and nobody will hear how the messages end."""
-        self.refuse(Refused(504, "the server stopped first; it may still be stored"))
+        self.refuse(Refusal(504, "the server stopped first; it may still be stored"))
 
     def _finish(self) -> None:
         self.answered = True
@@ -229,27 +238,27 @@ class Exchange:
         self._body = b""
         if self._check is not None:
             self._check.cancel()  # nobody waits for it any more
-            self._intake.later(CHECK_ENDS, self._check_goes_on)
+            self._route.later(CHECK_ENDS, self._check_goes_on)
         self.made_all()
-        self._intake.ended(self)
+        self._route.ended(self)
         if not self._pending:  # its place is free
-            gate = self._gate
-            gate.in_flight -= 1
-            gate.bytes -= self._size
+            admission = self._admission
+            admission.in_flight -= 1
+            admission.bytes -= self._size
 
     def made_all(self) -> None:
         """No more messages are made of it: a listener that drains waits for that."""
         if self.making:
             self.making = False
-            self._intake.made_all()
+            self._route.made_all()
 
-    def _ended_one(self) -> None:
+    def _one_settled(self) -> None:
         """One thing less is pending."""
         self._pending -= 1
         if self.answered and not self._pending:
-            gate = self._gate
-            gate.in_flight -= 1
-            gate.bytes -= self._size
+            admission = self._admission
+            admission.in_flight -= 1
+            admission.bytes -= self._size
 
     # --- authorize --------------------------------------------------------------------------
 
@@ -266,7 +275,7 @@ class Exchange:
             self._broken("authorize raised", error)
             return
         self._pending += 1  # the place is taken until the check has ended
-        self._check = check = self._intake.spawn(self._authorize_later(allowed))
+        self._check = check = self._route.spawn(self._authorize_later(allowed))
         check.add_done_callback(self._checked)  # it may have been cancelled before it began
 
     async def _authorize_later(self, allowed: Any) -> None:
@@ -282,9 +291,9 @@ class Exchange:
         except BaseException as error:
             self._checked()
             check = cast("asyncio.Task[None]", asyncio.current_task())
-            cancelled = self.answered or self._intake.stopped  # by us, if it was cancelled
+            cancelled = self.answered or self._route.stopped  # by us, if it was cancelled
             if isinstance(error, asyncio.CancelledError) and cancelled and check.cancelling():
-                self.refuse(Refused(503, "the server is stopping"))
+                self.refuse(Refusal(503, "the server is stopping"))
                 raise
             self._broken("authorize raised", error)
 
@@ -298,11 +307,11 @@ class Exchange:
         """The check that is in a task of its own has ended."""
         if self._check is not None:
             self._check = None
-            self._ended_one()
+            self._one_settled()
 
     def _authorized(self, allowed: Any) -> None:
         if allowed is False:
-            self.refuse(Refused(403, "not allowed"))
+            self.refuse(Refusal(403, "not allowed"))
             return
         if allowed is not True:
             self._more = _headers_of(allowed)
@@ -319,78 +328,78 @@ class Exchange:
 
     def log_broken(self, what: str, error: BaseException | None) -> None:
         """Log that user code has failed for this request."""
-        request, path = self.request, self._intake.path
-        id = request.fields.get(self._intake.id_header, b"-")[:255].decode("latin-1")
+        request, path = self.request, self._route.path
+        id = request.fields.get(self._route.id_header, b"-")[:255].decode("latin-1")
         text = "%s %s (id %s): %s"
         log_error(_log, text, request.method, path, printable(id), what, error=error)
 
     # --- the message ------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        request, intake = self.request, self._intake
-        decoder, digest = intake.decoder, None
+        request, route = self.request, self._route
+        decoder, digest = route.decoder, None
         try:
-            key = request.key(intake.id_header) if intake.id_header in request.fields else None
+            key = request.key(route.id_header) if route.id_header in request.fields else None
             if b"content-encoding" in request.fields:
                 self.unpack()
             written = decoder.written(self._media, request)
             if key is not None:
                 digest = decoder.digest(written)
             data = decoder.typed(written)
-        except Refused as refused:
-            self._refuse_data(refused)
+        except Refusal as refusal:
+            self._refuse_data(refusal)
             return
-        if intake.authorize is None:  # else its request may be kept, and looked at
+        if route.authorize is None:  # else its request may be kept, and looked at
             request.body = b""
-        headers = Headers(request.fields, intake.hidden, self._more)
+        headers = Headers(request.fields, route.hidden, self._more)
         message = message_of(data, key, self, headers, digest)
-        if self._json or intake.show == "id":
+        if self._json or route.show == "id":
             self._id = message.id
         self._pending += 1
-        intake.put(message)
+        route.put(message)
         self.made_all()
 
     def unpack(self) -> None:
-        """Unpack the body, if it came as gzip; Refused if that is not to be done."""
-        request, gate = self.request, self._gate
+        """Unpack the body, if it came as gzip; Refusal if that is not to be done."""
+        request, admission = self.request, self._admission
         if not request.body or not packing(request):
             return
-        body = gunzip(request.body, self._intake.max_body)
+        body = gunzip(request.body, self._route.max_body)
         more = max(len(body) - self._size, 0)
-        if gate.bytes + more > gate.memory:
-            raise Refused(503, "too many bodies are being received")
-        gate.bytes += more
+        if admission.bytes + more > admission.memory:
+            raise Refusal(503, "too many bodies are being received")
+        admission.bytes += more
         self._size += more
         request.body = body
 
-    def _refuse_data(self, refused: Refused) -> None:
-        if refused.status == 500:
-            self._broken("the data's type raised", refused.__cause__)
+    def _refuse_data(self, refusal: Refusal) -> None:
+        if refusal.status == 500:
+            self._broken("the data's type raised", refusal.__cause__)
         else:
-            self.refuse(refused)
+            self.refuse(refusal)
 
     def __call__(self, outcome: Outcome, data: Any) -> None:
         """The message ended so, with this data."""
         # May be called in another thread, or, for "lost", by the collector amid anything.
-        intake = self._intake
-        if get_ident() != intake.thread or outcome.status == "lost":
-            intake.post(self._settled, outcome, data)
+        route = self._route
+        if get_ident() != route.thread or outcome.status == "lost":
+            route.post(self._settled, outcome, data)
         else:
             self._settled(outcome, data)
 
     def outage(self) -> None:
         """An outage keeps the message from being stored for now."""
-        self._intake.outage()
+        self._route.outage()
 
     def _settled(self, outcome: Outcome, data: Any) -> None:
-        intake = self._intake
+        route = self._route
         if outcome.status == "stored":
-            intake.out_of_order = False
+            route.out_of_order = False
         if self.answered:
-            self._ended_one()
+            self._one_settled()
             return
         self._pending -= 1  # `answer` gives the place back
-        self.answer(of_outcome(outcome, data, self._id, self._json, intake.show))
+        self.answer(of_outcome(outcome, data, self._id, self._json, route.show))
 
 
 def _headers_of(allowed: object) -> dict[str, str] | None:
@@ -405,6 +414,6 @@ def _headers_of(allowed: object) -> dict[str, str] | None:
     return more
 
 
-def too_large(max_body: int) -> Refused:
+def too_large(max_body: int) -> Refusal:
     """A body above the limit."""
-    return Refused(413, f"the body is larger than {max_body} bytes")
+    return Refusal(413, f"the body is larger than {max_body} bytes")

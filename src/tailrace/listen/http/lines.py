@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from threading import get_ident
 from typing import Any, Final
 
-from tailrace.listen import _answers
-from tailrace.listen._exchange import Exchange
-from tailrace.listen._request import Headers, Refused
+from tailrace.listen.http import answers
+from tailrace.listen.http.exchange import Exchange
+from tailrace.listen.http.request import Headers, Refusal
 from tailrace.message import Message, Outcome
 from tailrace.message.internals import message_of
 
@@ -71,18 +71,18 @@ class LinesExchange(Exchange):
 
     def _accept(self) -> None:
         self._key: str | None = None
-        most = max_lines(self._intake.max_body)
+        most = max_lines(self._route.max_body)
         try:
-            self._key = self.request.key(self._intake.id_header)
+            self._key = self.request.key(self._route.id_header)
             self.unpack()
             body = self.request.body
             if body.count(b"\n") + (not body.endswith(b"\n")) > most:
-                raise Refused(413, f"there are more than {most} lines: send several requests")
-        except Refused as refused:
-            self.refuse(refused)
+                raise Refusal(413, f"there are more than {most} lines: send several requests")
+        except Refusal as refusal:
+            self.refuse(refusal)
             return
         # One for all messages.
-        self._headers = Headers(self.request.fields, self._intake.hidden, self._more)
+        self._headers = Headers(self.request.fields, self._route.hidden, self._more)
         self._lines = split_lines(body)
         self._ahead: tuple[int, bytes] | None = None  # a line that was read and not taken
         self._reports: list[bytes] = []  # in the order of lines; b"" for one that is open
@@ -91,7 +91,7 @@ class LinesExchange(Exchange):
         self._exhausted = False
         self._parked = False
         self._broken_line = False
-        self._intake.put(self)
+        self._route.put(self)
 
     @property
     def more(self) -> bool:
@@ -103,8 +103,10 @@ class LinesExchange(Exchange):
         loop, or for messages that were sent to be settled."""
         if self.answered:
             return None
-        gate = self._gate
-        if self._pending and (self._pending >= gate.limit or gate.bytes > gate.memory):
+        admission = self._admission
+        if self._pending and (
+            self._pending >= admission.limit or admission.bytes > admission.memory
+        ):
             self._ahead = self._next_line()
             if self._ahead is not None:  # else it is exhausted, and need not wait to know that
                 self._parked = True
@@ -113,11 +115,11 @@ class LinesExchange(Exchange):
         while (numbered := self._next_line()) is not None:
             number, line = numbered
             try:
-                data = self._intake.decoder.typed(line)
-            except Refused as refused:
-                if refused.status == 500:
-                    self._line_broken(number, refused)
-                self._add(_answers.line_refusal(number, refused))
+                data = self._route.decoder.typed(line)
+            except Refusal as refusal:
+                if refusal.status == 500:
+                    self._line_broken(number, refusal)
+                self._add(answers.line_refusal(number, refusal))
                 if time.monotonic() > until:
                     return None
                 continue
@@ -136,53 +138,53 @@ class LinesExchange(Exchange):
         if self._key is not None:
             # The spaces set it apart from every key that a client may choose.
             key = f"{self._key} line {number}"
-            digest = self._intake.decoder.digest(line)
+            digest = self._route.decoder.digest(line)
         index = len(self._reports)
         message = message_of(data, key, _Line(self, index), self._headers, digest)
         self._open[index] = number, message.id
         self._reports.append(b"")
         self._pending += 1
-        self._gate.bytes += LINE_COST
+        self._admission.bytes += LINE_COST
         return message
 
-    def _line_broken(self, number: int, refused: Refused) -> None:
+    def _line_broken(self, number: int, refusal: Refusal) -> None:
         if self._broken_line:
             return  # one traceback a request: it may have very many lines
         self._broken_line = True
         what = f"the data's type raised at line {number}; further lines are not logged"
-        self.log_broken(what, refused.__cause__)
+        self.log_broken(what, refusal.__cause__)
 
     def not_taken(self, reason: str) -> None:
         """No channel will take the lines that are left."""
-        refused = Refused(503, reason)
+        refusal = Refusal(503, reason)
         while not self.answered and (numbered := self._next_line()) is not None:
-            self._add(_answers.line_refusal(numbered[0], refused))
+            self._add(answers.line_refusal(numbered[0], refusal))
         self._exhausted = True
         self._report_if_done()
 
     def line_told(self, index: int, outcome: Outcome) -> None:
         """The message of this line ended so."""
-        intake = self._intake  # as in `__call__`
-        if get_ident() != intake.thread or outcome.status == "lost":
-            intake.post(self._line_settled, index, outcome)
+        route = self._route  # as in `__call__`
+        if get_ident() != route.thread or outcome.status == "lost":
+            route.post(self._line_settled, index, outcome)
         else:
             self._line_settled(index, outcome)
 
     def _line_settled(self, index: int, outcome: Outcome) -> None:
-        self._gate.bytes -= LINE_COST
-        self._ended_one()
+        self._admission.bytes -= LINE_COST
+        self._one_settled()
         if outcome.status == "stored":
-            self._intake.out_of_order = False
+            self._route.out_of_order = False
         if self.answered:
             return
         number, id = self._open.pop(index)
-        intake = self._intake
-        large = self._size > max(SMALL_REPORT, REPORT_FACTOR * intake.max_body)
-        brief = large or intake.show != "data"
-        self._put(index, _answers.line_report(number, outcome, id, brief))
+        route = self._route
+        large = self._size > max(SMALL_REPORT, REPORT_FACTOR * route.max_body)
+        brief = large or route.show != "data"
+        self._put(index, answers.line_report(number, outcome, id, brief))
         if self._parked:
             self._parked = False
-            self._intake.put(self)
+            self._route.put(self)
         self._report_if_done()
 
     def _add(self, report: tuple[int, bytes]) -> None:
@@ -193,7 +195,7 @@ class LinesExchange(Exchange):
         status, self._reports[index] = report
         self._statuses.add(status)
         self._size += len(self._reports[index])
-        self._gate.bytes += len(self._reports[index])
+        self._admission.bytes += len(self._reports[index])
 
     def expire(self) -> None:
         """`timeout` has passed: report what is known. Lines that wait are not sent any more."""
@@ -201,14 +203,14 @@ class LinesExchange(Exchange):
 
     def abandon(self) -> None:
         """The listener was cancelled: report what is known."""
-        self._give_up(Refused(504, "the server stopped first; it may still be stored"))
+        self._give_up(Refusal(504, "the server stopped first; it may still be stored"))
 
-    def _give_up(self, refused: Refused) -> None:
+    def _give_up(self, refusal: Refusal) -> None:
         if self._check is not None:  # it was not authorized yet
-            self.refuse(refused)
+            self.refuse(refusal)
             return
         for index, (number, _) in self._open.items():
-            self._put(index, _answers.line_refusal(number, refused))
+            self._put(index, answers.line_refusal(number, refusal))
         self._open.clear()
         self.not_taken("no message was made of this line")
 
@@ -217,9 +219,9 @@ class LinesExchange(Exchange):
             return
         if self._reports:
             reports, self._reports = self._reports, []
-            self.answer(_answers.report(self._statuses, reports))
+            self.answer(answers.report(self._statuses, reports))
         else:
-            self.refuse(Refused(400, "there are no lines"))
+            self.refuse(Refusal(400, "there are no lines"))
 
 
 class _Line:

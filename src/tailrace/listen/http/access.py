@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from tailrace.listen._request import Request
+from tailrace.listen.http.request import Request
 
 __all__ = ["log_access", "printable"]
 

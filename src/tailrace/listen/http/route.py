@@ -1,7 +1,7 @@
-"""Intake: what is let in for one path, and the line in which it waits for the channel.
+"""Route: what is let in for one path, and the line in which it waits for the channel.
 
 Requests stand in a line, in order of arrival; one task (the actor, in `forward`) is the only one
-who sends, so requests cost no task each, and a slow channel makes the line, and then the gate,
+who sends, so requests cost no task each, and a slow channel makes the line, and then the admission,
 full: clients hear 503 rather than pile up.
 
 All of it happens on one loop, but for `post`, which is called from anywhere.
@@ -18,14 +18,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from tailrace.channel import Sender
-from tailrace.listen._answers import NotTakenError, Show
-from tailrace.listen._decode import NDJSON, Decoder
-from tailrace.listen._exchange import Exchange, Gate, Respond, too_large
-from tailrace.listen._lines import LinesExchange
-from tailrace.listen._request import SECRET, Refused, Request
+from tailrace.listen.http.admission import Admission
+from tailrace.listen.http.answers import NotTakenError, Show
+from tailrace.listen.http.decode import NDJSON, Decoder
+from tailrace.listen.http.exchange import Exchange, Respond, too_large
+from tailrace.listen.http.lines import LinesExchange
+from tailrace.listen.http.request import SECRET, Refusal, Request
 from tailrace.message import Message
 
-__all__ = ["RECEIVE_IN_DRAIN", "Intake"]
+__all__ = ["RECEIVE_IN_DRAIN", "Route"]
 
 RECEIVE_IN_DRAIN: Final = 5.0  # seconds for a request to come to its end, once a drain has begun
 
@@ -35,14 +36,14 @@ Source = Message[Any] | LinesExchange
 """What stands in line: a message, or a request that makes many."""
 
 
-class Intake:
+class Route:
     """The requests for one path, between the moment they are let in and their answers."""
 
     def __init__(
         self,
         path: str,
         decoder: Decoder[Any],
-        gate: Gate,
+        admission: Admission,
         *,
         timeout: float,
         max_body: int,
@@ -54,7 +55,7 @@ class Intake:
     ) -> None:
         self.path = path
         self.decoder = decoder
-        self.gate = gate
+        self.admission = admission
         self.timeout = timeout
         self.max_body = max_body
         self.authorize = authorize
@@ -79,7 +80,7 @@ class Intake:
         self._wake: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Intake {self.path}: {len(self._line)} in line, {self.inside} not answered>"
+        return f"<Route {self.path}: {len(self._line)} in line, {self.inside} not answered>"
 
     # --- what the actor does ----------------------------------------------------------------
 
@@ -175,25 +176,25 @@ class Intake:
     # --- what carriers of requests ask ------------------------------------------------------
 
     def open(self, request: Request, respond: Respond) -> Exchange:
-        """Let a request in, at its head. Refused if it is not: answer that, and count it."""
+        """Let a request in, at its head. Refusal if it is not: answer that, and count it."""
         fields = request.fields
         if request.method not in self.decoder.methods:
             methods = self.decoder.methods
             allowed = ", ".join(methods).encode()
-            raise Refused(405, f"use {' or '.join(methods)}", ((b"allow", allowed),))
+            raise Refusal(405, f"use {' or '.join(methods)}", ((b"allow", allowed),))
         if self._bearer is not None:
             self._check_token(fields.get(b"authorization", b""), self._bearer)
         if not self.accepting:
-            raise Refused(503, "the server is stopping" if self.draining else "not running")
+            raise Refusal(503, "the server is stopping" if self.draining else "not running")
         media = self.decoder.media(request)
         if b"content-length" in fields and request.content_length > self.max_body:
             raise too_large(self.max_body)
-        if self.gate.in_flight >= self.gate.limit:
-            raise Refused(503, "too many requests in flight")
+        if self.admission.in_flight >= self.admission.limit:
+            raise Refusal(503, "too many requests in flight")
         self.inside += 1
         self.making += 1
-        self.gate.in_flight += 1
-        if self.gate.access_log:
+        self.admission.in_flight += 1
+        if self.admission.access_log:
             request.began = self._now()
         return (LinesExchange if media == NDJSON else Exchange)(self, request, media, respond)
 
@@ -203,7 +204,7 @@ class Intake:
         scheme, _, given = authorization.partition(b" ")  # in another case, or with more spaces
         right = hmac.compare_digest(b"Bearer " + given.strip(), bearer)
         if not right or scheme.lower() != b"bearer":
-            raise Refused(401, "a token is needed", ((b"www-authenticate", b"Bearer"),))
+            raise Refusal(401, "a token is needed", ((b"www-authenticate", b"Bearer"),))
 
     def check_loop(self) -> None:
         """RuntimeError if the running loop is not the actor's (before it started there is none)."""

@@ -26,16 +26,16 @@ import logging
 import math
 from typing import TYPE_CHECKING, Final, cast
 
-from tailrace.listen import _answers
-from tailrace.listen._answers import Answer
-from tailrace.listen._bind import unacknowledged
-from tailrace.listen._exchange import Exchange
-from tailrace.listen._intake import RECEIVE_IN_DRAIN
-from tailrace.listen._parser import Parser
-from tailrace.listen._request import Refused, Request
+from tailrace.listen.http import answers
+from tailrace.listen.http.answers import Answer
+from tailrace.listen.http.bind import unacknowledged
+from tailrace.listen.http.exchange import Exchange
+from tailrace.listen.http.parser import Parser
+from tailrace.listen.http.request import Refusal, Request
+from tailrace.listen.http.route import RECEIVE_IN_DRAIN
 
 if TYPE_CHECKING:
-    from tailrace.listen._engine import Engine
+    from tailrace.listen.http.server import Connections
 
 __all__ = ["Connection", "render"]
 
@@ -58,13 +58,14 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_begun",
-        "_choked",
+        "_bytes_received",
         "_client",
         "_closed",
         "_complete",
-        "_deaf",
+        "_deferred_answer",
         "_ended",
         "_exchange",
+        "_input_ended",
         "_kept",
         "_last",
         "_left",
@@ -72,12 +73,11 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_reading",
-        "_refusal",
         "_request",
         "_rest",
         "_transport",
         "_unsent",
-        "_wire",
+        "_write_paused",
         "deadline",
         "engine",
         "made",
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Connections) -> None:
         self.deadline = math.inf
         self.engine = engine
         self.made = False  # there is a transport
@@ -94,8 +94,8 @@ class Connection(asyncio.Protocol):
         self._request: Request | None = None  # at work: its head has come, and it is not answered
         self._complete = False  # its body has come too
         self._exchange: Exchange | None = None  # what became of it, if it was let in
-        self._refusal: Answer | None = None  # to be given when its body has come
-        self._wire = 0  # bytes received of the request that is incomplete, or after the last answer
+        self._deferred_answer: Answer | None = None  # to be given when its body has come
+        self._bytes_received = 0  # of the incomplete request, or after the last answer
         self._kept = 0  # bytes counted, that wait in the parser
         self._rest = memoryview(b"")  # of an answer: what the transport has not been given
         self._unsent = 0  # bytes counted, of answers that the transport could not write
@@ -104,10 +104,10 @@ class Connection(asyncio.Protocol):
         self._begun = False  # a request is incomplete, and its time runs
         self._reading = False  # `_read` runs
         self._paused = False  # reading from the socket
-        self._choked = False  # writing: the client does not take in what we say
+        self._write_paused = False  # writing: the client does not take in what we say
         self._last = False  # the last answer is given; close when it is written
         self._ended = False  # the client says no more, but may listen
-        self._deaf = False  # nothing more that comes is a request
+        self._input_ended = False  # nothing more that comes is a request
         self._closed = False
 
     def __repr__(self) -> str:
@@ -133,22 +133,22 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what it asked for completely is done still."""
-        self._closed = self._deaf = True
+        self._closed = self._input_ended = True
         if not self.engine.lost(self):
             return
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.gone()
-        self._request = self._refusal = None
+        self._request = self._deferred_answer = None
         self._forget()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: parse them, or keep them until the request at work is answered."""
-        if self._deaf:
+        if self._input_ended:
             self._drop(data)
             return
         self._parser.feed(data)
-        if (self._request is None or not self._complete) and not self._choked:
+        if (self._request is None or not self._complete) and not self._write_paused:
             self._read(len(data))
         else:
             self._pause()
@@ -156,14 +156,14 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client says no more; it may still listen."""
         self._ended = True
-        if self._deaf or self.engine.tls is not None:
+        if self._input_ended or self.engine.tls is not None:
             return False
         # Answers are owed: to the request at work, and to complete ones that wait behind it.
-        return (self._request is not None and self._complete) or self._choked or self._paused
+        return (self._request is not None and self._complete) or self._write_paused or self._paused
 
     def pause_writing(self) -> None:
         """The client does not take in its answer."""
-        self._choked = True
+        self._write_paused = True
         self.deadline = self.engine.time() + self.engine.receive_timeout
         self.count_unsent()
         self.engine.choked(self)
@@ -173,8 +173,8 @@ class Connection(asyncio.Protocol):
         if self._rest:  # until all of it is given, the client does not take in its answer
             self.engine.call_soon(self._write_rest)
             return
-        self._choked = False
-        if not self._deaf:  # else the time after its last answer runs on
+        self._write_paused = False
+        if not self._input_ended:  # else the time after its last answer runs on
             self.deadline = math.inf
         self.count_unsent()
         self.engine.unchoked(self)
@@ -183,14 +183,14 @@ class Connection(asyncio.Protocol):
     def count_unsent(self) -> None:
         """Count what the transport keeps of answers, against `body_memory`."""
         unsent = 0
-        if self._choked:
+        if self._write_paused:
             unsent = self._transport.get_write_buffer_size() + len(self._rest)
-        self.engine.gate.bytes += unsent - self._unsent
+        self.engine.admission.bytes += unsent - self._unsent
         self._unsent = unsent
 
     def _keep(self, waiting: int) -> None:
         """Count what waits in the parser."""
-        self.engine.gate.bytes += waiting - self._kept
+        self.engine.admission.bytes += waiting - self._kept
         self._kept = waiting
 
     def _forget(self) -> None:
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         self._parser.clear()
         self._keep(0)
         self._rest = memoryview(b"")
-        self._choked = False
+        self._write_paused = False
         self.count_unsent()
         self.engine.unchoked(self)
 
@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
         self._reading = True
         try:
             for _ in range(BURST):
-                if self._deaf or self._choked:
+                if self._input_ended or self._write_paused:
                     break
                 if self._request is None:
                     request = self._parser.head()
@@ -227,8 +227,8 @@ class Connection(asyncio.Protocol):
                         break
             else:
                 self._read_later()
-        except Refused as refused:
-            self._unreadable(refused)
+        except Refusal as refusal:
+            self._unreadable(refusal)
         except Exception:
             _log.exception("%r failed", self)
             self.abort()
@@ -242,13 +242,13 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """What kept this connection from reading may be over."""
-        if self._closed or self._choked:
+        if self._closed or self._write_paused:
             return
         if self._last:
             self._end()
         elif self._request is not None and self._complete:
             self.deadline = math.inf
-        elif not self._deaf:
+        elif not self._input_ended:
             if self.deadline == math.inf:  # else it runs already
                 self._run_time()
             self._resume()
@@ -275,25 +275,25 @@ class Connection(asyncio.Protocol):
         self._request = request
         request.client = self._client
         self._complete = complete = self._parser.ended
-        self._wire = 0
+        self._bytes_received = 0
         engine = self.engine
         try:
-            if request.refused is not None:
-                raise request.refused
+            if request.refusal is not None:
+                raise request.refusal
             fields = request.fields
             if engine.sites.restricted or b"origin" in fields or b"sec-fetch-site" in fields:
                 engine.sites.check(fields, engine.scheme)
-            intake = engine.routes.get(request.path)
-            if intake is None:
-                raise Refused(404, "nobody listens on this path")
-            self._exchange = exchange = intake.open(request, self.answer)
-        except Refused as refused:
-            self._refusal = _answers.refusal(refused, request.wants_json)
-            engine.gate.refused(request, self._refusal)
+            route = engine.routes.get(request.path)
+            if route is None:
+                raise Refusal(404, "nobody listens on this path")
+            self._exchange = exchange = route.open(request, self.answer)
+        except Refusal as refusal:
+            self._deferred_answer = answers.of_refusal(refusal, request.wants_json)
+            engine.admission.count_refusal(request, self._deferred_answer)
             if complete:
                 self._completed()
             elif _body_is_large(request):
-                self.answer(self._refusal)  # the last one, as the request is incomplete
+                self.answer(self._deferred_answer)  # the last one, as the request is incomplete
             return
         if complete:
             self._begun = False
@@ -308,7 +308,7 @@ class Connection(asyncio.Protocol):
         piece = parser.body()
         if piece and exchange is not None:
             exchange.feed(piece)  # this may answer it
-        if self._deaf:
+        if self._input_ended:
             return
         if parser.ended:
             self._complete = True
@@ -322,13 +322,13 @@ class Connection(asyncio.Protocol):
 
     def _still_incomplete(self, received: int) -> None:
         """Bytes came, and the request at work has not ended: is it too much by now?"""
-        self._wire += received
+        self._bytes_received += received
         if not self._begun:
             self._begun = True
             self._run_time()
         exchange, limit = self._exchange, self.engine.max_head + SMALL_BODY
-        if exchange is not None and self._wire > limit + CHUNKED_COST * exchange.max_body:
-            exchange.refuse(Refused(413, "too much chunking for so little body"))
+        if exchange is not None and self._bytes_received > limit + CHUNKED_COST * exchange.max_body:
+            exchange.refuse(Refusal(413, "too much chunking for so little body"))
 
     def _completed(self) -> None:
         """The request at work is complete: from now on the client waits for us."""
@@ -336,16 +336,16 @@ class Connection(asyncio.Protocol):
         self.deadline = math.inf
         if self._exchange is not None:
             self._exchange.end()  # this may answer it
-        elif self._refusal is not None:
-            self.answer(self._refusal)
+        elif self._deferred_answer is not None:
+            self.answer(self._deferred_answer)
 
     def _pause(self) -> None:
         if not self._paused and not self._ended:
             self._paused = True
             self._transport.pause_reading()
         self._keep(self._parser.waiting)
-        gate, request = self.engine.gate, self._request
-        if gate.bytes > gate.memory and request is not None and self._complete:
+        admission, request = self.engine.admission, self._request
+        if admission.bytes > admission.memory and request is not None and self._complete:
             self._parser.clear()  # requests that nobody has looked at: the client may repeat them
             self._keep(0)
             request.keep_alive = False
@@ -363,7 +363,7 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is None or self._closed:
             return
-        self._request = self._exchange = self._refusal = None
+        self._request = self._exchange = self._deferred_answer = None
         engine = self.engine
         over = not self._complete or engine.draining or not request.keep_alive
         if self._ended and not self._parser.waiting:
@@ -381,13 +381,13 @@ class Connection(asyncio.Protocol):
                 self._transport.write(b"%b%d\r\n\r\n" % (start, len(body)))
                 self._write(body)
         if not over:
-            if not self._choked:
+            if not self._write_paused:
                 self.deadline = engine.time() + engine.keep_alive
                 if self._paused or self._kept:
                     self._resume()
                 if self._parser.waiting or self._ended:
                     self._read(0)
-        elif self._complete and self._choked:
+        elif self._complete and self._write_paused:
             self._last = True
         elif self._complete:
             self._end()
@@ -401,23 +401,23 @@ class Connection(asyncio.Protocol):
             self._transport.write(said)
             return
         self._rest = memoryview(said)
-        if not self._choked:  # by its head: then `resume_writing` comes
+        if not self._write_paused:  # by its head: then `resume_writing` comes
             self._write_pieces()
 
     def _write_pieces(self) -> None:
-        while self._rest and not self._choked:
+        while self._rest and not self._write_paused:
             piece, self._rest = self._rest[:MOST_UNSENT], self._rest[MOST_UNSENT:]
             self._transport.write(piece)  # this may call `pause_writing`
-        if self._choked:
+        if self._write_paused:
             self.count_unsent()
 
     def _write_rest(self) -> None:
         """The client has taken in what the transport was given of its answer."""
         if self._closed:
             return
-        until, self._choked = self.deadline, False
+        until, self._write_paused = self.deadline, False
         self._write_pieces()
-        if self._choked:
+        if self._write_paused:
             self.deadline = until  # which is that of the whole answer
         else:
             self.resume_writing()
@@ -429,20 +429,20 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
 
-    def _unreadable(self, refused: Refused) -> None:
+    def _unreadable(self, refusal: Refusal) -> None:
         """What came is not HTTP. Nothing after it can be parsed."""
         request, exchange = self._request, self._exchange
         if request is None:
-            self._reply_and_close(refused)
+            self._reply_and_close(refusal)
         elif exchange is not None:
-            exchange.refuse(refused)
+            exchange.refuse(refusal)
         else:
-            self.answer(_answers.refusal(refused, request.wants_json))
+            self.answer(answers.of_refusal(refusal, request.wants_json))
 
-    def _reply_and_close(self, refused: Refused) -> None:
+    def _reply_and_close(self, refusal: Refusal) -> None:
         """Answer what never became a request."""
-        answer = _answers.refusal(refused, json=False)
-        self.engine.gate.refused(None, answer)
+        answer = answers.of_refusal(refusal, json=False)
+        self.engine.admission.count_refusal(None, answer)
         self._transport.write(render(self.engine.start_of_answer(answer), answer, None, True))
         self._linger()
 
@@ -450,8 +450,8 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Say no more, but read on for a while, so that the client sees our last answer."""
-        self._deaf = True
-        self._wire = 0
+        self._input_ended = True
+        self._bytes_received = 0
         self.deadline = self.engine.time() + LINGER
         if self.engine.tls is None and self._transport.can_write_eof():
             try:
@@ -467,8 +467,8 @@ class Connection(asyncio.Protocol):
     def _drop(self, data: bytes) -> None:
         """Bytes came after the last answer."""
         if not self._closed:
-            self._wire += len(data)
-            if self._wire > LINGER_BYTES:
+            self._bytes_received += len(data)
+            if self._bytes_received > LINGER_BYTES:
                 self.close()
 
     def retire(self, before: float) -> None:
@@ -483,7 +483,7 @@ class Connection(asyncio.Protocol):
         """Close when what has been said is written."""
         if not self.made or self._closed:  # asyncio's TLS forgets itself when it is closed twice
             return
-        self._deaf = self._closed = True
+        self._input_ended = self._closed = True
         engine = self.engine
         unsent = self._transport.get_write_buffer_size()
         self.deadline = engine.time() + (engine.receive_timeout if unsent else LINGER)
@@ -499,14 +499,14 @@ class Connection(asyncio.Protocol):
     def conclude(self) -> None:
         """The server stops: close, unless the client takes in an answer."""
         engine = self.engine
-        if self._choked or self._closed:
+        if self._write_paused or self._closed:
             self.deadline = max(self.deadline, engine.time() + engine.receive_timeout)
-        elif self._deaf:
+        elif self._input_ended:
             pass  # it ends by its deadline
-        elif self._refusal is not None:
-            self.answer(self._refusal)
+        elif self._deferred_answer is not None:
+            self.answer(self._deferred_answer)
         elif self._begun and self._request is None:
-            self._reply_and_close(Refused(503, "the server is stopping"))
+            self._reply_and_close(Refusal(503, "the server is stopping"))
         else:
             self.close()
 
@@ -527,7 +527,7 @@ class Connection(asyncio.Protocol):
         """Cut the connection off."""
         if not self.made:
             return
-        self._deaf = self._closed = True
+        self._input_ended = self._closed = True
         self._forget()
         self._transport.abort()
 
@@ -535,15 +535,15 @@ class Connection(asyncio.Protocol):
         """`deadline` has passed."""
         exchange, engine = self._exchange, self.engine
         if engine.draining if exchange is None else exchange.draining:
-            slow = Refused(503, "the server is stopping")
+            slow = Refusal(503, "the server is stopping")
         else:
-            slow = Refused(408, f"no request within {engine.receive_timeout:g} s")
-        if self._choked or self._deaf:
+            slow = Refusal(408, f"no request within {engine.receive_timeout:g} s")
+        if self._write_paused or self._input_ended:
             self.abort()
         elif self._exchange is not None:
             self._exchange.refuse(slow)
-        elif self._refusal is not None:  # its body does not come
-            self.answer(self._refusal)
+        elif self._deferred_answer is not None:  # its body does not come
+            self.answer(self._deferred_answer)
         elif self._begun and self._request is None:
             self._reply_and_close(slow)
         else:

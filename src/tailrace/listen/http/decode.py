@@ -1,6 +1,6 @@
 """From a request to the data of its messages: query, form, JSON and NDJSON, validated.
 
-Everything that is wrong with a request's content is said here, as `Refused`: 400 where it cannot
+Everything that is wrong with a request's content is said here, as `Refusal`: 400 where it cannot
 be read, 415 where it is of a kind not read at all, 422 where it reads well but is not of the
 listener's type, 500 where the type's own code breaks. Nothing is guessed: a field given twice, a
 broken escape or a byte that is not UTF-8 is refused, since what was repaired silently would be
@@ -18,10 +18,10 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import msgspec.inspect
 
-from tailrace.listen._multipart import MAX_FIELDS, multipart_values
-from tailrace.listen._parameters import check_charset, parameters, shown
-from tailrace.listen._request import Refused, Request
-from tailrace.listen._shown import said
+from tailrace.listen.http.multipart import MAX_FIELDS, multipart_values
+from tailrace.listen.http.parameters import check_charset, parameters, shown
+from tailrace.listen.http.request import Refusal, Request
+from tailrace.listen.http.shown import said
 
 __all__ = ["Decoder", "Media", "packing"]
 
@@ -108,11 +108,11 @@ class Decoder(Generic[T]):
         return msgspec.convert(text, self._kind, strict=False)
 
     def media(self, request: Request) -> Media:
-        """How `request` says it carries its data; Refused(415) if in no way read here."""
+        """How `request` says it carries its data; Refusal(415) if in no way read here."""
         fields = request.fields
         if b"content-encoding" in fields and packing(request) is None:
             encoding = fields[b"content-encoding"]
-            raise Refused(
+            raise Refusal(
                 415,
                 f"Content-Encoding {shown(encoding)} is not supported, only gzip",
                 ((b"accept-encoding", b"gzip"),),
@@ -131,7 +131,7 @@ class Decoder(Generic[T]):
         if kind.endswith(b"+json") or (self._json and media != NDJSON):
             media = JSON
         if media is None:
-            raise Refused(415, f"Content-Type {shown(content_type)} is not supported")
+            raise Refusal(415, f"Content-Type {shown(content_type)} is not supported")
         check_charset(options)
         return media
 
@@ -155,13 +155,13 @@ class Decoder(Generic[T]):
         elif media == MULTIPART:
             found = _multipart_values(request, self._param)
         elif request.body:
-            raise Refused(415, "the body has no Content-Type")
+            raise Refusal(415, "the body has no Content-Type")
         if not found:
             found = _form_values(request.raw_query, self._param)
         if len(found) != 1:
             name = self._param.decode()
             many = f"the field {name!r} is given {len(found)} times"
-            raise Refused(400, many if found else f"the field {name!r} is missing")
+            raise Refusal(400, many if found else f"the field {name!r} is missing")
         return found[0]
 
     def typed(self, written: bytes | str) -> T:
@@ -180,7 +180,7 @@ class Decoder(Generic[T]):
         return typed
 
     def _limit_containers(self, written: bytes | str) -> None:
-        """Refused(413) for JSON whose data would take far more memory than its text."""
+        """Refusal(413) for JSON whose data would take far more memory than its text."""
         if isinstance(written, bytes):
             found = written.count(b"[") + written.count(b"{")
         elif self._structured:
@@ -189,7 +189,7 @@ class Decoder(Generic[T]):
             return  # plain text
         if found > self._most_containers:
             most = self._most_containers
-            raise Refused(413, f"there are more than {most} arrays and objects in the JSON")
+            raise Refusal(413, f"there are more than {most} arrays and objects in the JSON")
 
     def digest(self, written: bytes | str) -> bytes:
         """Recognises the same data when a client sends it again, however it is carried.
@@ -248,22 +248,22 @@ def _decoded(decode: Callable[[Any], Any], written: Any) -> Any:
     try:
         return decode(written)
     except msgspec.ValidationError as error:
-        raise Refused(422, said(error)) from error
+        raise Refusal(422, said(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(400, f"the JSON cannot be read: {said(error)}") from error
+        raise Refusal(400, f"the JSON cannot be read: {said(error)}") from error
     # All else comes from the type's own code (`__post_init__`, an enum, `__hash__`).
     except (ValueError, TypeError) as error:
-        raise Refused(422, said(error)) from error
+        raise Refusal(422, said(error)) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise Refused(500, "an internal error") from error
+        raise Refusal(500, "an internal error") from error
 
 
 def _check_finite(value: object, written: str) -> None:
-    """Refused(422) for `nan` and `inf`, which neither JSON nor databases hold."""
+    """Refusal(422) for `nan` and `inf`, which neither JSON nor databases hold."""
     if type(value) is float and not math.isfinite(value):
-        raise Refused(422, f"{written[:20]!r} is no finite number")
+        raise Refusal(422, f"{written[:20]!r} is no finite number")
 
 
 def _form_values(form: bytes, name: bytes) -> list[str]:
@@ -271,7 +271,7 @@ def _form_values(form: bytes, name: bytes) -> list[str]:
     if not form:
         return []
     if form.count(b"&") >= MAX_FIELDS:
-        raise Refused(400, f"there are more than {MAX_FIELDS} fields")
+        raise Refusal(400, f"there are more than {MAX_FIELDS} fields")
     return [
         _text(_plain(value))
         for key, _, value in [pair.partition(b"=") for pair in form.split(b"&")]
@@ -289,7 +289,7 @@ def _plain(escaped: bytes) -> bytes:
     quoted = escaped.replace(b"=", b"=3D").replace(b"%", b"=")
     plain = binascii.a2b_qp(quoted)
     if len(quoted) - len(plain) != 2 * quoted.count(b"=") or b"=\n" in quoted or b"=\r" in quoted:
-        raise Refused(400, f"broken %-escape in {shown(escaped)}")
+        raise Refusal(400, f"broken %-escape in {shown(escaped)}")
     return plain
 
 
@@ -297,7 +297,7 @@ def _text(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise Refused(400, f"the data is not UTF-8: {error}") from None
+        raise Refusal(400, f"the data is not UTF-8: {error}") from None
 
 
 def _multipart_values(request: Request, name: bytes) -> list[str]:
@@ -305,5 +305,5 @@ def _multipart_values(request: Request, name: bytes) -> list[str]:
     read = parameters(request.fields[b"content-type"])
     boundary = None if read is None else read[1].get(b"boundary")
     if not boundary:
-        raise Refused(400, "the multipart form has no boundary")
+        raise Refusal(400, "the multipart form has no boundary")
     return [_text(value) for value in multipart_values(request.body, boundary, name)]

@@ -16,33 +16,36 @@ Memory: at most `max_head` bytes and what the transport has read at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from tailrace.listen._request import Refused, Request, is_host
+from tailrace.listen.http.request import (
+    METHODS,
+    TOKEN,
+    Refusal,
+    Request,
+    check_host,
+    expects,
+    framing,
+    is_host,
+    is_token,
+)
 
-__all__ = ["Parser", "check_host", "expects", "framing", "is_known"]
+__all__ = ["Parser"]
 
 KNOWN_NAMES: Final = 1024  # spellings of header names that are remembered, over all connections
 CHUNKS: Final = 1000  # that one call of `body` reads, or the event loop would wait too long
 CHUNK_LINE: Final = 1024  # bytes of a chunk's size and extensions
 
-_METHODS: Final = {
-    name.encode(): name
-    for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
-}
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_is_token = re.compile(_TOKEN).fullmatch
 _is_version = re.compile(rb"HTTP/\d\.\d").fullmatch
 _absolute = re.compile(rb"https?://([^/?@]+)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE).fullmatch
 _CONTROLS: Final = bytes([*range(9), *range(10, 32), 127])  # never in a line; a tab may be
 _broken = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)(?!\Z)|(?<!\r)\n").search
-_may_begin = re.compile(rb"\r|(?:" + _TOKEN + rb"(?: [!-~]*(?: [!-~]*)?)?\r?)?").fullmatch
+_may_begin = re.compile(rb"\r|(?:" + TOKEN + rb"(?: [!-~]*(?: [!-~]*)?)?\r?)?").fullmatch
 _EXTENSION: Final = (
     rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|\"(?:[^\"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~])*\"))?"
 )
-_chunk = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION % (_TOKEN, _TOKEN) + rb")*\r\n").match
+_chunk = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION % (TOKEN, TOKEN) + rb")*\r\n").match
 _HEX: Final = b"0123456789abcdefABCDEF"
 
 # States of a body.
@@ -95,7 +98,7 @@ class Parser:
     # --- heads ------------------------------------------------------------------------------
 
     def head(self) -> Request | None:
-        """The next request; None if it has not come. Raises Refused; the connection must end."""
+        """The next request; None if it has not come. Raises Refusal; the connection must end."""
         data, at = self._data, self._at
         while data.startswith(b"\r\n", at):  # RFC 9112, 2.2
             at += 2
@@ -109,7 +112,7 @@ class Parser:
         block = data[at:end]
         lines = block.split(b"\r\n")
         if len(block.translate(None, _CONTROLS)) != len(block) - 2 * len(lines) + 2:
-            raise Refused(400, "there is a control character in the head")
+            raise Refusal(400, "there is a control character in the head")
         self._at = end + 4
         self._seen = 0
         if at and end + 4 == len(data):  # one of many: an idle connection keeps none of them
@@ -124,7 +127,7 @@ class Parser:
             path, query = _other_target(method, target, fields)
         if b"%" in path:
             path = unquote_to_bytes(path)
-        name = _METHODS.get(method)
+        name = METHODS.get(method)
         request = Request(name or method.decode(), path.decode("utf-8", "replace"), query, fields)
         request.old = old
         host = fields.get(b"host")
@@ -143,14 +146,14 @@ class Parser:
                 self._left = length
                 self.ended = False
         if name is None:
-            request.refused = Refused(501, "the method is not known")
+            request.refusal = Refusal(501, "the method is not known")
         if name is None or method == b"CONNECT":  # what follows may be no request
             request.keep_alive = False
         if b"expect" in fields and not old:
             try:
                 request.expects = expects(fields)
-            except Refused as refused:
-                request.refused = refused
+            except Refusal as refusal:
+                request.refusal = refusal
         return request
 
     def _incomplete(self, data: bytes, at: int) -> None:
@@ -158,26 +161,26 @@ class Parser:
         if len(data) - at > self._max_head:
             raise self._too_large(data, at)
         if _broken(data, max(at, self._seen - 1)):
-            raise Refused(400, "there is a control character in the head")
+            raise Refusal(400, "there is a control character in the head")
         end = data.find(b"\r\n", at)
         if end >= 0:
             if self._seen <= end + 1:
                 _heading(data[at:end])
         elif self._seen < len(data) and not _may_begin(data, at):
-            raise Refused(400, "this is not HTTP/1.1")
+            raise Refusal(400, "this is not HTTP/1.1")
         self._seen = len(data)
 
-    def _too_large(self, data: bytes, at: int) -> Refused:
+    def _too_large(self, data: bytes, at: int) -> Refusal:
         limit = self._max_head
         if not 0 <= data.find(b"\r\n", at) - at <= limit:
-            return Refused(414, f"the request line is larger than {limit} bytes")
-        return Refused(431, f"request line and headers are larger than {limit} bytes")
+            return Refusal(414, f"the request line is larger than {limit} bytes")
+        return Refusal(431, f"request line and headers are larger than {limit} bytes")
 
     # --- bodies -----------------------------------------------------------------------------
 
     def body(self) -> bytes:
         """What has come of the body: all of it if `ended` is true now. With `more`, call it again
-        in a later turn of the loop. Raises Refused; the connection must end."""
+        in a later turn of the loop. Raises Refusal; the connection must end."""
         self.more = False
         if self._state != _FIXED:
             return self._chunks()
@@ -208,7 +211,7 @@ class Parser:
                 if not data.startswith(b"\r\n", at):
                     if data[at:] in (b"", b"\r"):
                         break
-                    raise Refused(400, "a chunk is not as long as its size says")
+                    raise Refusal(400, "a chunk is not as long as its size says")
                 at += 2
                 state = _SIZE
             if state == _SIZE:
@@ -241,9 +244,9 @@ class Parser:
             return at + 2
         end = data.find(b"\r\n\r\n", at)
         if (end if end >= 0 else len(data)) - at > self._max_head:
-            raise Refused(431, f"the trailer is larger than {self._max_head} bytes")
+            raise Refusal(431, f"the trailer is larger than {self._max_head} bytes")
         if _broken(data, at, len(data) if end < 0 else end):
-            raise Refused(400, "there is a control character in the trailer")
+            raise Refusal(400, "there is a control character in the trailer")
         if end < 0:
             return -1
         _fields(data[at:end].split(b"\r\n"))
@@ -260,11 +263,11 @@ def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
             name, colon, value = line.partition(b":")
             key = _key(name)
             if not colon:
-                raise Refused(400, "a header has no colon")
+                raise Refusal(400, "a header has no colon")
         value = value.strip()
         if key in fields:
             if key == b"host" or key == b"content-length":
-                raise Refused(400, f"the {key.decode()} header is given twice")
+                raise Refusal(400, f"the {key.decode()} header is given twice")
             value = fields[key] + b", " + value
         fields[key] = value
     return fields
@@ -274,8 +277,8 @@ def _key(name: bytes) -> bytes:
     """The name of a header in lower case."""
     if name in _names:
         return _names[name]
-    if not _is_token(name):
-        raise Refused(400, "the name of a header is not valid")
+    if not is_token(name):
+        raise Refusal(400, "the name of a header is not valid")
     key = name.lower()
     if len(_names) < KNOWN_NAMES and len(name) <= 64:
         _names[name] = key
@@ -286,25 +289,25 @@ def _heading(line: bytes) -> tuple[bytes, bytes, bool]:
     """Method, target, and whether it is HTTP/1.0, of a request line."""
     parts = line.split(b" ")
     if len(parts) != 3:
-        raise Refused(400, "the request line is not `METHOD target HTTP/1.1`")
+        raise Refusal(400, "the request line is not `METHOD target HTTP/1.1`")
     method, target, version = parts
-    if method not in _METHODS and not _is_token(method):
-        raise Refused(400, "the method is not valid")
+    if method not in METHODS and not is_token(method):
+        raise Refusal(400, "the method is not valid")
     if not target.isascii() or b"\t" in target or not target:
-        raise Refused(400, "the request target is not valid: escape it")
+        raise Refusal(400, "the request target is not valid: escape it")
     if version == b"HTTP/1.1":
         return method, target, False
     if not _is_version(version):
-        raise Refused(400, "the version is not like HTTP/1.1")
+        raise Refusal(400, "the version is not like HTTP/1.1")
     if version[5:6] != b"1":
-        raise Refused(505, "use HTTP/1.1")
+        raise Refusal(505, "use HTTP/1.1")
     return method, target, version == b"HTTP/1.0"
 
 
 def _other_target(method: bytes, target: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes]:
     """Path and query of a target that is no path. Its authority replaces the Host's."""
     if b"#" in target:
-        raise Refused(400, "the request target has a fragment")
+        raise Refusal(400, "the request target has a fragment")
     if method == b"CONNECT":
         authority, path, query = target, b"", b""
         valid = b":" in authority
@@ -315,66 +318,17 @@ def _other_target(method: bytes, target: bytes, fields: dict[bytes, bytes]) -> t
         authority, path, query = match.groups(b"") if match is not None else (b"", b"", b"")
         valid = match is not None
     if not valid or not is_host(authority):
-        raise Refused(400, "the request target is not valid")
+        raise Refusal(400, "the request target is not valid")
     if b"host" in fields:  # it must be there, and be valid, all the same
         if not is_host(fields[b"host"]):
-            raise Refused(400, "the Host header is not valid")
+            raise Refusal(400, "the Host header is not valid")
         fields[b"host"] = authority
     return path or b"/", query
-
-
-def is_known(method: str) -> bool:
-    """Whether the method is one of RFC 9110's, or PATCH."""
-    return method.encode() in _METHODS
-
-
-def check_host(fields: Mapping[bytes, bytes], needed: bool) -> None:
-    """Refused(400) if the Host is not valid, or is missing where it is needed."""
-    host = fields.get(b"host")
-    if host is None:
-        if needed:
-            raise Refused(400, "the Host header is missing")
-    elif not is_host(host):
-        raise Refused(400, "the Host header is not valid")
-
-
-def expects(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether the client waits for 100; Refused(417) if it expects anything else."""
-    if b"expect" not in fields:
-        return False
-    if fields[b"expect"].lower() != b"100-continue":
-        raise Refused(417, "nothing is expected but 100-continue")
-    return True
-
-
-def framing(fields: Mapping[bytes, bytes], old: bool) -> int:
-    """How long the body is; -1 if it comes in chunks. Refused if that is not certain."""
-    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
-    if coding is not None:
-        if old:
-            raise Refused(400, "HTTP/1.0 has no Transfer-Encoding")
-        if length is not None:
-            raise Refused(400, "there are both Content-Length and Transfer-Encoding")
-        if coding.lower() != b"chunked":
-            raise _coding(coding.lower())
-        return -1
-    if length is None:
-        return 0
-    if not length.isdigit() or len(length) > 18:
-        raise Refused(400, "the Content-Length is not a number")
-    return int(length)
-
-
-def _coding(coding: bytes) -> Refused:
-    names = [name.strip() for name in coding.split(b",")]
-    if all(_is_token(name) for name in names) and names.count(b"chunked") < 2:
-        return Refused(501, "no Transfer-Encoding is known but chunked")
-    return Refused(400, "the Transfer-Encoding is not valid")
 
 
 def _incomplete_size(line: bytes) -> None:
     """The line with a chunk's size has not come to its end: is it wrong already?"""
     if line[:1] not in _HEX or b"\n" in line or b"\r" in line[:-1]:
-        raise Refused(400, "the size of a chunk is not valid")
+        raise Refusal(400, "the size of a chunk is not valid")
     if len(line) > CHUNK_LINE:
-        raise Refused(400, "the extensions of a chunk are too large")
+        raise Refusal(400, "the extensions of a chunk are too large")

@@ -1,51 +1,39 @@
-"""HTTP as a source: each request is a message, and its answer is how the message ended.
-
-Built of parts with one job each: `_request` (what was asked), `_decode`, `_multipart`,
-`_parameters` and `_gzip` (to data), `_exchange` and `_lines` (one request, to its answer),
-`_answers` and `_shown` (what is said), `_access` (what is logged of it), `_intake` (who is let in,
-and waits), `_sites` (for whom, and from where), `_listener` (the actor), `_host` (what listeners
-share), `_bind` and `_sockets` (addresses and TLS), `_engine`, `_accept`, `_http1` and `_parser`
-(connections of our own), `_asgi` (the same behind another server). Only the parts from `_bind` on
-know the transport.
-"""
+"""HttpServer and its listeners: what programs use, and the actor that makes messages."""
 
 from __future__ import annotations
 
+import asyncio
 import builtins
-import math
-import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, cast, get_args, overload
+from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
 
-from tailrace.listen._bind import Address, TlsFiles, tls_context
-from tailrace.listen._sockets import Place, UnixPath, parse_bind, url_of
+from tailrace.channel import Sender
+from tailrace.listen.http.admission import Admission, Limits
+from tailrace.listen.http.answers import Show
+from tailrace.listen.http.arguments import (
+    check_count,
+    check_header,
+    check_headers,
+    check_param,
+    check_path,
+    check_seconds,
+    check_token,
+)
+from tailrace.listen.http.asgi import App
+from tailrace.listen.http.bind import Address, TlsFiles, tls_context
+from tailrace.listen.http.decode import Decoder
+from tailrace.listen.http.request import Request
+from tailrace.listen.http.route import Route
+from tailrace.listen.http.server import Server
+from tailrace.listen.http.sites import Sites
+from tailrace.listen.http.sockets import Place, UnixPath, parse_bind, url_of
+from tailrace.message import Message
 
-
-def _needs(package: str | None) -> ModuleNotFoundError:
-    text = f"listening for HTTP needs {package}: pip install 'tailrace[http]'"
-    return ModuleNotFoundError(text, name=package)
-
-
-try:
-    from tailrace.listen._answers import Show
-    from tailrace.listen._asgi import App
-    from tailrace.listen._decode import Decoder
-    from tailrace.listen._exchange import Gate, Limits
-    from tailrace.listen._host import Host
-    from tailrace.listen._intake import Intake
-    from tailrace.listen._listener import ListenHttp
-    from tailrace.listen._request import Request
-    from tailrace.listen._sites import Sites
-except ModuleNotFoundError as missing:
-    if missing.name and missing.name.partition(".")[0] == "tailrace":
-        raise
-    raise _needs(missing.name) from missing
-
-__all__ = ["HttpServer", "HttpStatistics", "ListenHttp", "Request", "listen_http"]
+__all__ = ["HttpServer", "HttpStatistics", "ListenHttp", "listen_http"]
 
 T = TypeVar("T")
 
@@ -53,9 +41,6 @@ Verdict = bool | Mapping[str, str]
 Authorize = Callable[[Request], Verdict | Awaitable[Verdict]]
 Body = Literal["auto", "json"]
 MiB = 1024 * 1024
-
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_PATH = re.compile(r"/[^?#%\s\x00-\x1f]*")
 
 
 @dataclass(frozen=True)
@@ -117,26 +102,30 @@ class HttpServer:
         hosts: Iterable[str] | None = None,
     ) -> None:
         limits = Limits(
-            connections=None if connections is None else _count("connections", connections),
-            max_head=_count("max_head", max_head),
-            receive_timeout=_seconds("receive_timeout", receive_timeout),
-            keep_alive=_seconds("keep_alive", keep_alive),
+            connections=None if connections is None else check_count("connections", connections),
+            max_head=check_count("max_head", max_head),
+            receive_timeout=check_seconds("receive_timeout", receive_timeout),
+            keep_alive=check_seconds("keep_alive", keep_alive),
             sites=Sites(hosts, origins),
             reuse_port=reuse_port,
         )
-        gate = Gate(_count("in_flight", in_flight), _count("body_memory", body_memory), access_log)
+        admission = Admission(
+            check_count("in_flight", in_flight),
+            check_count("body_memory", body_memory),
+            access_log,
+        )
         asked = None if bind is None else parse_bind(bind)
         if reuse_port and not isinstance(asked, Address):
             raise ValueError(f"reuse_port is for a host and a port, not for bind={bind!r}")
         if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
             raise ValueError("reuse_port: this system cannot share a port")
-        self._host = Host(asked, tls_context(tls), limits, gate)
-        self._app = App(self._host.routes, gate, limits)
+        self._server = Server(asked, tls_context(tls), limits, admission)
+        self._app = App(self._server.routes, admission, limits)
 
     def __repr__(self) -> str:
-        host = self._host
-        paths = ", ".join(host.routes) or "no paths"
-        return f"<HttpServer {host.bind}: {paths}, {host.gate.in_flight} in flight>"
+        server = self._server
+        paths = ", ".join(server.routes) or "no paths"
+        return f"<HttpServer {server.bind}: {paths}, {server.admission.in_flight} in flight>"
 
     @property
     def address(self) -> str:
@@ -151,10 +140,10 @@ class HttpServer:
     def url(self) -> str:
         """`address` as a URL, without a path; a Unix socket as ``"http+unix://%2Frun%2Fapp.sock"``.
         Raises what `address` does."""
-        return url_of(self._place(), "http" if self._host.tls is None else "https")
+        return url_of(self._place(), "http" if self._server.tls is None else "https")
 
     def _place(self) -> Place:
-        asked, address = self._host.asked, self._host.address
+        asked, address = self._server.asked, self._server.address
         if asked is None:
             raise RuntimeError("this server has no address: it is mounted only (bind=None)")
         known = asked.port if isinstance(asked, Address) else isinstance(asked, UnixPath)
@@ -170,12 +159,12 @@ class HttpServer:
 
     def statistics(self) -> HttpStatistics:
         """A frozen snapshot of the counters."""
-        gate = self._host.gate
+        admission = self._server.admission
         return HttpStatistics(
-            connections=self._host.connections,
-            in_flight=gate.in_flight,
-            body_bytes=gate.bytes,
-            answers=MappingProxyType(dict(sorted(gate.answers.items()))),
+            connections=self._server.connections,
+            in_flight=admission.in_flight,
+            body_bytes=admission.bytes,
+            answers=MappingProxyType(dict(sorted(admission.answers.items()))),
         )
 
     @overload
@@ -251,31 +240,31 @@ class HttpServer:
 
         ValueError or TypeError, which name the argument, for what cannot work.
         """
-        if _path(path) in self._host.routes:
+        if check_path(path) in self._server.routes:
             raise ValueError(f"path {path!r} is listened on already")
         if authorize is not None and not callable(authorize):
             raise TypeError(f"authorize must be a function of a Request, not {authorize!r}")
-        memory = self._host.gate.memory
-        if _count("max_body", max_body) > memory:
+        memory = self._server.admission.memory
+        if check_count("max_body", max_body) > memory:
             raise ValueError(f"max_body {max_body} is more than the server's body_memory, {memory}")
         if body not in get_args(Body):
             raise ValueError(f"body must be one of {get_args(Body)}, not {body!r}")
         if answer not in get_args(Show):
             raise ValueError(f"answer must be one of {get_args(Show)}, not {answer!r}")
-        intake = Intake(
+        route = Route(
             path,
-            Decoder(type, _param(param), max_body, json=body == "json"),
-            self._host.gate,
-            timeout=_seconds("timeout", timeout),
+            Decoder(type, check_param(param), max_body, json=body == "json"),
+            self._server.admission,
+            timeout=check_seconds("timeout", timeout),
             max_body=max_body,
             authorize=authorize,
-            token=_token(token),
-            id_header=_header("id_header", id_header),
-            keep_headers=_headers("keep_headers", keep_headers),
+            token=check_token(token),
+            id_header=check_header("id_header", id_header),
+            keep_headers=check_headers("keep_headers", keep_headers),
             show=answer,
         )
-        self._host.routes[path] = intake
-        return ListenHttp(self, self._host, intake)
+        self._server.routes[path] = route
+        return ListenHttp(self, self._server, route)
 
     async def ready(self) -> str:
         """Wait until the first listener is started and the server listens; returns its `url`.
@@ -284,8 +273,109 @@ class HttpServer:
         listener lets requests in; returns "". Raises what starting it raised. Cancelled: it
         starts all the same.
         """
-        await self._host.ready()
-        return "" if self._host.asked is None else self.url
+        await self._server.ready()
+        return "" if self._server.asked is None else self.url
+
+
+class ListenHttp(Generic[T]):
+    """An actor that makes a message of each request for `path`; `HttpServer.listen` makes it.
+
+    Start it with ``go(listener, channel)``, once. It ends when it is drained, or when its
+    channel is closed by those downstream. A drained listener lets go of the channel as soon as
+    no request can make a message any more; its `finish` waits for the answers.
+    """
+
+    name = "listen_http"  # what graphs and test kits call this actor
+
+    def __init__(self, server: HttpServer, shared: Server, route: Route) -> None:
+        self.server = server
+        self._shared = shared
+        self._route = route
+        self._quiet: asyncio.Event | None = None  # while it runs: set when it sends no more
+        self._conclusion: asyncio.Task[None] | None = None  # answers what it has sent
+
+    def __repr__(self) -> str:
+        route = self._route
+        state = "not running"
+        if self._quiet is not None:
+            state = f"{route.inside} in flight{', draining' if route.draining else ''}"
+        return f"<listen_http {self._shared.bind} {route.path}: {state}>"
+
+    @property
+    def path(self) -> str:
+        """The path of the requests that it takes."""
+        return self._route.path
+
+    async def __call__(self, out: Sender[Message[T]]) -> None:
+        """Listen until drained; return when no request can make a message any more.
+
+        The requests whose messages are not settled then are answered while `finish` waits.
+        Raises OSError, which names the address, if that cannot be listened on; `Closed` if the
+        channel is closed by those downstream, after all requests have been answered (503 where
+        the message was not sent). Cancelled: what no channel took is answered 503, the rest 504.
+        """
+        if self._quiet is not None:
+            raise RuntimeError(f"{self!r} is running already: start it once, with actors=1")
+        self._quiet = quiet = asyncio.Event()
+        self._conclusion = None
+        try:
+            self._route.start()  # before it can be reached: nobody hears 503 for being early
+            await self._shared.entered(self._route)
+            await self._forward(out)
+        except asyncio.CancelledError:
+            self._route.refuse_line("the server is stopping")
+            self._route.abandon()
+            raise
+        else:
+            # A task of its own, not the body of `finish`: a group that is cancelled between the
+            # end of this actor and `finish` calls no `finish`, and the socket must close.
+            self._conclusion = asyncio.create_task(self._conclude(), name=f"{self.name}.answers")
+        finally:
+            quiet.set()
+            if self._conclusion is None:  # it was cancelled, or could not listen or send
+                await self._leave()
+
+    async def _forward(self, out: Sender[Message[T]]) -> None:
+        try:
+            await self._route.forward(out)
+        except Exception:
+            self._route.refuse_line("the program takes no more messages")
+            await self._route.all_answered()
+            raise
+
+    async def _conclude(self) -> None:
+        """Answer the requests that wait for their messages to be settled, then leave the server."""
+        try:
+            await self._route.all_answered()
+        except asyncio.CancelledError:
+            self._route.abandon()
+            raise
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        self._route.stop()
+        await self._shared.left(self._route)
+        self._quiet = None
+
+    async def drain(self) -> None:
+        """Take no more requests, and return when those that were taken make no more messages.
+
+        Later requests hear 503, or find nobody. Cancelled: it takes no more requests all the same.
+        """
+        self._route.drain()
+        self._shared.drained()
+        if self._quiet is not None:
+            await self._quiet.wait()
+
+    async def finish(self) -> None:
+        """Wait until all requests have been answered and their connections have ended.
+
+        The group calls it once the listener's hold on the channel is released. Cancelled:
+        requests that wait are answered 504.
+        """
+        if self._conclusion is not None:
+            await self._conclusion
 
 
 @overload
@@ -386,51 +476,3 @@ def listen_http(
         keep_headers=keep_headers,
         answer=answer,
     )
-
-
-def _count(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
-
-
-def _seconds(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-        raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must end: {value!r} does not")
-    return float(value)
-
-
-def _path(path: object) -> str:
-    if not isinstance(path, str) or not _PATH.fullmatch(path):
-        raise ValueError(f"path must begin with '/' and have no query, not {path!r}")
-    return path
-
-
-def _param(param: object) -> str:
-    if not isinstance(param, str) or not param:
-        raise ValueError(f"param must be the name of a field, not {param!r}")
-    return param
-
-
-def _token(token: object) -> str | None:
-    if token is None or (isinstance(token, str) and token.isascii() and token.isprintable()):
-        if token == "" or (token is not None and " " in token):
-            raise ValueError("token must not be empty, nor have spaces")
-        return token
-    raise ValueError("token must be printable ASCII text")
-
-
-def _header(argument: str, name: object) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"{argument} must name a header, not {name!r}")
-    if not _HEADER.fullmatch(name):
-        raise ValueError(f"{argument} must be the name of a header, not {name!r}")
-    return name.lower()
-
-
-def _headers(argument: str, names: object) -> frozenset[str]:
-    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
-        raise TypeError(f"{argument} must be several names of headers, not {names!r}")
-    return frozenset(_header(argument, name) for name in cast("Iterable[object]", names))

@@ -7,12 +7,19 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
-from tailrace.listen import _answers
-from tailrace.listen._answers import Answer
-from tailrace.listen._exchange import Exchange, Gate, Limits
-from tailrace.listen._intake import Intake
-from tailrace.listen._parser import check_host, expects, framing, is_known
-from tailrace.listen._request import Refused, Request
+from tailrace.listen.http import answers
+from tailrace.listen.http.admission import Admission, Limits
+from tailrace.listen.http.answers import Answer
+from tailrace.listen.http.exchange import Exchange
+from tailrace.listen.http.request import (
+    Refusal,
+    Request,
+    check_host,
+    expects,
+    framing,
+    is_known,
+)
+from tailrace.listen.http.route import Route
 
 __all__ = ["App"]
 
@@ -25,9 +32,9 @@ Send = Callable[[Event], Awaitable[None]]
 class App:
     """An ASGI 3 application. `HttpServer.app` has it."""
 
-    def __init__(self, routes: Mapping[str, Intake], gate: Gate, limits: Limits) -> None:
+    def __init__(self, routes: Mapping[str, Route], admission: Admission, limits: Limits) -> None:
         self._routes = routes
-        self._gate = gate
+        self._admission = admission
         self._limits = limits
 
     def __repr__(self) -> str:
@@ -47,16 +54,16 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request: Request | None = None
+        answer: Answer | None
         try:
             _limit_head(scope, self._limits.max_head)
             request = _request(scope)
             _check(scope, request)
             self._limits.sites.check(request.fields, scope.get("scheme", "http").encode())
-        except Refused as refused:
+        except Refusal as refusal:
             json = request is not None and request.wants_json
-            refusal = _answers.refusal(refused, json)
-            self._gate.refused(request, refusal)
-            answer: Answer | None = refusal
+            answer = answers.of_refusal(refusal, json)
+            self._admission.count_refusal(request, answer)
         else:
             answer = await self._exchange(request, receive)
         if answer is None:
@@ -76,32 +83,32 @@ class App:
             pass  # the client is gone
 
     async def _exchange(self, request: Request, receive: Receive) -> Answer | None:
-        intake = self._routes.get(request.path)
+        route = self._routes.get(request.path)
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         try:
-            if intake is None:
-                raise Refused(404, "nobody listens on this path")
-            intake.check_loop()
-            opened = intake.open(request, partial(_set, answered))
-        except Refused as refused:
-            answer = _answers.refusal(refused, request.wants_json)
-            self._gate.refused(request, answer)
+            if route is None:
+                raise Refusal(404, "nobody listens on this path")
+            route.check_loop()
+            opened = route.open(request, partial(_set, answered))
+        except Refusal as refusal:
+            answer = answers.of_refusal(refusal, request.wants_json)
+            self._admission.count_refusal(request, answer)
             return answer
         try:
-            if not await self._receive(opened, intake, receive):
+            if not await self._receive(opened, route, receive):
                 return None
             return await answered
         finally:
             if not answered.done() or answered.cancelled():
                 opened.gone()
 
-    async def _receive(self, exchange: Exchange, intake: Intake, receive: Receive) -> bool:
+    async def _receive(self, exchange: Exchange, route: Route, receive: Receive) -> bool:
         """Feed the body to the exchange; False if the client went away before its end."""
         seconds = self._limits.receive_timeout
         timeout = asyncio.timeout(seconds)
         try:
             async with timeout:
-                intake.receiving.add(timeout)  # a drain makes it shorter
+                route.receiving.add(timeout)  # a drain makes it shorter
                 while not exchange.answered:
                     event = await receive()
                     if event["type"] == "http.disconnect":
@@ -113,12 +120,12 @@ class App:
                         exchange.end()
                         break
         except TimeoutError:
-            if intake.draining:
-                exchange.refuse(Refused(503, "the server is stopping"))
+            if route.draining:
+                exchange.refuse(Refusal(503, "the server is stopping"))
             else:
-                exchange.refuse(Refused(408, f"no body within {seconds:g} s"))
+                exchange.refuse(Refusal(408, f"no body within {seconds:g} s"))
         finally:
-            intake.receiving.discard(timeout)
+            route.receiving.discard(timeout)
         return True
 
 
@@ -128,13 +135,13 @@ def _set(answered: asyncio.Future[Answer], answer: Answer) -> None:
 
 
 def _limit_head(scope: Scope, most: int) -> None:
-    """Refused(431) for request line and headers that are too large: not every server has a limit
+    """Refusal(431) for request line and headers that are too large: not every server has a limit
     of its own."""
     size = len(scope["path"]) + len(scope.get("query_string", b""))
     for name, value in scope["headers"]:
         size += len(name) + len(value) + 4
     if size > most:
-        raise Refused(431, f"request line and headers are larger than {most} bytes")
+        raise Refusal(431, f"request line and headers are larger than {most} bytes")
 
 
 def _request(scope: Scope) -> Request:
@@ -154,19 +161,19 @@ def _request(scope: Scope) -> Request:
 
 
 def _check(scope: Scope, request: Request) -> None:
-    """Refused for what a connection of our own would not take, where the server let it through."""
+    """Refusal for what a connection of our own would not take, where the server let it through."""
     version = scope.get("http_version")
     names = [name.lower() for name, _ in scope["headers"]]
     for single in (b"host", b"content-length"):
         if names.count(single) > 1:
-            raise Refused(400, f"the {single.decode()} header is given twice")
+            raise Refusal(400, f"the {single.decode()} header is given twice")
     check_host(request.fields, needed=version == "1.1")
     framing(request.fields, old=version == "1.0")
     target: bytes = scope.get("raw_path") or b""
     if b"#" in target or (request.path == "*" and request.method != "OPTIONS"):
-        raise Refused(400, "the request target is not valid")
+        raise Refusal(400, "the request target is not valid")
     if not is_known(request.method):
-        raise Refused(501, "the method is not known")
+        raise Refusal(501, "the method is not known")
     if version != "1.0":
         expects(request.fields)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from tailrace.listen._request import Refused
+from tailrace.listen.http.request import Refusal
 
 __all__ = ["check_charset", "parameters", "shown"]
 
@@ -42,10 +42,10 @@ def parameters(value: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
 
 
 def check_charset(options: Mapping[bytes, bytes]) -> None:
-    """Refused(415) if the parameters of a Content-Type name another charset than UTF-8."""
+    """Refusal(415) if the parameters of a Content-Type name another charset than UTF-8."""
     charset = options.get(b"charset", b"utf-8").lower()
     if charset not in (b"utf-8", b"utf8", b"us-ascii"):
-        raise Refused(415, f"charset {shown(charset)} is not supported, only UTF-8")
+        raise Refusal(415, f"charset {shown(charset)} is not supported, only UTF-8")
 
 
 def shown(raw: bytes) -> str:

@@ -6,7 +6,27 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-__all__ = ["SECRET", "Headers", "Refused", "Request", "is_host"]
+__all__ = [
+    "METHODS",
+    "SECRET",
+    "TOKEN",
+    "Headers",
+    "Refusal",
+    "Request",
+    "check_host",
+    "expects",
+    "framing",
+    "is_host",
+    "is_known",
+    "is_token",
+]
+
+METHODS: Final = {
+    name.encode(): name
+    for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
+}
+TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+is_token = re.compile(TOKEN).fullmatch
 
 is_host = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::\d{0,5})?"
@@ -20,7 +40,7 @@ SECRET: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 """Headers that do not reach a message unless the listener asks for them."""
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """This request gets an answer but makes no message: `status`, why, and headers to go along.
 
     Internal: raised by the parts that look at a request, turned into an answer in one place.
@@ -112,7 +132,7 @@ class Request:
         "old",
         "path",
         "raw_query",
-        "refused",
+        "refusal",
     )
 
     def __init__(
@@ -129,7 +149,7 @@ class Request:
         self.old = False  # HTTP/1.0
         self.keep_alive = True
         self.expects = False  # the client waits for 100 before it sends the body
-        self.refused: Refused | None = None  # its head can be read but not be served
+        self.refusal: Refusal | None = None  # its head can be read but not be served
 
     @property
     def query(self) -> str:
@@ -152,13 +172,13 @@ class Request:
         return b"application/" in accept and _prefers_json(accept)
 
     def key(self, header: bytes) -> str | None:
-        """The id that the client gave in `header`; Refused(400) if no store could keep it."""
+        """The id that the client gave in `header`; Refusal(400) if no store could keep it."""
         if header not in self.fields:
             return None
         key = self.fields[header]
         if not _KEY.fullmatch(key):
             name = header.decode().title()
-            raise Refused(400, f"the {name} must be 1 to 255 visible ASCII characters")
+            raise Refusal(400, f"the {name} must be 1 to 255 visible ASCII characters")
         return key.decode()
 
     @property
@@ -166,5 +186,54 @@ class Request:
         """The announced length of the body; 0 if there is no announcement."""
         raw = self.fields.get(b"content-length", b"0")
         if not raw.isdigit():
-            raise Refused(400, "the Content-Length is not a number")
+            raise Refusal(400, "the Content-Length is not a number")
         return int(raw)
+
+
+def is_known(method: str) -> bool:
+    """Whether the method is one of RFC 9110's, or PATCH."""
+    return method.encode() in METHODS
+
+
+def check_host(fields: Mapping[bytes, bytes], needed: bool) -> None:
+    """Refusal(400) if the Host is not valid, or is missing where it is needed."""
+    host = fields.get(b"host")
+    if host is None:
+        if needed:
+            raise Refusal(400, "the Host header is missing")
+    elif not is_host(host):
+        raise Refusal(400, "the Host header is not valid")
+
+
+def expects(fields: Mapping[bytes, bytes]) -> bool:
+    """Whether the client waits for 100; Refusal(417) if it expects anything else."""
+    if b"expect" not in fields:
+        return False
+    if fields[b"expect"].lower() != b"100-continue":
+        raise Refusal(417, "nothing is expected but 100-continue")
+    return True
+
+
+def framing(fields: Mapping[bytes, bytes], old: bool) -> int:
+    """How long the body is; -1 if it comes in chunks. Refusal if that is not certain."""
+    coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    if coding is not None:
+        if old:
+            raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding")
+        if length is not None:
+            raise Refusal(400, "there are both Content-Length and Transfer-Encoding")
+        if coding.lower() != b"chunked":
+            raise _coding(coding.lower())
+        return -1
+    if length is None:
+        return 0
+    if not length.isdigit() or len(length) > 18:
+        raise Refusal(400, "the Content-Length is not a number")
+    return int(length)
+
+
+def _coding(coding: bytes) -> Refusal:
+    names = [name.strip() for name in coding.split(b",")]
+    if all(is_token(name) for name in names) and names.count(b"chunked") < 2:
+        return Refusal(501, "no Transfer-Encoding is known but chunked")
+    return Refusal(400, "the Transfer-Encoding is not valid")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
-from tailrace.listen._request import Refused, is_host
+from tailrace.listen.http.request import Refusal, is_host
 
 __all__ = ["Sites"]
 
@@ -51,21 +51,21 @@ class Sites:
         return f"<Sites: hosts {self._hosts}, origins {self._origins}>"
 
     def check(self, fields: Mapping[bytes, bytes], scheme: bytes) -> None:
-        """Refused(403) for a request that is for another host or from a foreign site."""
+        """Refusal(403) for a request that is for another host or from a foreign site."""
         host = fields.get(b"host", b"").lower()
         if self._hosts is not None and not self._answers_for(host, scheme):
-            raise Refused(403, "this server does not answer for that Host")
+            raise Refusal(403, "this server does not answer for that Host")
         if self._origins is None:
             return
         site = fields.get(b"sec-fetch-site", b"").strip().lower()
         origin = fields.get(b"origin")
         if origin is None:
             if site == b"cross-site":
-                raise Refused(403, _FOREIGN)
+                raise Refusal(403, _FOREIGN)
             return
         origin = origin.strip().lower()
         if not self._allowed(origin) and not _same(origin, scheme, host, site):
-            raise Refused(403, _FOREIGN)
+            raise Refusal(403, _FOREIGN)
 
     def _answers_for(self, host: bytes, scheme: bytes) -> bool:
         assert self._hosts is not None
