@@ -23,7 +23,10 @@ from tailrace import Channel, Message
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, store_sqlite
 from tailrace.store.sqlite.files import check_none_is_cut_off
+from tailrace.store.sqlite.table import Rows
 from tailrace.store.sqlite.target import SqliteTarget
+from tailrace.store.sqlite.write import Writer
+from tailrace.store.target import Written
 
 T = TypeVar("T")
 
@@ -250,14 +253,14 @@ async def test_a_file_that_is_replaced_during_a_transaction_is_not_where_the_ack
     restored = backup(path.with_name("backup.db"))
     replace: list[Callable[[], object]] = []
 
-    class Replacing(SqliteTarget[T]):
-        def _store(self, *args: Any) -> Any:
-            written = super()._store(*args)
+    class Replacing(Writer[T]):
+        def store(self, rows: Rows) -> Written:
+            written = super().store(rows)
             if replace:
                 replace.pop()()
             return written
 
-    monkeypatch.setattr("tailrace.store.sqlite.store.SqliteTarget", Replacing)
+    monkeypatch.setattr("tailrace.store.sqlite.target.Writer", Replacing)
     async with running(store_sqlite(path, retry=SOON)) as channel:
         assert await put(channel, "before") == ["stored"]
         replace.append(lambda: path.with_name("backup.db").replace(path))

@@ -24,7 +24,7 @@ from tailrace.errors import Outage
 from tailrace.message.internals import message_of
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store
-from tailrace.store.target import InThread, Written
+from tailrace.store.target import ThreadedTarget, Written
 
 pytestmark = pytest.mark.virtual_time
 
@@ -742,7 +742,7 @@ async def test_what_a_database_raises_when_it_is_closed_is_raised_by_the_store()
             raise OSError("cannot close")
 
     actor = Store[Any](
-        lambda: InThread(Database(), "thread"),
+        lambda: ThreadedTarget(Database(), "thread"),
         name="store",
         what="of a test",
         max_batch=10,

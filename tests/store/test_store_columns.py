@@ -27,7 +27,7 @@ from typing import (
 import msgspec
 import pytest
 
-from tailrace.store.layout import layout_of
+from tailrace.store.sqlite.columns import layout_of
 
 Celsius = NewType("Celsius", float)
 T = TypeVar("T")

@@ -1,6 +1,7 @@
-"""Layer 5: where messages end. One module for each kind of store.
+"""Layer 5: stores, the actors at which messages end.
 
 `store` makes a store of any function that writes rows; `store_sqlite` needs nothing but Python.
+`commit` is group commit, `target` the interface of a database, `fields` how rows are taken apart.
 """
 
 from __future__ import annotations

@@ -1,25 +1,24 @@
-"""Group commit without a timer: what comes in during one transaction goes into the next.
+"""Group commit without a timer: what arrives during one transaction goes into the next.
 
-One `GroupCommit` is one running actor of a store. While it has nothing in hand it waits for its
-inbox. With the first row it has a task beside it: the *intake* goes on receiving, and so keeps
-senders going, while the actor takes all that has come in, stores it as one transaction, acks it,
-and so on until nothing is left.
+One `GroupCommit` is one running actor of a store. While it has no messages it waits for its inbox.
+From the first message on, a task *receives ahead*, so that senders can go on. Meanwhile the actor
+takes all that was received, stores it in one transaction, acks it, and so on until nothing is left.
 
-Nothing ever waits for a batch to fill: alone, a row is committed at once; under load the batches
-are as large as the disk is slow. (The idea is old: group commit in IMS Fast Path, 1985.)
+No row waits for a batch to fill: a single row is committed at once. Under load, the slower the
+disk, the larger the batches. (The idea is old: group commit in IMS Fast Path, 1985.)
 
 Invariants
 - A message is acked after its transaction is durable, and before the next one begins. Batches are
-  committed in the order of arrival, and so are the parts of one that had to be divided.
-- The intake is at most one batch ahead.
-- Every message received is settled before the actor ends, whichever way it ends.
-- The actor itself is parked in a receive while nothing is in hand, and only then: so `Group.idle`
-  and the wait-for graph see a store as they see any other actor.
-- An error is either an *outage* (the retry policy applies to it): the database is out of order,
-  and the same rows are tried again. Or it is *poison*: something is wrong with a row. Then the
-  batch is halved until the row is alone and fails alone (or is rejected, if the error is a
-  `Reject`): of n rows, k bad ones cost O(k log n) transactions. A target that knows which rows
-  are bad says so (`Written.refused`), and stores the others at once.
+  committed in the order of arrival, and so are the parts of a batch that was divided.
+- At most one batch is received ahead.
+- Every message received is settled before the actor ends, however it ends.
+- The actor itself is parked in a receive while it has no messages, and only then. So `Group.idle`
+  and the wait-for graph see a store like any other actor.
+- An error is an *outage* if the retry policy applies to it: the database is out of order, and the
+  same rows are tried again. Any other error is *poison*: something is wrong with a row. Then the
+  batch is halved until that row is alone and fails alone (or is rejected, if the error is a
+  `Reject`): k bad rows of n cost O(k log n) transactions. A target that knows which rows are bad
+  names them (`Written.refused`), and stores the others at once.
 """
 
 from __future__ import annotations
@@ -54,10 +53,10 @@ CUT_OFF: Final = "the store was stopped while this was being committed; it may b
 class StoreStatistics:
     """What a store has done so far, all its actors together.
 
-    `rows` were stored, in so many `transactions`, the largest of `largest` rows; `repeats` of
-    them were there already and are not counted in `rows` (all were acked). `failures` are
-    messages that failed, `rejected` ones have rows that the database cannot hold; `skipped` ones
-    were settled before they came here; `retries` are transactions tried again in an outage.
+    `rows` were stored in so many `transactions`, the largest of which had `largest` rows. `repeats`
+    are rows that were there already: acked, but not counted in `rows`. `failures` are messages
+    that failed; those `rejected` have rows that the database cannot hold; those `skipped` were
+    settled before they came here. `retries` are transactions tried again in an outage.
     """
 
     rows: int = 0
@@ -70,8 +69,8 @@ class StoreStatistics:
     rejected: int = 0
 
 
-class Tally:
-    """The counters, shared by the actors of a store, which may be on several loops."""
+class Counters:
+    """The counters of a store, shared by its actors, which may be on several loops."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,7 +85,7 @@ class Tally:
             return StoreStatistics(**self._counts)
 
     def committed(self, messages: int, repeats: int) -> None:
-        """A transaction is done, after which so many messages are stored."""
+        """A transaction has stored so many messages, `repeats` of which were there already."""
         with self._lock:
             counts = self._counts
             counts["rows"] += messages - repeats
@@ -95,7 +94,7 @@ class Tally:
             counts["largest"] = max(counts["largest"], messages)
 
     def add(self, what: Literal["failures", "rejected", "skipped", "retries"], count: int) -> None:
-        """Something else happened, so many times."""
+        """Add to another counter."""
         with self._lock:
             self._counts[what] += count
 
@@ -111,7 +110,7 @@ class GroupCommit(Generic[T]):
         *,
         max_batch: int,
         retry: Retry,
-        tally: Tally,
+        counters: Counters,
         failures: FailureLog,
     ) -> None:
         self.name = name
@@ -119,22 +118,22 @@ class GroupCommit(Generic[T]):
         self._target = target
         self._max_batch = max_batch
         self._retry = retry
-        self._tally = tally
+        self._counters = counters
         self._failures = failures
         self._received: list[Message[T]] = []  # not yet in a transaction
         self._room = asyncio.Event()
-        self._intake: asyncio.Task[None] | None = None
+        self._receiving: asyncio.Task[None] | None = None
         self._cancelled: asyncio.CancelledError | None = None  # put off during a transaction
 
     def __repr__(self) -> str:
         return f"<GroupCommit of {self.name}: {len(self._received)} received>"
 
     async def run(self) -> None:
-        """Store what comes until the inbox closes.
+        """Store messages until the inbox closes. Every message received is settled then.
 
-        Raises `Closed` if that was with a cause, `StoreError` if the target cannot go on; what
-        was received by then is settled. Cancelled: no further transaction is begun; one that is
-        being committed is waited for, for at most `LINGER` seconds, and acked; the rest fails.
+        Raises `Closed` if the inbox was closed with a cause, `StoreError` if the target cannot go
+        on. Cancelled: it begins no further transaction, waits for one that is being committed, for
+        at most `LINGER` seconds, and acks its messages; all others fail.
         """
         while True:
             if not self._received:
@@ -144,11 +143,13 @@ class GroupCommit(Generic[T]):
                     if closed.__cause__ is not None:
                         raise
                     return
-            await self._busy()
+            await self._commit_all()
 
-    async def _busy(self) -> None:
-        """Commit what is in hand, and what comes in meanwhile, until nothing is left."""
-        self._intake = intake = asyncio.create_task(self._take_in(), name=f"{self.name}.intake")
+    async def _commit_all(self) -> None:
+        """Commit what was received, and what arrives meanwhile, until nothing is left."""
+        self._receiving = receiving = asyncio.create_task(
+            self._receive_ahead(), name=f"{self.name}.intake"
+        )
         try:
             while self._received:
                 batch, self._received = self._received, []
@@ -156,43 +157,43 @@ class GroupCommit(Generic[T]):
                 await self._commit(batch)
                 if self._cancelled is not None:
                     raise self._cancelled
-            intake.cancel()  # exact: what it was not given yet stays in the channel
-            await _end_of(intake)
-            if not intake.cancelled():
-                intake.result()
+            receiving.cancel()  # exact: a value that it has not received stays in the channel
+            await wait_done(receiving)
+            if not receiving.cancelled():
+                receiving.result()
         except BaseException as error:
-            intake.cancel()
+            receiving.cancel()
             try:
-                await _end_of(intake)
+                await wait_done(receiving)
             finally:
                 cancelled = is_a(error, asyncio.CancelledError)
                 self._fail(self._received, STOPPED if cancelled else error)
             raise
 
-    async def _take_in(self) -> None:
+    async def _receive_ahead(self) -> None:
         while True:
             room = self._max_batch - len(self._received)
             if room:
                 try:
                     received = await self._inbox.recv_many(room)
                 except Closed:
-                    return  # the actor hears the same when it is idle
+                    return  # the actor gets the same error at its next receive
                 self._received += received
             else:
                 self._room.clear()
                 await self._room.wait()
 
-    # One batch.
+    # --- one batch
 
     async def _commit(self, batch: list[Message[T]]) -> None:
-        """Settle every message of `batch`: as one transaction, or as few as may be."""
+        """Settle every message of `batch`, in one transaction or in as few as possible."""
         try:
             fresh = [message for message in batch if message.outcome is None]
         except AttributeError:
             raise self._wrongly_wired(batch) from None
         if len(fresh) < len(batch):
-            self._tally.add("skipped", len(batch) - len(fresh))
-        parts = [fresh] if fresh else []  # the next one last
+            self._counters.add("skipped", len(batch) - len(fresh))
+        parts = [fresh] if fresh else []  # the next part last
         try:
             while parts:
                 part = parts.pop()
@@ -209,7 +210,7 @@ class GroupCommit(Generic[T]):
             raise
 
     def _wrongly_wired(self, batch: list[Any]) -> TypeError:
-        """What to raise for a batch with values that are no messages; the messages fail."""
+        """The error for a batch in which a value is no message. The messages in it fail."""
         wrong = next(each for each in batch if not isinstance(each, Message))
         kind = type(wrong).__name__
         error = TypeError(
@@ -233,8 +234,10 @@ class GroupCommit(Generic[T]):
                 message.ack()
 
     async def _store(self, rows: Messages[T]) -> Written | Exception | str:
-        """Try until it is done, or is not to be done: then say why. `Outage`: the attempts are
-        used up; another error is about a row.
+        """Try to write `rows` until they are written, or return why they are not.
+
+        `Outage`: the attempts are used up. Another error is about a row. A text: the store was
+        stopped.
         """
         delays = self._retry.delays()
         tries = 0
@@ -253,7 +256,7 @@ class GroupCommit(Generic[T]):
                 return outage
             if tries == 1:
                 _log.warning("%s: outage, trying again: %s", self.name, result)
-            self._tally.add("retries", 1)
+            self._counters.add("retries", 1)
             for message in (*rows, *self._received):
                 delayed_by_outage(message)
             if self._cancelled is None:
@@ -271,20 +274,20 @@ class GroupCommit(Generic[T]):
             return False
 
     async def _try(self, rows: Messages[T]) -> Written | Exception:
-        """One transaction. Only `StoreError` and what is no `Exception` is raised."""
+        """One transaction, or its error. `StoreError` and what is no `Exception` are raised."""
         writing = asyncio.ensure_future(self._target.write(rows))
         try:
-            await _end_of(writing)
+            await wait_done(writing)
         except asyncio.CancelledError as cancelled:
             self._cancelled = cancelled
-            if self._intake is not None:
-                self._intake.cancel()  # nothing more comes in while that lasts
+            if self._receiving is not None:
+                self._receiving.cancel()  # receive nothing more meanwhile
             await self._linger(writing, rows)
         error = asyncio.CancelledError() if writing.cancelled() else writing.exception()
         if error is None:
             written = writing.result()
             if stored := len(rows) - len(written.refused):
-                self._tally.committed(stored, written.repeats)
+                self._counters.committed(stored, written.repeats)
             return written
         if is_a(error, LeftBehind):
             self._fail(rows, CUT_OFF)
@@ -296,8 +299,10 @@ class GroupCommit(Generic[T]):
         return error
 
     async def _linger(self, writing: asyncio.Future[Written], rows: Messages[T]) -> None:
-        """Cancelled amid a transaction: wait for its end, so that no ack is lost, but not for
-        ever, and no longer if cancelled once more."""
+        """Cancelled during a transaction: wait for its end, so that no ack is lost.
+
+        For at most `LINGER` seconds, and only until the next cancellation.
+        """
         try:
             done, _ = await asyncio.wait([writing], timeout=LINGER)
             if done:
@@ -309,7 +314,7 @@ class GroupCommit(Generic[T]):
                 LINGER,
             )
             writing.cancel()
-            await _end_of(writing)
+            await wait_done(writing)
         except asyncio.CancelledError:
             writing.cancel()
         self._fail(rows, CUT_OFF)
@@ -317,10 +322,10 @@ class GroupCommit(Generic[T]):
         raise self._cancelled
 
     def _fail(self, messages: Messages[T], error: BaseException | str) -> None:
-        """Settle what is not stored, unless it is settled already, and say so in the log."""
+        """Fail or reject what is not stored, unless it is settled already, and log failures."""
         if is_a(error, Reject):
             rejected = sum(message.reject(error.reason) for message in messages)
-            self._tally.add("rejected", rejected)
+            self._counters.add("rejected", rejected)
             return
         failed = 0
         for message in messages:
@@ -328,13 +333,13 @@ class GroupCommit(Generic[T]):
                 failed += 1
                 self._failures.add(message.id, error)
         if failed:
-            self._tally.add("failures", failed)
+            self._counters.add("failures", failed)
 
 
-async def _end_of(work: asyncio.Future[Any]) -> None:
-    """Return when `work` has ended, however it did. Cancelled: it goes on.
+async def wait_done(work: asyncio.Future[Any]) -> None:
+    """Return when `work` has ended, however it ended. Cancelled: `work` goes on.
 
-    `asyncio.wait` does the same for several at three times the cost, which every commit would pay.
+    `asyncio.wait` would do, at three times the cost, for every commit.
     """
     if work.done():
         return
@@ -352,6 +357,6 @@ async def _end_of(work: asyncio.Future[Any]) -> None:
 
 
 def shown(statistics: StoreStatistics) -> str:
-    """The counters that are not zero, in words."""
+    """The counters that are not zero, as text."""
     counts = [(f.name, getattr(statistics, f.name)) for f in fields(statistics)]
     return ", ".join(f"{count} {name}" for name, count in counts if count) or "nothing stored yet"

@@ -1,4 +1,4 @@
-"""Store: the actor at a pipeline's end, and `store`, which makes one of a function."""
+"""`Store`, the actor at the end of a pipeline, and `store`, which makes one of a function."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tailrace.errors import StoreError
 from tailrace.message import Message
 from tailrace.message.internals import FailureLog
 from tailrace.retry import Retry
-from tailrace.store.commit import GroupCommit, StoreStatistics, Tally, shown
-from tailrace.store.target import AsyncFunction, InThread, PlainFunction, Target, name_of
+from tailrace.store.commit import Counters, GroupCommit, StoreStatistics, shown
+from tailrace.store.target import AsyncFunction, PlainFunction, Target, ThreadedTarget, name_of
 from tailrace.usercode import is_async, is_generator
 
 T = TypeVar("T")
@@ -23,9 +23,9 @@ class Store(Generic[T]):
     """An actor that stores what it receives, many rows to a transaction, and acks each message
     once it is durable; `store` and `store_sqlite` make it.
 
-    Start it with ``go(store, channel)``. With ``actors=n``, or in several groups, the actors
-    share one connection and one thread, and their transactions take turns; that gains nothing but
-    a longer intake, as one actor already stores all that is waiting at once.
+    Start it with ``go(store, channel)``. One actor is enough: it stores all messages that wait, in
+    one transaction. With ``actors=n``, or in several groups, the actors share one connection and
+    one thread, and their transactions take turns.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Store(Generic[T]):
     ) -> None:
         check_max_batch(max_batch)
         self.name = name
-        """What graphs and test kits call this actor."""
+        """The name of this actor in graphs and in test kits."""
         self._make_target = make_target
         self._what = what
         self._max_batch = max_batch
         self._retry = retry
-        self._tally = Tally()
+        self._counters = Counters()
         self._failures = FailureLog(f"{name} {what}")
         self._lock = threading.Lock()  # actors may be on several loops
         self._actors = 0
@@ -56,16 +56,16 @@ class Store(Generic[T]):
 
     def statistics(self) -> StoreStatistics:
         """A frozen snapshot of the counters of all actors of this store."""
-        return self._tally.snapshot()
+        return self._counters.snapshot()
 
     async def __call__(self, inbox: Receiver[Message[T]]) -> None:
-        """Store what comes from `inbox` until it closes.
+        """Store the messages of `inbox` until it closes.
 
-        Raises `StoreError` when the database cannot be used, before it receives anything if that
-        can be known then; `Closed` if the inbox was closed with a cause. Whatever it received is
-        settled by then. Cancelled: a transaction that is being committed is waited for, for at
-        most ten seconds (under `run` no longer than its grace), and acked; messages that are not
-        in it fail.
+        Raises `StoreError` when the database cannot be used (if possible before it receives
+        anything), and `Closed` if the inbox was closed with a cause. By then every message that it
+        received is settled. Cancelled: it waits for a transaction that is being committed, for at
+        most ten seconds (under `run` no longer than its grace), and acks its messages; all others
+        in hand fail.
         """
         target = self._enter()
         try:
@@ -76,7 +76,7 @@ class Store(Generic[T]):
                 target,
                 max_batch=self._max_batch,
                 retry=self._retry,
-                tally=self._tally,
+                counters=self._counters,
                 failures=self._failures,
             ).run()
         finally:
@@ -124,20 +124,20 @@ def store(
 
     `write` gets the data of 1 to `max_batch` messages, in the order of their arrival, and returns
     once they are durable; if it raises, nothing was stored. A coroutine function is awaited on
-    the loop; a plain function is called in a thread, one and the same for all its calls. While it
-    runs, the next batch comes in.
+    the loop. A plain function is called in a thread, the same one each time. While `write` runs,
+    the next batch is received.
 
     An error to which `retry` applies is an *outage*: the same rows are tried again, with
-    exponential backoff, while the channel makes senders wait; when the attempts are used up they
-    fail with `Outage`. By default that is `OSError` (with `ConnectionError` and `TimeoutError`),
-    ten times over about ten seconds; say what your driver raises, as in
+    exponential backoff, while the channel makes senders wait. When the attempts are used up, the
+    messages fail with `Outage`. By default outages are `OSError` (with `ConnectionError` and
+    `TimeoutError`), tried ten times over about ten seconds; name what your driver raises, as in
     ``Retry(on=psycopg.OperationalError)``. Any other error is *poison*: the batch is halved until
     the row that it is about fails alone. ``raise Reject(reason)`` in `write` rejects that row.
 
-    A write may come twice: when an outage hid that it was done, or when a sender repeats itself.
-    So let the table have a key, and ignore what is there (``ON CONFLICT DO NOTHING``). With
-    `key`, equal rows of one transaction whose ``key(data)`` is the same are written once and all
-    acked; one with the key of an earlier row, but with other data, is rejected.
+    A row may be written twice: when an outage hid that it was stored, or when a sender repeats
+    itself. So give the table a key, and skip rows that are there (``ON CONFLICT DO NOTHING``). With
+    `key`, equal rows of one transaction with the same ``key(data)`` are written once and all acked;
+    a row with the key of an earlier one, but with other data, is rejected.
 
     TypeError or ValueError for arguments that make no sense.
     """
@@ -161,7 +161,7 @@ def store(
         if is_async(write):
             return AsyncFunction(cast("Callable[[Sequence[T]], Awaitable[None]]", write), key)
         plain = PlainFunction(cast("Callable[[Sequence[T]], None]", write), key)
-        return InThread(plain, f"store {name}")
+        return ThreadedTarget(plain, f"store {name}")
 
     return Store(
         make_target,
@@ -173,7 +173,7 @@ def store(
 
 
 def check_max_batch(max_batch: object) -> None:
-    """TypeError or ValueError unless it is a number of rows."""
+    """TypeError or ValueError unless `max_batch` is a number of rows."""
     if not isinstance(max_batch, int) or isinstance(max_batch, bool):
         raise TypeError(f"max_batch must be a whole number, not {max_batch!r}")
     if max_batch < 1:
@@ -181,7 +181,7 @@ def check_max_batch(max_batch: object) -> None:
 
 
 def check_retry(retry: object) -> Retry:
-    """The policy to use; TypeError for what is none."""
+    """The policy to use. TypeError for what is no `Retry`."""
     if retry is None:
         return Retry()
     if not isinstance(retry, Retry):
@@ -190,7 +190,7 @@ def check_retry(retry: object) -> Retry:
 
 
 def _row_type(inbox: object) -> Any:
-    """T of a channel of Message[T]; None if it was not written. StoreError for another."""
+    """T of a channel of Message[T]; None for an untyped channel. StoreError for another type."""
     element = getattr(inbox, "element", None)
     if get_origin(element) is not Message:
         if element is not Any and isinstance(element, type) and not issubclass(Message, element):

@@ -1,8 +1,8 @@
-"""Where transactions go: the one interface of all stores, and how functions become one.
+"""Targets: where the transactions of a store go; and functions as targets.
 
-A `Target` is asynchronous. What blocks, a plain function or a database driver, is a
-`BlockingTarget`, and `InThread` makes a target of it: all of its calls happen in one and the same
-thread, in order, which is what connections to databases want.
+A `Target` is asynchronous. A plain function, or a database driver that blocks, is a
+`BlockingTarget`. `ThreadedTarget` makes a target of that: all its calls happen in one and the same
+thread, in order, as connections to databases require.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ R = TypeVar("R")
 Messages: TypeAlias = Sequence[Message[T]]
 
 CLOSING_SECONDS: Final = 5.0
-"""How long the end of a store waits for its connection to be closed; then it goes on closing."""
+"""How long the end of a store waits for its target to close. The closing goes on after that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of a batch: `refused` says, by place in the batch, which messages are not
-    stored and why (`Reject`: the sender's fault); all others are, `repeats` of them before.
+    """The outcome of a batch that was written.
+
+    `refused` has the errors of the messages that are not stored, by place in the batch (`Reject`:
+    the sender's fault). All others are stored; `repeats` of them were stored before.
     """
 
     repeats: int = 0
@@ -42,24 +44,24 @@ class Written:
 class Target(Protocol[T_contra]):
     """Takes one batch after another, each as one transaction.
 
-    `open` comes first, once per actor, and `close` last; the calls of one actor never overlap,
-    those of several may. What `write` raises means that no row of the batch was stored.
-    `StoreError` ends the store, any other error is the batch's own.
+    `open` is called first, once per actor, and `close` last. The calls of one actor never overlap,
+    those of several actors may. If `write` raises, no row of the batch was stored: `StoreError`
+    ends the store, any other error is about the batch.
     """
 
     async def open(self, element: Any) -> None:
-        """Get ready for rows of type `element`; None if nobody knows it yet."""
+        """Get ready for rows of type `element`; None if the type is not known yet."""
 
     def write(self, messages: Messages[T_contra], /) -> Awaitable[Written]:
-        """Store the rows of these messages, for good. Begins at once."""
+        """Store the rows of these messages durably. Begins at once."""
         ...
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Release connections and files."""
 
 
 class BlockingTarget(Protocol[T_contra]):
-    """The same in plain functions, which are all called from one thread."""
+    """A `Target` of plain functions, which are all called from one thread."""
 
     def open(self, element: Any) -> None:
         """As `Target.open`."""
@@ -72,10 +74,10 @@ class BlockingTarget(Protocol[T_contra]):
         """As `Target.close`."""
 
 
-class InThread(Generic[T]):
+class ThreadedTarget(Generic[T]):
     """A blocking target in a thread of its own.
 
-    A call that is cancelled goes on in the thread; nobody hears how it ended.
+    A call that is cancelled goes on in the thread, and its result is dropped.
     """
 
     def __init__(self, target: BlockingTarget[T], name: str) -> None:
@@ -94,7 +96,7 @@ class InThread(Generic[T]):
         return self._begin(self._target.write, messages)
 
     async def close(self) -> None:
-        """As `Target.close`, but the thread is waited for only so long."""
+        """As `Target.close`. Waits for the thread for at most `CLOSING_SECONDS`."""
         if self._worker.left:
             self._worker.shutdown(wait=False)
             return
@@ -106,28 +108,29 @@ class InThread(Generic[T]):
             future.result()
 
     def _begin(self, function: Callable[..., R], *args: Any) -> asyncio.Future[R]:
-        """One wake-up of the loop for each call, however many rows it has."""
+        """Call it in the thread. A call wakes the loop once, however many rows it has."""
         return asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
 
 
-class _Fold(Generic[T]):
-    """The rows of a transaction, each key once if there are keys.
+class KeyFold(Generic[T]):
+    """Makes of messages the rows of a transaction, in which each key occurs once.
 
-    Two rows of one key are one row if a client sent the same twice, or if they are equal; else
-    the later one is refused, as it will not be stored.
+    Two messages of one key are one row if a client sent the same twice, or if their data are equal.
+    Otherwise the later one is refused, as it will not be stored.
     """
 
     def __init__(self, key: Callable[[T], Hashable] | None) -> None:
         self._key = key
 
     def __call__(self, messages: Messages[T]) -> tuple[list[T], Written]:
+        """The rows to write, and the outcome if they are written."""
         key = self._key
         if key is None:
             return [message.data for message in messages], Written()
         first: dict[Hashable, Message[T]] = {}
         refused: dict[int, Exception] = {}
         for position, message in enumerate(messages):
-            try:  # what is called here may all be user code
+            try:  # `key`, `__hash__` and `__eq__` are user code
                 other = first.setdefault(key(message.data), message)
                 if other is not message and not _same(other, message):
                     raise Reject(
@@ -153,7 +156,7 @@ class AsyncFunction(Generic[T]):
         key: Callable[[T], Hashable] | None,
     ) -> None:
         self._write = write
-        self._fold = _Fold(key)
+        self._fold = KeyFold(key)
 
     def __repr__(self) -> str:
         return f"<async {name_of(self._write)}>"
@@ -162,7 +165,7 @@ class AsyncFunction(Generic[T]):
         """Nothing to do."""
 
     async def write(self, messages: Messages[T], /) -> Written:
-        """As `Target.write`. StoreError if the function returns work that it has not done."""
+        """As `Target.write`. StoreError if the function returns work that has not run."""
         rows, written = self._fold(messages)
         if rows:
             result = cast("object", await self._write(rows))
@@ -181,7 +184,7 @@ class PlainFunction(Generic[T]):
         self, write: Callable[[Sequence[T]], None], key: Callable[[T], Hashable] | None
     ) -> None:
         self._write = write
-        self._fold = _Fold(key)
+        self._fold = KeyFold(key)
 
     def __repr__(self) -> str:
         return f"<plain {name_of(self._write)}>"
@@ -190,7 +193,7 @@ class PlainFunction(Generic[T]):
         """Nothing to do."""
 
     def write(self, messages: Messages[T], /) -> Written:
-        """As `Target.write`. StoreError if the function returns work that it has not done."""
+        """As `Target.write`. StoreError if the function returns work that has not run."""
         rows, written = self._fold(messages)
         if not rows:
             return written
@@ -220,6 +223,6 @@ def _check_ran(write: Callable[..., Any], result: object) -> None:
 
 
 def name_of(write: Callable[..., Any]) -> str:
-    """What to call it; never its repr, which may show what a partial has bound (a password)."""
+    """The name of a function; never its repr, which may show a password that a partial binds."""
     write = unwrapped(write)
     return getattr(write, "__qualname__", None) or type(write).__qualname__

@@ -8,8 +8,7 @@ import random as _random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from tailrace.gather.backends import Backend, check, label
-from tailrace.gather.backends import backend as as_backend
+from tailrace.gather.backends import Backend, backend, check, label
 from tailrace.gather.hedging.copies import HedgedRace
 from tailrace.gather.hedging.pool import Pool
 from tailrace.gather.hedging.replica import BALANCERS, Balance, Eject
@@ -137,7 +136,7 @@ def hedged(
     """
 
     def decorate(fn: Callable[[Q], Awaitable[R]]) -> HedgedFunction[Q, R]:
-        one = as_backend(fn)
+        one = backend(fn)
         function: HedgedFunction[Q, R] = HedgedFunction(
             one,
             target=target,

@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tailrace.store.layout import Column
+from tailrace.store.sqlite.columns import Column
 from tailrace.store.sqlite.table import Table, quoted
-from tailrace.store.values import SqlType
+from tailrace.store.sqlite.values import SqlType
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What the description of a table says. `misfits` has a phrase for each reason why it will
+    """What the description of a table says. `mismatches` has a phrase for each reason why it will
     not do; `overrule`: its constraints have conflict clauses, which an INSERT must overrule.
     """
 
-    misfits: tuple[str, ...]
+    mismatches: tuple[str, ...]
     faithful: bool = False
     overrule: bool = False
     key_is_text: bool = True
@@ -59,9 +59,9 @@ def fit_of(connection: sqlite3.Connection, table: Table[Any]) -> Fit:
     rows = connection.execute(f"PRAGMA main.table_xinfo({quoted(table.name)})")
     columns = [_Found(*row) for row in rows]
     strict = _is_strict(connection, table.name)
-    misfits = tuple(_misfits(connection, table, columns, strict))
-    if misfits:
-        return Fit(misfits)
+    mismatches = tuple(_mismatches(connection, table, columns, strict))
+    if mismatches:
+        return Fit(mismatches)
     overrule = "CONFLICT" in sql.upper()
     try:
         # Compiled anew, not as it is in the cache of statements: what the comment is for.
@@ -107,14 +107,14 @@ def _is_strict(connection: sqlite3.Connection, name: str) -> bool:
     return any(len(found) > 5 and bool(found[5]) for found in tables)  # none before SQLite 3.37
 
 
-def _misfits(
+def _mismatches(
     connection: sqlite3.Connection, table: Table[Any], columns: list[_Found], strict: bool
 ) -> Iterator[str]:
     found = {column.name.lower(): column for column in columns}
     for column in table.columns:
         there = found.pop(column.name.lower(), None)
         check_type = column.name != table.key_column or table.key_is_field or table.key_is_id
-        yield from _misfit(column, there, check_type, strict)
+        yield from _mismatches_of_column(column, there, check_type, strict)
     for there in found.values():
         if there.notnull and there.default is None and not there.hidden and not there.pk:
             yield (
@@ -139,7 +139,9 @@ def _key_is_unique(
     return False
 
 
-def _misfit(column: Column, there: _Found | None, check_type: bool, strict: bool) -> Iterator[str]:
+def _mismatches_of_column(
+    column: Column, there: _Found | None, check_type: bool, strict: bool
+) -> Iterator[str]:
     if there is None:
         null = "" if column.nullable else " NOT NULL"
         yield f"it has no column {column.name!r} ({column.sql_type}{null})"

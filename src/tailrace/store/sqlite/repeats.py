@@ -13,7 +13,7 @@ from typing import Final
 
 from tailrace.errors import Reject
 from tailrace.store.sqlite.table import Row
-from tailrace.store.values import Value
+from tailrace.store.sqlite.values import Value
 
 OTHER_DATA: Final = "a row of the same {} is there already, with other data; it was left as it is"
 

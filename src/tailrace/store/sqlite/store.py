@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast, get_args, overload
 
 from tailrace.retry import Retry
-from tailrace.store.layout import layout_of
+from tailrace.store.sqlite.codes import is_outage
+from tailrace.store.sqlite.columns import layout_of
 from tailrace.store.sqlite.table import Key, Table
-from tailrace.store.sqlite.target import Durability, SqliteTarget, is_outage
+from tailrace.store.sqlite.target import Durability, SqliteTarget
 from tailrace.store.store import Store, check_retry
-from tailrace.store.target import InThread, Target
+from tailrace.store.target import Target, ThreadedTarget
 
 __all__ = ["Durability", "store_sqlite"]
 
@@ -115,7 +116,7 @@ def store_sqlite(
         target = SqliteTarget[Any](
             absolute, make_table, known, durability=durability, busy_timeout=busy_timeout
         )
-        return InThread(target, f"store_sqlite {path}")
+        return ThreadedTarget(target, f"store_sqlite {path}")
 
     return Store(
         make_target,

@@ -1,12 +1,11 @@
 """The SQL of one table, and the values of its rows.
 
-One INSERT takes a whole batch: a single call of SQLite is a single hand-over of the GIL, where
-`executemany` takes two for each row and waits behind a busy event loop for each. So that few
-statements need be prepared, they exist for 1, 2, 4, 8, … rows; the rest is filled up with rows
-without a key, which the statement leaves out.
+One INSERT takes a whole batch: one call of SQLite releases the GIL once, where `executemany` does
+so for each row and waits for a busy event loop each time. There are statements for 1, 2, 4, 8, …
+rows, so that few are prepared; a batch is padded with rows without a key, which are skipped.
 
-The same statement inserts nothing if the schema is not the one that was looked at: so no row gets
-into a table that somebody has altered, and no second statement has to ask.
+The statement inserts nothing if the schema is not the one that was looked at. So no row gets into a
+table that somebody has altered, and no second statement is needed to check.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ from typing import Generic, TypeAlias, TypeVar
 from tailrace.errors import Reject
 from tailrace.message import Message
 from tailrace.message.internals import digest_of
-from tailrace.store.layout import Column, Layout
-from tailrace.store.values import Value, text, type_name, whole
+from tailrace.store.fields import type_name
+from tailrace.store.sqlite.columns import Column, Layout
+from tailrace.store.sqlite.values import Value, text, whole
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ Key: TypeAlias = "str | Callable[[T], str | int | bytes] | None"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to be inserted: its place in the batch, its values, and the client's digest."""
+    """One row to insert: its place in the batch, its values, and the digest of what was sent."""
 
     position: int
     key: Value
@@ -38,8 +38,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a batch: their values, one row after another. `refused` says of each message
-    of which no row could be made why not, by its place in the batch.
+    """The rows of a batch: their values, one row after another, in `flat`.
+
+    `refused` has the errors of the messages of which no row could be made, by place in the batch.
     """
 
     flat: list[Value]
@@ -54,8 +55,8 @@ class Rows:
 class Table(Generic[T]):
     """A table for rows of one layout.
 
-    Its key is a field of the row, where `key` names one; else a column `id_column` of its own,
-    before the others, for ``key(data)`` or the message's id. TypeError if that does not go
+    Its key is a field of the row, if `key` names one. Otherwise it is a column `id_column` before
+    the others, with ``key(data)`` or the message's id. TypeError if key and fields do not go
     together.
     """
 
@@ -72,7 +73,7 @@ class Table(Generic[T]):
             id_ = Column(id_column, "TEXT", nullable=False, convert=str, python_type="the key")
             self.columns = (id_, *layout.columns)
         self.key_is_text = True
-        """Whether the key's column makes a text of an int, which is then done here already."""
+        """Whether the key's column turns an int into a text. If so, that is done here already."""
         self._inserts: dict[int, str] = {}
         self._selects: dict[int, str] = {}
         self._check()
@@ -108,7 +109,7 @@ class Table(Generic[T]):
     # Rows.
 
     def rows(self, messages: Sequence[Message[T]]) -> Rows:
-        """The rows of a batch. A message of which none can be made is refused alone."""
+        """The rows of a batch. A message of which no row can be made is refused alone."""
         digests: dict[int, bytes] = {}
         for position, message in enumerate(messages):
             digest = digest_of(message)
@@ -116,8 +117,8 @@ class Table(Generic[T]):
                 digests[position] = digest
         try:
             return Rows(self._flat(messages), range(len(messages)), digests)
-        except Exception:  # of which one?
-            pass
+        except Exception:
+            pass  # try the messages one by one, to find those it is about
         flat: list[Value] = []
         positions: list[int] = []
         refused: dict[int, Exception] = {}
@@ -131,8 +132,10 @@ class Table(Generic[T]):
         return Rows(flat, positions, digests, refused)
 
     def _flat(self, messages: Sequence[Message[T]]) -> list[Value]:
-        """The values of all rows. What is raised is about one of them: `Reject` if the row could
-        never be in a table, anything else is as it came from the user's code or the checks.
+        """The values of all rows.
+
+        An error is about one of them: `Reject` if no table could hold the row, else what user code
+        or a check raised.
         """
         flat: list[Value] = []
         values, key = self._values, self._key
@@ -162,7 +165,7 @@ class Table(Generic[T]):
     # SQL.
 
     def create(self) -> str:
-        """The statement that makes the table where there is none."""
+        """The statement that makes the table if there is none."""
         columns = ", ".join(
             f"{quoted(column.name)} {column.sql_type}"
             + (" PRIMARY KEY" if column.name == self.key_column else "")
@@ -172,11 +175,11 @@ class Table(Generic[T]):
         return f"CREATE TABLE IF NOT EXISTS main.{quoted(self.name)} ({columns})"
 
     def insert(self, rows: int, *, overrule: bool = False) -> str:
-        """The statement that inserts up to `rows` rows, but for those whose keys are there.
+        """The statement that inserts up to `rows` rows, except those whose keys are there.
 
-        Its last parameter is the schema version: if the database has another, nothing is
-        inserted. `overrule`: whatever the table's constraints have after ON CONFLICT, a row that
-        breaks one is an error. (Not always, as it overrules what is in triggers too.)
+        Its last parameter is the schema version: if the database has another one, nothing is
+        inserted. `overrule`: a row that breaks a constraint is an error, whatever that constraint
+        says after ON CONFLICT. (Only where it is needed, as it overrules triggers too.)
         """
         number = -rows if overrule else rows
         statement = self._inserts.get(number)
@@ -196,7 +199,7 @@ class Table(Generic[T]):
         )
 
     def select(self, rows: int) -> str:
-        """The statement that gives the rows of up to `rows` keys."""
+        """The statement that selects the rows of up to `rows` keys."""
         statement = self._selects.get(rows)
         if statement is None:
             names = ", ".join(quoted(column.name) for column in self.columns)
@@ -219,5 +222,5 @@ def _checked_key(key: object, as_text: bool) -> str | int | bytes:
 
 
 def quoted(name: str) -> str:
-    """A name as SQL has it."""
+    """A name in the quotes of SQL."""
     return '"' + name.replace('"', '""') + '"'

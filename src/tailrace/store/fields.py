@@ -1,0 +1,143 @@
+"""The fields of a type of rows: their names and types, and how a row is taken apart into them.
+
+A dataclass, TypedDict, NamedTuple or msgspec Struct has fields; any other type is one value. A
+Struct is recognised by its attributes, so msgspec is not imported. Nothing here knows a database.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, TypeAlias, TypeGuard, Union, cast, get_args, get_origin
+
+__all__ = [
+    "Converters",
+    "attributes_of",
+    "bare_type",
+    "field_names",
+    "hints_of",
+    "is_class",
+    "items_of",
+    "optional_keys",
+    "type_name",
+]
+
+Converters: TypeAlias = "Sequence[tuple[str, Callable[[Any], Any]]]"
+"""The names of fields, and for each what converts its value."""
+
+
+def type_name(row_type: Any) -> str:
+    """The name of a type in texts."""
+    if isinstance(row_type, type):
+        return row_type.__qualname__.rpartition("<locals>.")[2]
+    return str(row_type).replace("typing.", "")
+
+
+def field_names(base: object) -> tuple[str, ...] | None:
+    """The names of the fields of a class; None if it has none: then it is one value."""
+    if not is_class(base):
+        return None
+    if typing.is_typeddict(base):
+        return tuple(base.__annotations__)
+    if dataclasses.is_dataclass(base):
+        return tuple(field.name for field in dataclasses.fields(base))
+    is_tuple = issubclass(base, tuple)
+    attribute = "_fields" if is_tuple else "__struct_fields__"
+    fields: object = getattr(base, attribute, None)  # of a NamedTuple, or a msgspec Struct
+    return cast("tuple[str, ...]", fields) if isinstance(fields, tuple) else None
+
+
+def is_class(value: object) -> TypeGuard[type[Any]]:
+    """Whether `value` is a class."""
+    return isinstance(value, type)
+
+
+def hints_of(base: type) -> Mapping[str, Any]:
+    """The types of the fields, by name. TypeError if an annotation cannot be evaluated."""
+    try:
+        return typing.get_type_hints(base, include_extras=True)
+    except Exception as error:  # an annotation is user code
+        raise TypeError(
+            f"cannot read the field types of {type_name(base)}: {error}; they must be names that "
+            f"its module has at run time"
+        ) from error
+
+
+def attributes_of(base: type, shown: str, converters: Converters) -> Callable[[Any], list[Any]]:
+    """What takes an instance of `base` apart into its converted fields. `shown`: the type's name.
+
+    TypeError, or what a converter raises, for a row that does not fit.
+    """
+
+    def values(row: Any) -> list[Any]:
+        if not isinstance(row, base):
+            raise TypeError(f"expected {shown}, not {type_name(type(row))}")
+        return [convert(getattr(row, name)) for name, convert in converters]
+
+    return values
+
+
+def items_of(
+    shown: str, converters: Converters, optional: frozenset[str]
+) -> Callable[[Any], list[Any]]:
+    """As `attributes_of`, for a TypedDict, of which `optional` keys may be missing."""
+    known = frozenset(name for name, _ in converters)
+    required = known - optional
+
+    def values(row: Any) -> list[Any]:
+        if not isinstance(row, dict):
+            raise TypeError(f"expected {shown}, not {type_name(type(row))}")
+        items = cast("dict[str, Any]", row)
+        if items.keys() != known:
+            _check_keys(shown, items.keys(), known, required)
+        return [convert(items[name]) if name in items else None for name, convert in converters]
+
+    return values
+
+
+def _check_keys(
+    shown: str, keys: collections.abc.Set[str], known: frozenset[str], required: frozenset[str]
+) -> None:
+    if missing := sorted(required - keys):
+        raise TypeError(f"{shown}: {', '.join(missing)} missing")
+    if extra := sorted(map(str, keys - known)):
+        raise TypeError(f"{shown} has no {', '.join(extra)}: it would not be stored")
+
+
+def optional_keys(base: Any, hints: Mapping[str, Any]) -> frozenset[str]:
+    """The keys that rows of a TypedDict may leave out."""
+    # __required_keys__ alone does not look into annotations that are strings.
+    marks = {name: get_origin(hint) for name, hint in hints.items()}
+    return frozenset(
+        name
+        for name, mark in marks.items()
+        if mark is typing.NotRequired
+        or (mark is not typing.Required and name not in base.__required_keys__)
+    )
+
+
+_QUALIFIERS: Final = (Annotated, typing.Required, typing.NotRequired, typing.Final)
+
+
+def bare_type(hint: Any) -> tuple[Any, bool]:
+    """A hint without qualifiers, aliases and None; and whether None is allowed."""
+    nullable = False
+    while True:
+        origin = get_origin(hint)
+        if origin in (Union, types.UnionType):
+            members = [member for member in get_args(hint) if member is not types.NoneType]
+            nullable = nullable or len(members) < len(get_args(hint))
+            if len(members) != 1:
+                return hint, nullable
+            hint = members[0]
+        elif origin in _QUALIFIERS or "ReadOnly" in str(origin):
+            hint = get_args(hint)[0]
+        elif hasattr(hint, "__supertype__"):  # a NewType
+            hint = hint.__supertype__
+        elif hasattr(hint, "__value__"):  # a `type` statement's alias
+            hint = hint.__value__
+        else:
+            return hint, nullable
