@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
@@ -54,25 +54,38 @@ class Graph:
     @property
     def cycles(self) -> frozenset[str]:
         """The names of stages and channels that are on a cycle."""
-        return frozenset(_on_cycles(self._names(), self.edges))
+        after, before = self._after(), self._before()
+        names: set[str] = set()
+        for number in _returning(self._order(), self.edges):  # each cycle has such an edge
+            source = self.edges[number].source
+            if source not in names:
+                names |= _reach(after, [source]) & _reach(before, [source])
+        return frozenset(names)
 
     def downstream(self, names: Iterable[str]) -> set[str]:
         """The names of all that values from `names` can reach."""
-        return _reach(((edge.source, edge.target) for edge in self.edges), names)
+        return _reach(self._after(), names)
 
     def upstream(self, names: Iterable[str]) -> set[str]:
         """The names of all whose values can reach `names`."""
-        return _reach(((edge.target, edge.source) for edge in self.edges), names)
+        return _reach(self._before(), names)
 
-    def _names(self) -> list[str]:
-        return [stage.name for stage in self.stages] + [channel.name for channel in self.channels]
+    def _after(self) -> dict[str, list[str]]:
+        return _by_first((edge.source, edge.target) for edge in self.edges)
+
+    def _before(self) -> dict[str, list[str]]:
+        return _by_first((edge.target, edge.source) for edge in self.edges)
+
+    def _order(self) -> dict[str, int]:
+        nodes: tuple[StageNode | ChannelNode, ...] = (*self.stages, *self.channels)
+        return {node.name: index for index, node in enumerate(nodes)}
 
     def layers(self) -> list[list[str]]:
         """The names in order of flow. Names in one layer do not depend on each other.
 
         Edges that lead back, on a cycle, are ignored.
         """
-        order = {name: index for index, name in enumerate(self._names())}
+        order = self._order()
         returning = _returning(order, self.edges)
         sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(order, ()))
         for number, edge in enumerate(self.edges):
@@ -88,7 +101,7 @@ class Graph:
 
     def mermaid(self) -> str:
         """The graph in Mermaid's flowchart language."""
-        ids = {name: f"n{index}" for index, name in enumerate(self._names())}
+        ids = {name: f"n{index}" for name, index in self._order().items()}
         stages, channels = self._texts()
         lines = ["flowchart LR"]
         lines += [f'    {ids[name]}["{_escape(text)}"]' for name, text in stages.items()]
@@ -115,10 +128,14 @@ class Graph:
         return self.mermaid()
 
 
-def _reach(steps: Iterable[tuple[str, str]], start: Iterable[str]) -> set[str]:
-    after: dict[str, list[str]] = {}
-    for source, target in steps:
-        after.setdefault(source, []).append(target)
+def _by_first(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for first, second in pairs:
+        found.setdefault(first, []).append(second)
+    return found
+
+
+def _reach(after: Mapping[str, list[str]], start: Iterable[str]) -> set[str]:
     reached: set[str] = set()
     pending = list(start)
     while pending:
@@ -136,46 +153,6 @@ def _successors(names: Iterable[str], edges: tuple[Edge, ...]) -> dict[str, list
         successors.setdefault(edge.source, []).append((edge.target, number))
         successors.setdefault(edge.target, [])
     return successors
-
-
-def _on_cycles(names: Iterable[str], edges: tuple[Edge, ...]) -> Generator[str]:
-    """The names that reach themselves.
-
-    They are in a strongly connected component of several (Tarjan's algorithm, without recursion),
-    or have an edge to themselves.
-    """
-    successors = _successors(names, edges)
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    open_: dict[str, None] = {}  # seen, in this order, and in no component yet
-    for root in successors:
-        if root in index:
-            continue
-        path: list[tuple[str, Iterator[tuple[str, int]]]] = []
-        enter: str | None = root
-        while enter is not None or path:
-            if enter is not None:
-                index[enter] = low[enter] = len(index)
-                open_[enter] = None
-                path.append((enter, iter(successors[enter])))
-                enter = None
-            name, rest = path[-1]
-            for target, _ in rest:
-                if target not in index:
-                    enter = target
-                    break
-                if target in open_:
-                    low[name] = min(low[name], index[target])
-            else:
-                path.pop()
-                if path:
-                    low[path[-1][0]] = min(low[path[-1][0]], low[name])
-                if low[name] == index[name]:
-                    component: list[str] = []
-                    while not component or component[-1] != name:
-                        component.append(open_.popitem()[0])
-                    if len(component) > 1 or any(to == name for to, _ in successors[name]):
-                        yield from component
 
 
 def _returning(order: Mapping[str, int], edges: tuple[Edge, ...]) -> set[int]:

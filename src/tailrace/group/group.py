@@ -75,7 +75,8 @@ class Group:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._all_ended: asyncio.Future[None] | None = None  # what `_join` awaits
         self._wait_futures: set[asyncio.Future[None]] = set()  # what `wait` awaits
-        self._waiting_tasks: set[asyncio.Task[Any] | None] = set()  # tasks in `wait` or `idle`
+        # The tasks in `wait` or `idle`, and in which of the two.
+        self._waiting: dict[asyncio.Task[Any] | None, Literal["wait", "idle"]] = {}
         self._spared = False  # a drain has found the block in `wait` or `idle`, or as good as
         self._nest: Nest | None = None  # of the stage, or main function, that entered the block
         self._main: Nest | None = None  # set by `run`: the block's code is a source
@@ -281,22 +282,17 @@ class Group:
         finally:  # last: the note asks users' objects for their names
             add_note(error, self._notices.note_on_failure(stage, actor.name))
 
-    def _actor_ended(self) -> None:
-        """An actor has ended, and its stage has others."""
-        if self._wait_futures:
-            self._wake_waiters()
-
     def _stage_ended(self, stage: Stage) -> None:
         del self._live[stage]
         self._watching.ended(stage)
-        changed = self._all_ended
-        if changed is not None and not changed.done() and self._only_background_left():
-            changed.set_result(None)
-        if self._wait_futures:
-            self._wake_waiters()
+        joined = self._all_ended
+        if joined is not None and not joined.done() and self._only_background_left():
+            joined.set_result(None)
+        self._actor_ended()
 
-    def _wake_waiters(self) -> None:
-        if self._others_have_ended():
+    def _actor_ended(self) -> None:
+        """An actor has ended, or waits in `wait`: that may be the last one waited for."""
+        if self._wait_futures and self._others_have_ended():
             for waiter in self._wait_futures:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -310,7 +306,7 @@ class Group:
 
     def _waits(self, task: asyncio.Task[Any]) -> bool:
         """Whether a task is in `wait` or `idle`, or waits for one that is."""
-        return waits_for(task, self._waiting_tasks)
+        return waits_for(task, self._waiting)
 
     def _stage_lets_go(self, stage: Stage) -> None:
         if self._cause is None and not self._draining:
@@ -440,9 +436,9 @@ class Group:
         if asyncio.get_running_loop() is not self.loop:
             raise RuntimeError("wait was called from another event loop than its group's")
         me = asyncio.current_task()
-        self._waiting_tasks.add(me)
+        self._waiting[me] = "wait"
         try:
-            self._wake_waiters()  # this task may be all that others have waited for
+            self._actor_ended()  # this task may be all that others have waited for
             while not self._others_have_ended():
                 waiter: asyncio.Future[None] = self.loop.create_future()
                 self._wait_futures.add(waiter)
@@ -451,7 +447,7 @@ class Group:
                 finally:
                     self._wait_futures.discard(waiter)
         finally:
-            self._waiting_tasks.discard(me)
+            self._waiting.pop(me, None)
 
     # Watching.
 
@@ -472,11 +468,11 @@ class Group:
         """
         idleness = self._watching.idleness
         me = asyncio.current_task()
-        self._waiting_tasks.add(me)
+        self._waiting[me] = "idle"
         try:
             await idleness.wait()
         finally:
-            self._waiting_tasks.discard(me)
+            self._waiting.pop(me, None)
 
     @property
     def _watching(self) -> Watch:

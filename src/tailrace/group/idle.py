@@ -65,18 +65,18 @@ class Idleness:
                 self._stop()
 
     def _stop(self) -> None:
-        self._look += 1
+        self._void_looks()
         self._witness, self._round, self._parked = None, iter(()), {}
+
+    def _void_looks(self) -> None:
+        self._look += 1
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _look_now(self) -> None:
         """Look for a busy actor. If there is one, look again later; if not, wake the waiters."""
-        self._look += 1
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._void_looks()
         witness = self._find_busy()
         if witness is not None:
             self._witness = witness

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from types import CodeType, ModuleType
 from typing import Any, Final, TypeAlias
 
@@ -84,16 +84,9 @@ def _may_use(others: list[Stage], stuck: Mapping[Stage, Needs]) -> bool:
     channels = {channel for needs in stuck.values() for channel, _ in needs}
     if sum(stage.live for stage in others) > MAX_ACTORS:
         return True
-    return any(
-        _refers_to(root, channels)
-        for stage in others
-        for root in (stage.wiring, *stage.started_with, *_steps_of(stage))
-    )
-
-
-def _steps_of(stage: Stage) -> Iterator[Any]:
-    for task in stage.tasks:
-        yield from await_chain(task)
+    roots = [root for stage in others for root in (stage.wiring, *stage.started_with)]
+    roots += [step for stage in others for task in stage.tasks for step in await_chain(task)]
+    return any(_refers_to(root, channels) for root in roots)
 
 
 def _refers_to(root: Any, channels: Set[Channel[Any]]) -> bool:

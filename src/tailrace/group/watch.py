@@ -16,7 +16,7 @@ import gc
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 from weakref import WeakSet
 
@@ -81,17 +81,15 @@ class Watch:
         """As `Group.actors`."""
         now = self._loop.time()
         states: list[ActorState] = []
-        for stage, actor in self._actors():
-            verb, channels, since, _, in_thread = actor.activity()
-            seconds = None if since is None else now - since
-            waits: tuple[tuple[Verb, str], ...] = tuple(
-                (each, self._called(what)) for each, what in channels
-            )
-            states.append(ActorState(actor.name, stage.name, verb, waits, in_thread, seconds))
+        for stage in self._live:
+            for actor in stage.actors:
+                verb, channels, since, _, in_thread = actor.activity()
+                seconds = None if since is None else now - since
+                waits: tuple[tuple[Verb, str], ...] = tuple(
+                    (each, self._called(what)) for each, what in channels
+                )
+                states.append(ActorState(actor.name, stage.name, verb, waits, in_thread, seconds))
         return states
-
-    def _actors(self) -> Iterator[tuple[Stage, Actor]]:
-        return ((stage, actor) for stage in self._live for actor in stage.actors)
 
     def _called(self, what: Any) -> str:
         """The name of a channel, or of what `done` waits for."""
@@ -122,7 +120,7 @@ class Watch:
 
     def stop(self) -> None:
         """Look no more, and let go of the group."""
-        self._block_acts = _never
+        self._block_acts = lambda: False
         for timer in (self._timer, self._stubborn_timer):
             if timer is not None:
                 timer.cancel()
@@ -281,7 +279,3 @@ def _references_of_one() -> int:
 
 # Measured, as interpreters differ: from 3.14 on a call adds no reference for its argument.
 _ALONE: Final = _references_of_one()
-
-
-def _never() -> bool:
-    return False

@@ -26,10 +26,10 @@ import operator
 import selectors
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
+from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from tailrace import _core
 from tailrace.errors import Deadlock
@@ -37,9 +37,6 @@ from tailrace.group import Group
 from tailrace.testing.census import Census, Job
 from tailrace.testing.deadlock import wait_for_graph
 from tailrace.usercode import close
-
-if TYPE_CHECKING:
-    from _typeshed import FileDescriptorLike
 
 __all__ = ["VirtualClockLoop", "run", "wait_all_parked"]
 
@@ -271,42 +268,23 @@ class _Timer(asyncio.TimerHandle):
         return (self.when(), self._number) < (other.when(), other._number)
 
 
-class _VirtualSelector(selectors.BaseSelector):
-    """A real selector that calls `nothing_ready` instead of waiting."""
+class _VirtualSelector(selectors.DefaultSelector):
+    """A selector that calls `nothing_ready` instead of waiting."""
 
     def __init__(self, nothing_ready: Callable[[], Events]) -> None:
-        self._real = selectors.DefaultSelector()
+        super().__init__()
         self._nothing_ready = nothing_ready
         self.turns = 0
 
     def select(self, timeout: float | None = None) -> Events:
         self.turns += 1
         if timeout is not None and timeout <= 0:
-            return self._real.select(0)
+            return super().select(0)
         return self._nothing_ready()
 
     def look(self, timeout: float) -> Events:
         """The files that become ready within `timeout` real seconds."""
-        return self._real.select(timeout)
-
-    def register(
-        self, fileobj: FileDescriptorLike, events: int, data: Any = None
-    ) -> selectors.SelectorKey:
-        return self._real.register(fileobj, events, data)
-
-    def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
-        return self._real.unregister(fileobj)
-
-    def modify(
-        self, fileobj: FileDescriptorLike, events: int, data: Any = None
-    ) -> selectors.SelectorKey:
-        return self._real.modify(fileobj, events, data)
-
-    def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey]:
-        return self._real.get_map()
-
-    def close(self) -> None:
-        self._real.close()
+        return super().select(timeout)
 
 
 async def wait_all_parked() -> None:

@@ -202,7 +202,6 @@ class _Rig(Group):
         self._main_task: asyncio.Task[Any] | None = None  # an async `main` that has not returned
         self._main_is_stage = False  # the stage "main" is `main` itself
         self._entered = False  # the block has begun
-        self._in_wait: set[asyncio.Task[Any] | None] = set()  # tasks that are in `wait`
 
     def begin(self, main: Callable[[Group], Awaitable[None] | None]) -> None:
         """Call `main`. An async one runs as an actor, since it may never return."""
@@ -235,17 +234,9 @@ class _Rig(Group):
                     break
         self._entered = True
         main = self._main_task
-        if main is None or waits_for(main, self._in_wait):
+        in_wait = [task for task, where in self._waiting.items() if where == "wait"]
+        if main is None or waits_for(main, in_wait):
             self._check_all_replaced()
-
-    async def wait(self) -> None:
-        """As `Group`'s."""
-        me = asyncio.current_task()
-        self._in_wait.add(me)
-        try:
-            await super().wait()
-        finally:
-            self._in_wait.discard(me)
 
     def check_begun(self) -> None:
         """RuntimeError if an async `main` waits and has not started each stage in `replace`."""
