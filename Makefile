@@ -33,7 +33,7 @@ MUTATE_ARGS ?= --sample 60 --seed 1
 # Not run once more on the Python core: what runs on both by itself, what no core has a part in, and
 # whole programs that take long and whose parts are tested there.
 BOTH := $(addprefix --ignore=tests/,core cpython faults gather typing test_aggregator.py test_build.py \
-    test_cli.py test_coming_from_queue.py test_docs.py test_examples.py test_gather.py \
+    test_cli.py test_coming_from_queue.py test_docs.py test_examples.py test_figures.py test_gather.py \
     test_hedging_peers.py test_layers.py test_public_names.py test_readme.py test_reference.py \
     test_tail.py)
 
@@ -91,12 +91,22 @@ typecheck: $(HAS)-dev,test ## Check the types with mypy and pyright, both strict
 reference: $(HAS)-test ## Write docs/reference.md anew, of the docstrings
 	@$(BIN)/python tools/reference.py
 
-bench: $(HAS)-bench ## Compare with Go, asyncio.Queue, anyio and trio on this machine
-	@set -e; for file in $$(grep -l __main__ benchmarks/*.py | grep -v -e /core.py -e /bounds.py); do \
-	    echo "== $$file"; $(BIN)/python $$file $(BENCH_ARGS); done
+# Those of which docs/performance.md has figures write them down; the page is then rewritten.
+FIGURES := build/figures
+RECORDED := relay talk_pipeline spawn selects threads sieve scale talk_http
 
-bench-core: $(HAS)-bench ## What the core's goals are measured by, and whether they are met
-	@$(BIN)/python benchmarks/core.py $(BENCH_ARGS)
+bench: $(HAS)-bench ## Compare with Go and others on this machine, and write it into docs/performance.md
+	@rm -rf $(FIGURES); mkdir -p $(FIGURES)
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py | grep -v -e /core.py -e /bounds.py); do \
+	    echo "== $$file"; name=$$(basename $$file .py); \
+	    case ' $(RECORDED) ' in *" $$name "*) json="--json $(FIGURES)/$$name.json";; *) json=;; esac; \
+	    $(BIN)/python $$file $$json $(BENCH_ARGS); done
+	@$(BIN)/python tools/figures.py $(FIGURES)/*.json
+
+bench-core: $(HAS)-bench ## What the core's goals are measured by, and whether they are met; likewise
+	@rm -rf $(FIGURES)
+	@$(BIN)/python benchmarks/core.py --json $(FIGURES) $(BENCH_ARGS)
+	@$(BIN)/python tools/figures.py $(FIGURES)/*.json
 
 bench-bounds: $(HAS)-bench ## What hostile HTTP clients can take, and whether that is within the limits
 	@$(BIN)/python benchmarks/bounds.py $(BENCH_ARGS)

@@ -1,6 +1,6 @@
 """All benchmarks of the core in one go, and whether its goals are met.
 
-    python benchmarks/core.py [--rounds 5] [--uvloop] [SCRIPT...]
+    python benchmarks/core.py [--rounds 5] [--uvloop] [--json FOLDER] [SCRIPT...]
 
 Runs relay, talk_pipeline, spawn, selects, threads, sieve and scale, or those that are named,
 against the peers that the goals are about (run a script by itself for all of its peers). Closes
@@ -15,6 +15,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ if not __package__:  # run as a file
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness import GO, QUEUE
-from benchmarks.report import ratio
+from benchmarks.report import Rounds, ratio
 
 SCRIPTS = ("relay", "talk_pipeline", "spawn", "selects", "threads", "sieve", "scale")
 PEERS = "tailrace,asyncio.,culsans,Go"
@@ -74,19 +76,28 @@ def run(script: str, rounds: int, uvloop: bool, folder: Path) -> dict[str, Any] 
     return document
 
 
+def rounds_of(documents: Sequence[Mapping[str, Any]]) -> dict[str, Rounds]:
+    """The rounds of each benchmark, by its key, of what scripts wrote as JSON."""
+    return {key: found["rounds"] for each in documents for key, found in each["benchmarks"].items()}
+
+
+def reached(goal: Goal, measured: Mapping[str, Rounds]) -> float | None:
+    """The ratio that the goal limits; None if it was not measured."""
+    # An asyncio.Queue has one place where the others have none: its column 0 is a Queue(1).
+    baseline = QUEUE if goal.baseline.startswith(QUEUE) else goal.baseline
+    return ratio(measured.get(goal.benchmark, {}), goal.peer, goal.column, baseline)
+
+
 def summary(documents: list[dict[str, Any]]) -> str:
     """What it ran on, and a line for each goal."""
-    measured = {key: found for each in documents for key, found in each["benchmarks"].items()}
+    measured = rounds_of(documents)
     header = {key: value for each in documents for key, value in each.items()}
     lines = [f"{key}: {header.get(key, '–')}" for key in ("tailrace core", "python", "go")]
     wide = max(len(goal.text) for goal in GOALS)
     lines += ["", f"{'goal':{wide}} │{'at most':>27} │ measured │"]
     lines.append("─" * wide + "─┼" + "─" * 28 + "┼" + "─" * 10 + "┼" + "─" * 9)
     for goal in GOALS:
-        # An asyncio.Queue has one place where the others have none: its column 0 is a Queue(1).
-        baseline = QUEUE if goal.baseline.startswith(QUEUE) else goal.baseline
-        rounds = measured.get(goal.benchmark, {}).get("rounds", {})
-        value = ratio(rounds, goal.peer, goal.column, baseline)
+        value = reached(goal, measured)
         limit = f"{goal.limit:.2f} × {goal.baseline}"
         if value is None:
             said, verdict = "–", "not run"
@@ -101,12 +112,19 @@ def main() -> None:
     parser.add_argument("scripts", nargs="*", metavar="SCRIPT", help=f"of {', '.join(SCRIPTS)}")
     parser.add_argument("--rounds", type=int, default=5, help="default 5; figures are medians")
     parser.add_argument("--uvloop", action="store_true", help="asyncio's peers run on uvloop")
+    parser.add_argument("--json", metavar="FOLDER", type=Path, help="keep all figures there")
     asked = parser.parse_args()
     if unknown := set(asked.scripts) - set(SCRIPTS):
         parser.error(f"no such script: {', '.join(sorted(unknown))}")
     scripts = asked.scripts or SCRIPTS
-    with tempfile.TemporaryDirectory(prefix="tailrace-bench-") as folder:
-        found = {each: run(each, asked.rounds, asked.uvloop, Path(folder)) for each in scripts}
+    with ExitStack() as stack:
+        if asked.json is None:
+            temporary = tempfile.TemporaryDirectory(prefix="tailrace-bench-")
+            folder = Path(stack.enter_context(temporary))
+        else:
+            folder = asked.json
+            folder.mkdir(parents=True, exist_ok=True)
+        found = {each: run(each, asked.rounds, asked.uvloop, folder) for each in scripts}
     documents = [document for document in found.values() if document is not None]
     print(f"== The goals, medians of {asked.rounds} rounds")
     print(summary(documents))

@@ -375,6 +375,6 @@ def _compare(
     for warning in warnings:
         print(warning)
     if arguments.json is not None:
-        document = {**header, "benchmarks": results}
+        document = {**header, "rounds": arguments.rounds, "benchmarks": results}
         text = json.dumps(document, indent=1, ensure_ascii=False)
         arguments.json.write_text(text, encoding="utf-8")

@@ -50,7 +50,7 @@ if not __package__:  # run as a file
 from benchmarks.golang import SOURCES, GoUnavailableError, build_go, go_version
 from benchmarks.harness import chosen
 from benchmarks.http_programs import PROGRAMS, TOKEN
-from benchmarks.report import cpu_name, progress
+from benchmarks.report import cpu_name, machine, progress
 
 GO = "Go"
 KINDS = ("get", "post")
@@ -253,7 +253,9 @@ def main() -> None:
         print(f"\n{table(kind, measured[kind])}")
     print(f"\n{goals(measured)}")
     if asked.json is not None:
-        asked.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
+        header = machine([], uvloop=True, go=go_version())
+        document = {**header, "rounds": asked.rounds, "kinds": measured}
+        asked.json.write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 if __name__ == "__main__":

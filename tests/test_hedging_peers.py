@@ -1,4 +1,4 @@
-"""The matrix of docs/hedging-peers.md: tailrace's column says what runs."""
+"""The matrix of hedging's peers in docs/performance.md: tailrace's column says what runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ finally:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_hedged_is_judged_as_the_docs_say(name: str) -> None:
-    page = (ROOT / "docs" / "hedging-peers.md").read_text("utf-8")
+    page = (ROOT / "docs" / "performance.md").read_text("utf-8")
     row = re.search(rf"^\| {re.escape(name)} \| ([^|]+) \|", page, re.MULTILINE)
     assert row is not None
     verdict = judge(OURS, SCENARIOS[name])
