@@ -67,9 +67,7 @@ def run_in(group: Group, main: Main, grace: float) -> None:
     if not grace >= 0:
         raise ValueError(f"grace must be seconds of 0 or more, not {grace!r}")
     if asyncio._get_running_loop() is not None:
-        raise RuntimeError(
-            "run() makes an event loop, but one is running: use `async with Group()`"
-        )
+        raise RuntimeError("run() makes an event loop, but one runs here: use `async with Group()`")
     program = _Program(group, grace)
     try:
         program.run(main)

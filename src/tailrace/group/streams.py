@@ -83,11 +83,11 @@ def amap(
 ) -> AsyncGenerator[B, None]:
     """The results of ``await fn(item)`` as they come; at most `concurrency` calls run at once.
 
-    With `ordered`, the results come in the order of the items, and a result that waits for its
-    turn counts as running. One more item is read ahead. An exception of `fn` is raised at once,
-    one of `items` after the results of the items before it. Then, and when the iteration is left
-    early, the running calls are cancelled and waited for (at once with `contextlib.aclosing`).
-    ValueError unless `concurrency` is 1 or more.
+    With `ordered`, the results come in the order of the items. A call counts as running until its
+    result has been given. One more item is read ahead. An exception of `fn` is raised at once, an
+    exception of `items` after the results of the items before it. Then, and when the iteration is
+    left early, the running calls are cancelled and waited for (at once with
+    `contextlib.aclosing`). ValueError unless `concurrency` is 1 or more.
     """
     if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
         raise ValueError(f"concurrency must be a whole number of at least 1, not {concurrency!r}")
