@@ -1,11 +1,12 @@
-"""Layer 4: messages, which are values on their way to being settled, once.
+"""Layer 4: messages, values that are settled once.
 
-Who sends a `Message` can wait for its end (`Message.settled`, `submit`) or be told of it
-(`on_settle`); the actor that has it in hand at that end says which of six it is: stored, aborted,
-rejected, dead, failed, or lost, which is what a message becomes when it is dropped unsettled.
+The sender of a `Message` can wait for its outcome (`Message.settled`, `submit`) or be called with
+it (`on_settle`). The actor at which its way ends settles it: as stored, aborted, rejected, dead or
+failed. A message that is dropped unsettled is lost.
 
-One job each: `outcome` (how a message ended), `settlement` (waiting for that), `message` (the
-value and its settling), `submission` (send and wait), `current` (the message in hand, for logs).
+Begin with `message`, the value and its settling. `outcome` has the six outcomes, `settlement`
+waiting for one, `submission` sending and waiting, `current` the message in hand, `failures` what is
+logged; `internals` is what other packages use besides.
 """
 
 from __future__ import annotations

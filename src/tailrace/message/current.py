@@ -1,4 +1,4 @@
-"""The message in hand, so that ordinary log records can name it."""
+"""The message that the running code handles, so that log records can name it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tailrace.message.message import Message
 
 __all__ = ["current", "current_message", "make_current"]
 
-# Weak, since contexts are copied into every task that is started meanwhile: a forgotten one must
-# not keep the message, and with it its sender's hope, alive.
+# Weak, since contexts are copied into every task that is started meanwhile: a forgotten task must
+# not keep the message alive, or its loss would never be told.
 current: ContextVar[weakref.ref[Message[Any]] | None] = ContextVar(
     "tailrace.current_message", default=None
 )
@@ -30,8 +30,8 @@ def current_message() -> Message[Any] | None:
 
 
 def make_current(message: Message[Any]) -> None:
-    """For actors: `message` is the one in hand of this task, and of tasks that it starts.
+    """For actors: from now on this task, and the tasks that it starts, handle `message`.
 
-    Until the next one; there is no need to say when it is out of hand, as it is not kept alive.
+    It need not be reset after the message, which is not kept alive.
     """
     current.set(weakref.ref(message))

@@ -1,8 +1,8 @@
-"""What is logged of messages that fail: the first at once, then a line every ten seconds.
+"""The log lines of messages that fail: the first at once, then one every ten seconds.
 
-A log line for each of ten thousand rows that fail in an outage hides what they are about; none
-leaves an operator without a clue. So each stage logs its first failure with the message's id and
-the error, and after that one every `PERIOD` seconds with the number of those in between.
+Ten thousand lines for the rows that fail in an outage would hide its cause. So each stage logs its
+first failure, with the message's id and the error, and then one failure every `PERIOD` seconds,
+with the number of those in between.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FailureLog:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._lock = threading.RLock()  # a finaliser may fail a message amid anything
+        self._lock = threading.RLock()  # a finaliser may fail a message at any point
         self._unreported = 0
         self._next = -math.inf
 
@@ -41,7 +41,9 @@ class FailureLog:
         """A message has failed."""
         moment = _now()
         with self._lock:
-            if self._next - PERIOD <= moment < self._next:  # else it is due, or by another clock
+            if (
+                self._next - PERIOD <= moment < self._next
+            ):  # outside: it is due, or this is another clock
                 self._unreported += 1
                 return
             self._next = moment + PERIOD
@@ -54,7 +56,7 @@ class FailureLog:
             _say("%s failed for message %s%s: %s", self._stage, message_id, more, error)
 
     def rest(self) -> None:
-        """Log how many failures were not: when the stage, or one of its actors, ends."""
+        """Log how many failures were not logged: when the stage, or one of its actors, ends."""
         with self._lock:
             count, self._unreported = self._unreported, 0
         if count:
@@ -66,11 +68,11 @@ _MOST_STAGES: Final = 256
 
 
 def log_failure(message_id: str, error: BaseException | str) -> None:
-    """The running actor, task or thread has failed a message by hand."""
+    """Log that the running actor, task or thread has failed a message."""
     name = _running()
     log = _stages.get(name)
     if log is None:
-        if len(_stages) >= _MOST_STAGES:  # tasks with a name for each request, perhaps
+        if len(_stages) >= _MOST_STAGES:  # the names may be of one request each
             _rest()
             _stages.clear()
         log = _stages[name] = FailureLog(name)
@@ -84,7 +86,7 @@ def _rest() -> None:
 
 
 def _running() -> str:
-    """What runs, for a log: the name of an actor without its number, a task's, or a thread's."""
+    """The name of the actor (without its number), task or thread that runs."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
@@ -108,5 +110,5 @@ def _say(text: str, *args: object, error: BaseException | None = None) -> None:
         log_error(_log, "%s", line, error=error)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # of the text: no reason to fail others
+    except BaseException:  # the error's own code raised: other messages go on
         pass

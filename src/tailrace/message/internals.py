@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from tailrace.message.current import current, make_current
 from tailrace.message.failures import FailureLog
-from tailrace.message.message import delayed_by_outage, digest_of, message_of, settle_failed
+from tailrace.message.message import (
+    OnSettled,
+    delayed_by_outage,
+    digest_of,
+    message_of,
+    settle_failed,
+)
 from tailrace.message.outcome import STORED, Status, failure
 
 __all__ = [
     "STORED",
     "FailureLog",
+    "OnSettled",
     "Status",
     "current",
     "delayed_by_outage",

@@ -2,14 +2,15 @@
 
 Invariants:
 - The claim to settle is `list.pop` on a list of one: atomic under the GIL and, by the list's own
-  lock, on free-threaded builds. (`del self._slot` is not atomic on 3.13t, and a lock of ours could
-  be re-entered by a finaliser.) The one is whom to tell, so that a settled message, which may
-  live on, does not keep that. The order is: claim, outcome, waiters, who is told.
-- To settle takes no lock, as a finaliser may do it at any point: it puts the outcome down and posts
-  to the waiters' loops. A waiter registers first and then looks for the outcome; a settler puts
-  the outcome down first and then looks for waiters. (On free-threaded builds these are stores to
-  slots of one object, which its own lock puts in order.) So they may both act, but never miss.
-- A derived message (`with_data`) keeps its origin alive and settles it; it has no fate of its own.
+  lock, on free-threaded builds. (`del self._slot` is not atomic on 3.13t, and a finaliser could
+  re-enter a lock.) The element is the `OnSettled` to call, so that a settled message, which may
+  live on, does not keep it alive. The order is: claim, outcome, waiters, `OnSettled`.
+- Settling takes no lock, as a finaliser may do it at any point. It stores the outcome, then looks
+  for waiters and posts to their loops; a waiter registers first, then looks for the outcome. (On
+  free-threaded builds these are stores to slots of one object, which its own lock orders.) So both
+  may act, but they cannot miss each other.
+- A derived message (`with_data`) keeps its origin alive and settles it; it has no waiters of its
+  own.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 from tailrace.message.failures import log_failure
 from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, worst
-from tailrace.message.settlement import Fate, Settlement
+from tailrace.message.settlement import Settlement, Waiters
 from tailrace.usercode import log_error, shown
 
-__all__ = ["Message", "Told", "delayed_by_outage", "digest_of", "message_of", "settle_failed"]
+__all__ = ["Message", "OnSettled", "delayed_by_outage", "digest_of", "message_of", "settle_failed"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
-Told = Callable[[Outcome, Any], object]
-"""Called with how a message ended and with which data. As `on_settle` otherwise.
+OnSettled = Callable[[Outcome, Any], object]
+"""Called with the outcome of a message and the data it was settled with; else as `on_settle`.
 
-A source that wants to hear of outages gives an object that has a method `outage()` besides; see
+A source that wants to be told of outages gives an object with a method `outage()` too; see
 `delayed_by_outage`.
 """
 
@@ -46,23 +47,23 @@ _new: Final = cast("Callable[[type], Any]", object.__new__)
 
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
-# For what a message makes on demand: its id, its fate. Never taken to settle. Nothing is allocated
-# under it, so no finaliser comes in between; re-entrant all the same.
+# Held while a message makes its id or its waiters on demand, and never to settle. Nothing is
+# allocated under it, so no finaliser runs meanwhile; it is re-entrant all the same.
 _making = threading.RLock()
 
 
 class Message(Generic[T_co]):
-    """A value on its way to being settled, once: by `ack`, `abort`, `reject` or `fail`.
+    """A value that is settled once: by `ack`, `abort`, `reject` or `fail`.
 
-    The first settle wins; later ones change nothing and return False. A message that is collected
-    unsettled (dropped by a bug, or in an actor that crashed) is settled as "lost", so nobody waits
-    forever for it. All methods may be called from any thread.
+    The first call settles; later ones change nothing and return False. A message that is collected
+    unsettled (dropped by a bug, or by an actor that crashed) is settled as "lost", so nobody waits
+    for it forever. All methods may be called from any thread.
 
     `data` may be changed in place; `with_data` is the typed way to go on with other data. To type
     checkers a `Message[int]` is a `Message[int | str]` too (covariant), so a function of wider
     data can be wired to a channel of narrower messages.
-    `id` names the message in logs and makes repeats recognisable in stores; it is made up (32 hex
-    digits) when first asked for, if not given. `headers` is a read-only copy, with names in lower
+    `id` names the message in logs, and a store recognises a repeat by it. If none is given, one
+    (32 hex digits) is made when first asked for. `headers` is a read-only copy, with names in lower
     case. TypeError for an id or a header that is no str, ValueError for an empty id and for names
     that differ in case only.
 
@@ -75,11 +76,11 @@ class Message(Generic[T_co]):
         "__weakref__",
         "_claim",
         "_digest",
-        "_fate",
         "_headers",
         "_id",
         "_origin",
         "_outcome",
+        "_waiters",
         "data",
     )
 
@@ -96,8 +97,10 @@ class Message(Generic[T_co]):
         self.data = data
         self._origin: Message[Any] | None = None
         self._outcome: Outcome | None = None
-        self._claim: list[Told | None] = [None if on_settle is None else _of_outcome(on_settle)]
-        self._fate: Fate | None = None
+        self._claim: list[OnSettled | None] = [
+            None if on_settle is None else _of_outcome(on_settle)
+        ]
+        self._waiters: Waiters | None = None
         self._digest: bytes | None = None
         if id is not None:
             if not isinstance(id, str):
@@ -122,10 +125,10 @@ class Message(Generic[T_co]):
         return self._settle(ended("rejected", reason, None, None))
 
     def fail(self, error: BaseException | str) -> bool:
-        """Something went wrong with it: an exception, or a text. True if this call settled it.
+        """Failed, with an exception or a text. True if this call settled it.
 
-        It is logged, with the id: at once, then at most every ten seconds for each actor, with a
-        count.
+        The failure is logged with the id: at once, then at most every ten seconds for each actor,
+        with a count.
         """
         settled = settle_failed(self, error)
         if settled:
@@ -135,32 +138,32 @@ class Message(Generic[T_co]):
     def _settle(self, outcome: Outcome) -> bool:
         root = self if self._origin is None else self._origin
         try:
-            told = root._claim.pop()
+            on_settled = root._claim.pop()
         except IndexError:
             return False
         root._outcome = outcome
-        fate = root._fate
-        if fate is not None:
-            fate.settle(outcome, self.data)
-        if told is not None:
+        waiters = root._waiters
+        if waiters is not None:
+            waiters.settle(outcome, self.data)
+        if on_settled is not None:
             try:
-                told(outcome, self.data)
+                on_settled(outcome, self.data)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                # Not even a CancelledError of its own (say, of a future that it looks at) may
-                # reach the actor that settles: the messages after this one are not concerned.
+                # The messages after this one are not concerned. So nothing may reach the actor that
+                # settles, not even a CancelledError (of a future that `on_settle` reads, say).
                 text = "on_settle of %r raised; the outcome stands"
                 log_error(_log, text, root, error=error)
         return True
 
     def __discarded__(self, reason: str) -> None:
-        """Called by a channel whose overflow policy discards this message: it failed."""
-        settle_failed(self, reason)  # not logged: a policy of dropping was asked for
+        """Called by a channel whose overflow policy drops this message: it fails."""
+        settle_failed(self, reason)  # not logged, as the policy was chosen
 
     def __unsettled__(self) -> str:
-        """Called by a group that finds this message in a variable of an actor that waits for its
-        next value: what it is, in words; "" once it is settled."""
+        """This message in words, "" once it is settled: for a group that finds it in a variable of
+        an actor that waits for its next value."""
         return f"message {self.id}" if self.outcome is None else ""
 
     def __del__(self) -> None:
@@ -180,10 +183,10 @@ class Message(Generic[T_co]):
 
     @property
     def id(self) -> str:
-        """Names this message; a derived one has its origin's."""
+        """The id of this message; a derived message has that of its origin."""
         root = self if self._origin is None else self._origin
         if root._id is None:
-            # Milliseconds first (as in UUID version 7): rows of one time lie together in an index.
+            # Milliseconds first, as in UUID version 7: rows of one time lie together in an index.
             fresh = f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
             with _making:
                 if root._id is None:
@@ -192,15 +195,14 @@ class Message(Generic[T_co]):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What the source knows about it besides the data; read-only."""
+        """What the source knows about the message besides the data; read-only."""
         return self._headers
 
     def settled(self, timeout: float | None = None) -> Settlement:
-        """Await the result to wait for the outcome, for at most `timeout` seconds.
+        """A `Settlement`, to await the outcome for at most `timeout` seconds.
 
-        The result does not keep the message alive, but a variable that still holds the message
-        does, and then "lost" never comes. To hear of a loss, begin to wait, then let go (which is
-        what `submit` does):
+        It does not keep the message alive. But a variable that still holds the message does, and
+        then "lost" never comes. To be told of a loss, delete the variable first, as `submit` does:
 
             ending = message.settled()
             await channel.send(message)
@@ -208,17 +210,17 @@ class Message(Generic[T_co]):
             outcome = await ending
         """
         root = self if self._origin is None else self._origin
-        fate = root._fate
-        if fate is None:
-            fresh = Fate()
+        waiters = root._waiters
+        if waiters is None:
+            fresh = Waiters()
             with _making:
-                if root._fate is None:
-                    root._fate = fresh
-            fate = root._fate
+                if root._waiters is None:
+                    root._waiters = fresh
+            waiters = root._waiters
         outcome = root._outcome
-        if outcome is not None and fate.outcome is None:
-            fate.settle(outcome, self.data)
-        return Settlement(fate, timeout)
+        if outcome is not None and waiters.outcome is None:
+            waiters.settle(outcome, self.data)
+        return Settlement(waiters, timeout)
 
     def __repr__(self) -> str:
         outcome = self.outcome
@@ -233,9 +235,9 @@ class Message(Generic[T_co]):
     # --- deriving ---------------------------------------------------------------------------
 
     def with_data(self, data: U) -> Message[U]:
-        """The same message with other data: to settle either is to settle both.
+        """The same message with other data: settling either settles both.
 
-        Id and headers stay. The message counts as dropped when neither is left.
+        Id and headers stay. The message is lost when neither is left.
         """
         derived: Message[U] = _new(Message)
         derived.data = data
@@ -257,10 +259,10 @@ class Message(Generic[T_co]):
                 f"split({n}): a message is split into at least one part; "
                 f"settle it instead where there are none"
             )
-        whole = _Whole(self, n)
+        parts = _Parts(self, n)
         headers, digest = self._headers, digest_of(self)
         return [
-            message_of(self.data, f"{self.id}.{i}", _Part(whole, i), headers, digest)
+            message_of(self.data, f"{self.id}.{i}", _Part(parts, i), headers, digest)
             for i in range(n)
         ]
 
@@ -283,21 +285,21 @@ class Message(Generic[T_co]):
 def message_of(
     data: T,
     id: str | None,
-    told: Told,
+    on_settled: OnSettled,
     headers: Mapping[str, str] = _NO_HEADERS,
     digest: bytes | None = None,
 ) -> Message[T]:
-    """A message that tells `told` how it ended and with which data, which may not be `data`.
+    """A message that calls `on_settled` with its outcome, and the data it was settled with.
 
-    For sources in this package. `headers` is not copied: nobody may change it. `digest` is of what
-    a client sent, where the client chose the id; see `digest_of`. It costs half of what the
-    constructor does, since a call of a class with an `__init__`, and with keywords, is dear
-    (before 3.13 more than all the rest).
+    For sources of this library. `headers` is not copied, so it must not change. `digest` is of what
+    a client sent, if the client chose the id; see `digest_of`. This takes half the time of the
+    constructor: before 3.13, calling a class that has an `__init__`, with keywords, takes longer
+    than all the rest.
     """
     message: Message[T] = _new(Message)
     message.data = data
-    message._origin = message._outcome = message._fate = None
-    message._claim = [told]
+    message._origin = message._outcome = message._waiters = None
+    message._claim = [on_settled]
     message._id = id
     message._headers = headers
     message._digest = digest
@@ -305,39 +307,39 @@ def message_of(
 
 
 def digest_of(message: Message[Any]) -> bytes | None:
-    """The digest of what the client sent, where the client chose the id (`Idempotency-Key`).
+    """The digest of what the client sent, if the client chose the id (`Idempotency-Key`).
 
-    For stores: the same id with the same digest is a repeat, even if the data differ because a
-    stage added a time; the same id with another digest is another request. None where no client
-    chose the id: compare the data. Derived messages and the parts of a split have the digest of
-    their origin, a join has none.
+    For stores. The same id with the same digest is a repeat, even if the data differ because a
+    stage added a time; the same id with another digest is another request. None if no client chose
+    the id: compare the data. Derived messages and the parts of a split have the digest of their
+    origin, a join has none.
     """
     return (message if message._origin is None else message._origin)._digest
 
 
 def settle_failed(message: Message[Any], error: BaseException | str) -> bool:
-    """As `Message.fail`, for stages that log in a `FailureLog` of their own."""
+    """As `Message.fail`, for actors that log to a `FailureLog` of their own."""
     return message._settle(failure(error))
 
 
 def delayed_by_outage(message: Message[Any]) -> None:
-    """For stores, from any thread: an outage keeps `message` from being stored for now.
+    """Called by stores, from any thread: an outage delays `message`.
 
-    Its source, if it asks for this by a method `outage`, can then say so to a client whose time
-    runs out meanwhile. It may be told more than once.
+    This calls the method `outage` of its `OnSettled`, if there is one, perhaps more than once. The
+    source can then name the outage to a client whose time runs out meanwhile.
     """
     root = message if message._origin is None else message._origin
     try:
-        told = root._claim[0]
+        on_settled = root._claim[0]
     except IndexError:
         return  # settled meanwhile
-    outage = getattr(told, "outage", None)
+    outage = getattr(on_settled, "outage", None)
     if outage is not None:
         outage()
 
 
 def _headers(given: Mapping[str, str]) -> Mapping[str, str]:
-    """A read-only copy with names in lower case, as a listener has them."""
+    """A read-only copy with names in lower case, as listeners make them."""
     if not isinstance(given, Mapping):
         raise TypeError(f"headers must be a mapping of str to str, not {given!r}")
     headers = dict[str, str]()
@@ -352,12 +354,12 @@ def _headers(given: Mapping[str, str]) -> Mapping[str, str]:
     return MappingProxyType(headers)
 
 
-def _of_outcome(on_settle: Callable[[Outcome], object]) -> Told:
+def _of_outcome(on_settle: Callable[[Outcome], object]) -> OnSettled:
     return lambda outcome, _: on_settle(outcome)
 
 
-class _Whole:
-    """Settles a message that was split when the last of its parts is settled."""
+class _Parts:
+    """The parts of a split message, which is settled when the last of them is."""
 
     __slots__ = ("_n", "_outcomes", "message")
 
@@ -367,7 +369,7 @@ class _Whole:
         self._outcomes: dict[int, Outcome] = {}
 
     def part_settled(self, index: int, outcome: Outcome) -> None:
-        # No lock: two parts settled at once may both find the last place taken, and both settle.
+        # No lock: if two parts are settled at once, both may find that all are, and settle.
         outcomes = self._outcomes
         outcomes[index] = outcome
         if len(outcomes) == self._n:
@@ -376,23 +378,23 @@ class _Whole:
 
 
 class _Part:
-    """Tells the whole of one part's outcome."""
+    """Tells `_Parts` the outcome of one part."""
 
-    __slots__ = ("_index", "_whole")
+    __slots__ = ("_index", "_parts")
 
-    def __init__(self, whole: _Whole, index: int) -> None:
-        self._whole = whole
+    def __init__(self, parts: _Parts, index: int) -> None:
+        self._parts = parts
         self._index = index
 
     def __call__(self, outcome: Outcome, data: object) -> None:
-        self._whole.part_settled(self._index, outcome)
+        self._parts.part_settled(self._index, outcome)
 
     def outage(self) -> None:
-        delayed_by_outage(self._whole.message)
+        delayed_by_outage(self._parts.message)
 
 
 class _Joined:
-    """Tells all members of a joined message of its outcome."""
+    """Settles the members of a joined message with its outcome."""
 
     __slots__ = ("_members",)
 

@@ -1,4 +1,4 @@
-"""How a message ended: six outcomes, of which the worst wins where several become one."""
+"""The six outcomes of a message; the worst wins where several become one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Status: TypeAlias = Literal["stored", "aborted", "rejected", "dead", "failed", "
 
 
 class Outcome(NamedTuple):
-    """How a message ended. Immutable, compared by its fields.
+    """How a message ended. Immutable; compared by its fields.
 
     `status` is "stored", "aborted" (dropped on purpose: not the sender's fault), "rejected"
     (invalid: the sender's fault), "dead" (stored as a dead letter), "failed", or "lost" (dropped
-    unsettled: somebody's bug). `reason` is a text for all but "stored"; `error` is the exception
+    unsettled: a bug). `reason` is a text for all but "stored"; `error` is the exception
     given to `Message.fail`, if one was; `result` is what was given to `Message.ack`.
     """
 
@@ -33,8 +33,7 @@ class Outcome(NamedTuple):
 
     @property
     def final(self) -> bool:
-        """Whether the message is done with. False for "failed" and "lost": a source that
-        redelivers does so for these two."""
+        """Whether the message must not be sent again. False for "failed" and "lost"."""
         return self.status != "failed" and self.status != "lost"
 
     def __repr__(self) -> str:
@@ -48,12 +47,12 @@ class Outcome(NamedTuple):
         return f"Outcome({', '.join(parts)})"
 
 
-# Three times as fast as the constructor that NamedTuple writes; each settle pays for it.
+# Three times as fast as the constructor that NamedTuple writes. Each settling makes one.
 _new_outcome: Callable[[type[Outcome], tuple[object, ...]], Outcome] = cast(Any, tuple).__new__
 
 
 def ended(status: Status, reason: str, error: BaseException | None, result: object) -> Outcome:
-    """An Outcome, made fast."""
+    """An `Outcome`, made without its constructor."""
     return _new_outcome(Outcome, (status, reason, error, result))
 
 
@@ -72,8 +71,8 @@ _BADNESS: Final[Mapping[Status, int]] = {
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """The one outcome of several: the first of the worst kind. If all are stored and one has a
-    result, the result is the list of their results.
+    """The first outcome of the worst kind. If all are stored and one has a result, the result is
+    the list of their results.
     """
     found = max(outcomes, key=lambda outcome: _BADNESS[outcome.status])
     if found.status == "stored" and any(o.result is not None for o in outcomes):
@@ -82,8 +81,8 @@ def worst(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def failure(error: BaseException | str) -> Outcome:
-    """A "failed" one, for an exception or a text."""
-    if issubclass(type(error), BaseException):  # isinstance would ask a stranger's `__class__`
+    """The outcome "failed", for an exception or a text."""
+    if issubclass(type(error), BaseException):  # isinstance would call a `__class__` of user code
         exception = cast(BaseException, error)
         return ended("failed", _describe(exception), exception, None)
     return ended("failed", cast(str, error), None, None)

@@ -1,11 +1,11 @@
 """Waiting for the end of a message, without keeping the message.
 
-Who waits holds a `Fate`, which refers to waiters and outcome only. So a message that is dropped is
-collected although its sender waits for it, and the sender hears "lost".
+A task that waits holds the `Waiters` of the message, which do not refer to the message. So a
+message that is dropped is collected although its sender waits, and the sender is told "lost".
 
-No lock is held anywhere, since a finaliser may come in at any point. A waiter first registers, then
-looks whether there is an outcome; a settler first puts the outcome down, then looks for waiters.
-Both may see each other, which is harmless; they cannot miss each other.
+No lock is held anywhere, since a finaliser may settle at any point. A waiter registers first, then
+looks for an outcome; a settler stores the outcome first, then looks for waiters. Each may see the
+other, which is harmless; they cannot miss each other.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from tailrace.message.outcome import Outcome
 
-__all__ = ["Fate", "Settlement"]
+__all__ = ["Settlement", "Waiters"]
 
 
 class Settlement:
-    """The end of a message, as who waits for it sees it: ``outcome = await settlement``.
+    """The end of a message, to wait for: ``outcome = await settlement``.
 
     It may be awaited several times, from several tasks, loops and threads. The await returns at
     once if the message is settled; else it raises TimeoutError when `timeout` seconds have
@@ -28,39 +28,39 @@ class Settlement:
     Cancelled: nothing happens to the message.
     """
 
-    __slots__ = ("_fate", "timeout")
+    __slots__ = ("_waiters", "timeout")
 
-    def __init__(self, fate: Fate, timeout: float | None) -> None:
-        self._fate = fate
+    def __init__(self, waiters: Waiters, timeout: float | None) -> None:
+        self._waiters = waiters
         self.timeout = timeout
 
     @property
     def outcome(self) -> Outcome | None:
         """The outcome; None until there is one."""
-        return self._fate.outcome
+        return self._waiters.outcome
 
     @property
     def data(self) -> Any:
-        """The data it was settled with, if that came after `Message.settled`; None until then."""
-        return self._fate.data
+        """The data it was settled with, if that was after `Message.settled`; else None."""
+        return self._waiters.data
 
     def __await__(self) -> Generator[Any, None, Outcome]:
-        fate = self._fate
-        if fate.outcome is None:
-            yield from fate.wait(self.timeout)
-            if fate.outcome is None:
+        waiters = self._waiters
+        if waiters.outcome is None:
+            yield from waiters.wait(self.timeout)
+            if waiters.outcome is None:
                 raise TimeoutError(
                     f"the message was not settled within {self.timeout:g} s; it may still be"
                 )
-        return fate.outcome
+        return waiters.outcome
 
     def __repr__(self) -> str:
-        outcome = self._fate.outcome
+        outcome = self._waiters.outcome
         return "<Settlement open>" if outcome is None else f"<Settlement {outcome!r}>"
 
 
-class Fate:
-    """What a message shares with those who wait for it: the outcome, and who to wake for it."""
+class Waiters:
+    """The outcome of a message, and the tasks that wait for it."""
 
     __slots__ = ("_parked", "data", "outcome")
 
@@ -70,7 +70,7 @@ class Fate:
         self._parked: list[asyncio.Future[None]] = []
 
     def settle(self, outcome: Outcome, data: object) -> None:
-        """Put the outcome down and wake everybody. Doing so twice is harmless."""
+        """Store the outcome and wake all waiters. Twice is harmless."""
         self.data = data
         self.outcome = outcome
         for future in self._parked.copy():
@@ -81,7 +81,7 @@ class Fate:
                 try:
                     loop.call_soon_threadsafe(_wake, future)
                 except RuntimeError:
-                    pass  # that loop is closed, and its waiter gone
+                    pass  # that loop is closed, and its tasks are gone
 
     def wait(self, timeout: float | None) -> Generator[Any, None, None]:
         """Return when there is an outcome, or `timeout` seconds have passed."""

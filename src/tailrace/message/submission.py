@@ -1,4 +1,4 @@
-"""Send a message from anywhere, and wait for its end."""
+"""Send a message and wait for its outcome."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ async def submit(
     """Send a message with `data` on `ch` and wait until it is settled.
 
     `id` and `headers` are as for `Message`; a store recognises a repeat by its id.
-    `timeout` seconds are for both; TimeoutError says which of the two they ran out in: a message
-    that was not sent never will be, one that was sent may still be stored. What the send raises
-    (`Closed`) passes through. Cancelled: as after a timeout.
+    `timeout` is for sending and waiting together. TimeoutError says whether the message was sent:
+    if so, it may still be stored; else it never will be. What the send raises (`Closed`) passes
+    through. Cancelled: as after a timeout.
     """
     # Neither the message nor the operation that carries it may stay in a variable: see `settled`.
     message = Message(data, id=id) if headers is None else Message(data, id=id, headers=headers)
