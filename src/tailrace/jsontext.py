@@ -1,4 +1,4 @@
-"""Nested values as JSON text in one form, so that equal values are equal texts.
+"""Layer 0: values as JSON text in one form, so that equal values have equal texts.
 
 Keys and sets are sorted, times that have a zone are in UTC, a Decimal has no trailing zeros, a
 timedelta is whole microseconds. The same whether or not msgspec is installed; a
@@ -24,7 +24,7 @@ _LONGEST: Final = 60  # digits of a Decimal that is written without an exponent
 
 
 def moment_text(moment: datetime.datetime) -> str:
-    """ISO 8601, in UTC if it has a time zone; OverflowError if UTC has no such year."""
+    """ISO 8601, in UTC if it has a time zone. OverflowError if UTC has no such year."""
     if moment.utcoffset() is not None:
         moment = moment.astimezone(datetime.UTC)
     return moment.isoformat()
@@ -59,11 +59,11 @@ KEPT: Final = (
     decimal.Decimal,
     uuid.UUID,
 )
-"""What msgspec is to leave to `_plain`, which has a form of its own for it."""
+"""The types that msgspec leaves to `_plain`, which has its own form for each."""
 
 
 def to_json(value: object) -> str:
-    """`value` as compact JSON. TypeError or ValueError for what has no JSON, NaN included."""
+    """`value` as compact JSON. TypeError or ValueError if it has no JSON form, as NaN has none."""
     try:
         return _encode(value)
     except TypeError:
@@ -72,7 +72,7 @@ def to_json(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """The JSON encoder's question: what to write for a value that it does not know."""
+    """What the JSON encoder writes for a value of a type that it does not know."""
     if hasattr(value, "__struct_fields__"):
         to_builtins: Callable[..., object] = import_module("msgspec").to_builtins
         return to_builtins(value, builtin_types=KEPT, order="deterministic")

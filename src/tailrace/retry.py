@@ -1,9 +1,9 @@
-"""Layer 1: `Retry`, which says what is tried again, how often, and after which delays.
+"""Layer 1: `Retry`: what is tried again, how often, and after which delays.
 
 The delays are exponential with *full jitter*: each is drawn uniformly between 0 and the bound
 that doubles. (Marc Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015: of the
-schemes compared there it ends contention with the least work.) A policy has no state: who uses it
-asks it for a fresh run of delays, and sleeps.
+schemes compared there it ends contention with the least work.) A policy has no state: `delays` is
+a fresh iterator each time.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Retry:
 
     `attempts` counts all tries, the first one included; None means for ever. The n-th delay is
     random between 0 and ``backoff * 2**(n-1)`` seconds, at most `cap`. `on` says which errors are
-    worth another try: an exception type, a tuple of them, or a predicate; None leaves that to who
-    uses the policy (by default `OSError`, which includes `ConnectionError` and `TimeoutError`).
+    worth another try: an exception type, a tuple of them, or a predicate. None means the default of
+    what the policy is given to, mostly `OSError` (with `ConnectionError` and `TimeoutError`).
 
-    TypeError or ValueError for what makes no sense.
+    TypeError or ValueError for arguments that make no sense.
     """
 
     attempts: int | None = 10
@@ -45,7 +45,7 @@ class Retry:
         _check_on(self.on)
 
     def applies(self, error: BaseException) -> bool:
-        """Whether `error` is worth another try (how many are left is not asked here)."""
+        """Whether `error` is worth another try, however many are left."""
         on = OSError if self.on is None else self.on
         if isinstance(on, (type, tuple)):
             return issubclass(type(error), on)
@@ -54,7 +54,7 @@ class Retry:
     def delays(self, random: Callable[[], float] = _random.random) -> Iterator[float]:
         """The seconds to wait before each further try; ends when the attempts are used up.
 
-        `random` gives numbers from 0 to below 1, for tests that want to know them.
+        `random` returns numbers from 0 to below 1; a test may give its own.
         """
         bound = min(self.backoff, self.cap)
         tries = 1

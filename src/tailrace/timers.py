@@ -21,7 +21,7 @@ def after(seconds: float) -> Receiver[float]:
 
 
 def ticker(seconds: float) -> Receiver[float]:
-    """A receiving end that gives the loop's time every `seconds`.
+    """A receiving end that yields the loop's time every `seconds`.
 
     Ticks keep to the clock and do not accumulate: at most one is waiting, and while it waits
     others are dropped, as in Go. RuntimeError where no event loop runs. TypeError or ValueError

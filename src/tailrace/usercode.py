@@ -39,7 +39,7 @@ _short.maxstring = _short.maxother = 60
 
 # --- functions
 
-# No `Iterator`: the cursor that `executemany` returns is one, and its rows are written.
+# Not `Iterator`: a cursor, as `executemany` returns it, is one, and its rows are written.
 _LEFT_TO_RUN: Final = (
     Generator,
     AsyncGenerator,
@@ -58,7 +58,7 @@ _LEFT_TO_RUN: Final = (
 
 
 def unwrapped(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function inside of partials."""
+    """The function inside partials."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return fn
@@ -77,14 +77,14 @@ def is_generator(fn: Callable[..., Any]) -> bool:
 
 
 def left_to_run(result: object) -> bool:
-    """Whether `result` is work that nobody has done or waited for."""
+    """Whether `result` is work that has not run, or was not waited for."""
     if isinstance(result, Future):
         return not result.done()
     return isinstance(result, _LEFT_TO_RUN) or inspect.isawaitable(result)
 
 
 def close(result: object) -> None:
-    """Close a coroutine or generator, so that Python does not warn of it."""
+    """Close a coroutine or generator, so that Python does not warn about it."""
     if isinstance(result, (Generator, Coroutine)):
         result.close()
 
@@ -98,15 +98,15 @@ def _called(fn: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., A
 
 
 def is_a(error: object, classes: type[E] | tuple[type[E], ...]) -> TypeGuard[E]:
-    """As `isinstance`, which would call a `__class__` of the exception's own."""
+    """As `isinstance`, but without calling a `__class__` property of the exception."""
     return issubclass(type(error), classes)
 
 
 def add_note(error: BaseException, text: str) -> None:
     """Add `text` to the notes of `error`, unless it is there already.
 
-    An exception that refuses notes (a frozen dataclass, an `add_note` that raises) stays as it
-    is, and `text` is logged.
+    If the exception refuses notes (a frozen dataclass, an `add_note` that raises), `text` is logged
+    instead.
     """
     try:
         notes = getattr(error, "__notes__", None)
@@ -114,18 +114,17 @@ def add_note(error: BaseException, text: str) -> None:
             error.add_note(text)
     except (KeyboardInterrupt, SystemExit):
         raise  # the process is to end
-    except BaseException:  # a refusal may be anything: callers have bookkeeping to finish
-        _log.error("%s: %s", describe(error), text)  # of the refusal nobody needs to hear
+    except BaseException:  # whatever it raises, the caller goes on
+        _log.error("%s: %s", describe(error), text)
 
 
 def log_error(
     log: logging.Logger, text: str, *args: object, error: BaseException | None = None
 ) -> None:
-    """Log `text`, with the traceback of `error`. Raises nothing, whatever the exception, a handler
-    or a filter does.
+    """Log `text` with the traceback of `error`. Raises nothing, whatever handlers and filters do.
 
-    To format a traceback, logging asks an exception whether it is true, and for its attributes. An
-    exception that raises then is logged by the name of its class.
+    To format a traceback, logging calls `__bool__` and reads attributes of the exception. If those
+    raise, the exception is logged by the name of its class.
     """
     try:
         log.error(text, *args, exc_info=error)

@@ -1,9 +1,8 @@
 """Layer 0: a thread for calls that block, one after another.
 
-Both `each(threads=True)` and stores have one for each actor or database. A
-`concurrent.futures.ThreadPoolExecutor` would do, but for the end of the process: that joins the
-pool's threads, so a call that hangs would keep a program from ending. This thread is a daemon: it
-ends by itself when it is shut down, and is left behind if it cannot.
+Each actor of `each(threads=True)` has one, and each store. A `ThreadPoolExecutor` will not do: a
+process joins its threads before it ends, so a call that hangs would keep a program from ending.
+This thread is a daemon. It ends when it is shut down, or is left behind in a call that hangs.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ R = TypeVar("R")
 
 
 class LeftBehind(Exception):
-    """The call goes on in its thread, and nobody waits for it any longer."""
+    """The call goes on in its thread, and is no longer waited for."""
 
 
 class Worker(Executor):
-    """An executor of one daemon thread, which starts with the first job and ends at shutdown."""
+    """An executor of one daemon thread, which starts with the first call and ends at shutdown."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,9 +32,9 @@ class Worker(Executor):
         self._lock = threading.Lock()
         self._closed = False
         self.left = False
-        """Whether a call was left behind, so that whatever comes after it may never run."""
+        """Whether a call was left behind. Calls after it may never run."""
         self._pending: dict[Future[Any], asyncio.AbstractEventLoop | None] = {}
-        # Named as in ThreadPoolExecutor: the virtual clock spares an executor's idle threads.
+        # The name of ThreadPoolExecutor's: the virtual clock ignores idle threads of executors.
         self._threads: set[threading.Thread] = set()
         _workers.add(self)
 
@@ -45,11 +44,11 @@ class Worker(Executor):
 
     @property
     def busy(self) -> bool:
-        """Whether a call is running, or waits to be run."""
+        """Whether a call is running or queued."""
         return bool(self._pending)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run ``fn(*args, **kwargs)`` after all that was submitted before."""
+        """Run ``fn(*args, **kwargs)`` after all calls submitted before."""
         future: Future[R] = Future()
 
         def job() -> None:
@@ -71,9 +70,9 @@ class Worker(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the thread once it has done what was submitted; `wait` for that if wanted."""
+        """End the thread after the calls that were submitted; `wait` until it has ended."""
         if cancel_futures:
-            raise NotImplementedError("a worker does all that it was given, or says it did not")
+            raise NotImplementedError("a worker makes all calls submitted to it")
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -83,7 +82,7 @@ class Worker(Executor):
                 thread.join()
 
     def leave_behind(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Have whoever waits in `loop` for a call hear `LeftBehind`; whether anybody does."""
+        """Raise `LeftBehind` where tasks of `loop` wait for a call. Returns whether any does."""
         left = False
         for future, home in list(self._pending.items()):
             if home is loop:
@@ -97,14 +96,14 @@ class Worker(Executor):
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-            del job  # or it keeps the last batch alive until the next one comes
+            del job  # or it would keep its arguments alive until the next call
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 def leave_behind(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """Wait no longer for any call that was made from `loop`; the names of their workers."""
+    """Wait no longer for any call made from `loop`. Returns the names of their workers."""
     return [worker.name for worker in list(_workers) if worker.leave_behind(loop)]
 
 

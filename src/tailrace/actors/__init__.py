@@ -1,4 +1,4 @@
-"""Layer 4: actors that most programs need, made of channels and messages and nothing private."""
+"""Layer 4: actors that most programs need, made of channels and messages."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """`each`: an actor made of a function ``data -> data``.
 
 Invariants:
-- Each message that comes in goes out (its data replaced by what the function returned) or is
-  settled here: aborted, rejected or failed, never dropped. That includes the message in hand when
-  the actor is cancelled, or when `out` turns out to be closed.
-- Unless asked to raise, an exception of the function ends its message and nothing else.
-- Between two messages the actor refers to neither of them, so that one which is lost further down
-  is collected, and its sender hears of it, however idle the actor is.
+- Each message received is sent on (with what the function returned as its data) or is settled
+  here: aborted, rejected or failed, never dropped. So is the message in hand when the actor is
+  cancelled or `out` is closed.
+- Unless ``on_error="raise"``, an exception of the function ends its message and nothing else.
+- Between two messages the actor refers to neither. So a message that is lost later is collected,
+  and its sender is told, even while the actor is idle.
 """
 
 from __future__ import annotations
@@ -60,32 +60,32 @@ def each(
 ) -> Each[A, Any]:
     """Make an actor that sends each message on with ``fn(data)`` as its data.
 
-    `fn` is async, or plain and quick, or plain and blocking, with ``threads=True``: then each
-    actor calls it in a thread of its own. What it returns is the new data; None is a value too.
-    To end a message instead, `fn` raises `Abort` or `Reject` with a reason.
+    `fn` is async, or plain and quick, or plain and blocking with ``threads=True``: then each actor
+    calls it in a thread of its own. What it returns is the new data; None is a value too. To end a
+    message instead, `fn` raises `Abort` or `Reject` with a reason.
 
-    Any other exception, and taking longer than `timeout` seconds, fails that message and is logged
-    (at once, then at most every 10 s with a count); the actor goes on. With
-    ``on_error="abort"`` the message is aborted; with ``"raise"`` it fails, and the exception ends
-    the actor. A blocking function that takes too long fails its message, but its actor takes no
-    other before the function has returned.
+    Any other exception, or taking longer than `timeout` seconds, fails that message and is logged
+    (at once, then at most every 10 s with a count); the actor goes on. With ``on_error="abort"``
+    the message is aborted; with ``"raise"`` it fails, and the exception ends the actor. If a
+    blocking function takes too long, its message fails, but its actor takes no other message before
+    the function has returned.
 
-    Concurrency is the group's: ``go(each(fetch), urls, pages, actors=8)``; the order is then that
-    of completion. A message that is settled already is skipped and counted.
+    The group decides how many run at once: ``go(each(fetch), urls, pages, actors=8)``. Messages
+    then go on in the order of completion. A message that is settled already is skipped and counted.
 
-    TypeError for what is not a function, or is a generator function, ValueError for options that
-    exclude each other. A function that returns a generator or a coroutine fails its message. Called
-    as an actor it raises TypeError for a value that is no `Message`. Cancelled: the message in
-    hand fails.
+    TypeError if `fn` is no function, or a generator function; ValueError for options that exclude
+    each other. If `fn` returns a generator or a coroutine, its message fails. The actor raises
+    TypeError for a value that is no `Message`. Cancelled: the message in hand fails.
     """
     return Each(fn, timeout=timeout, on_error=on_error, threads=threads)
 
 
 @dataclass(frozen=True, slots=True)
 class EachStatistics:
-    """How many messages went which way, all actors of one `each` together.
+    """The counters of all actors of one `each` together.
 
-    `passed` on; `aborted`, `rejected`, `failed` here; `skipped`, as they were settled by others.
+    Messages were `passed` on, `aborted`, `rejected` or `failed` here, or `skipped`, because others
+    had settled them.
     """
 
     passed: int = 0
@@ -96,7 +96,7 @@ class EachStatistics:
 
 
 class Each(Generic[A, B]):
-    """What `each` makes. It keeps nothing of a message: any number of actors may share it."""
+    """The actor that `each` makes. It keeps nothing of a message, so several tasks may run it."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Each(Generic[A, B]):
         self._passed = self._aborted = self._rejected = self._failed = self._skipped = 0
 
     async def __call__(self, inbox: Receiver[Message[A]], out: Sender[Message[B]]) -> None:
-        """The actor: until `inbox` ends. See `each`."""
+        """Handle the messages of `inbox` until it closes. See `each`."""
         thread = _Thread(self._fn, self._timeout, self.name) if self._threads else None
         call = self._call if thread is None else thread.call
         outer_message = current.get()
@@ -162,7 +162,7 @@ class Each(Generic[A, B]):
             self._failures.rest()
 
     def statistics(self) -> EachStatistics:
-        """Counts, as of now."""
+        """A snapshot of the counters."""
         return EachStatistics(
             self._passed, self._aborted, self._rejected, self._failed, self._skipped
         )
@@ -180,7 +180,7 @@ class Each(Generic[A, B]):
         return f"each({self.name}{options})"
 
     async def _handle(self, message: Message[A], call: _Call) -> Message[B] | None:
-        """What is to be sent on, if anything; else the message is settled."""
+        """Call the function. Returns the message to send on; None if it is settled."""
         try:
             if message.outcome is not None:
                 self._skipped += 1
@@ -191,7 +191,7 @@ class Each(Generic[A, B]):
                 raise _not_run(self.name, value)
             if message.outcome is None:
                 return message.with_data(value)
-            self._skipped += 1  # it was settled meanwhile
+            self._skipped += 1  # settled meanwhile
         except Abort as stop:
             self._aborted += message.abort(stop.reason)
         except Reject as stop:
@@ -202,19 +202,18 @@ class Each(Generic[A, B]):
             if _is_being_cancelled():
                 self._not_passed(message, error)
                 raise
-            self._failure(message, error)  # of something that the function awaited
+            self._failure(message, error)  # the function awaited something that was cancelled
         except BaseException as error:
             self._not_passed(message, error)
             raise
         finally:
-            del message  # the traceback of the error that it now has refers to this frame
+            del message  # or it and its error, whose traceback refers to this frame, form a cycle
         return None
 
     def _failure(self, message: Message[Any], error: BaseException) -> None:
-        """The function failed: so does the message, and perhaps the actor."""
-        if not isinstance(
-            cast("object", message), Message
-        ):  # asked only here, so that it costs nothing
+        """The function failed: fail the message, and if asked for, the actor."""
+        # Checked only here, where a value that is no message ends up, so that messages pay nothing.
+        if not isinstance(cast("object", message), Message):
             raise TypeError(f"{self!r} takes messages, but was sent {message!r}") from None
         if self._on_error == "abort":
             self._aborted += message.abort(failure(error).reason)
@@ -225,12 +224,12 @@ class Each(Generic[A, B]):
         self._failures.add(message.id, error)
 
     def _not_passed(self, message: Message[Any], error: BaseException) -> None:
-        """The actor is about to end with `message` in hand: let no sender wait for it in vain."""
+        """The actor ends with `message` in hand: fail it, so that no sender waits in vain."""
         cancelled = isinstance(error, asyncio.CancelledError)
         reason = f"{self!r} was cancelled while it had the message in hand"
         if settle_failed(message, reason if cancelled else error):
             self._failed += 1
-            if cancelled:  # else the error ends the actor, and is told by its group
+            if cancelled:  # any other error ends the actor, and its group reports it
                 self._failures.add(message.id, reason)
 
 
@@ -240,7 +239,7 @@ _Call: TypeAlias = Callable[[Any], Awaitable[Any]]
 
 
 def _on_loop(fn: Callable[[Any], Any], timeout: float | None, asynchronous: bool) -> _Call:
-    """How to call `fn` on the event loop."""
+    """What calls `fn` on the event loop."""
 
     async def plain(data: Any) -> Any:
         value = fn(data)
@@ -267,7 +266,7 @@ async def _at_most(timeout: float | None, work: Awaitable[B]) -> B:
 
 
 class _Thread:
-    """Calls a blocking function in a thread of one actor's own, one call at a time."""
+    """Calls a blocking function in the one thread of one actor."""
 
     def __init__(self, fn: Callable[[Any], Any], timeout: float | None, name: str) -> None:
         self._fn = fn
@@ -276,7 +275,7 @@ class _Thread:
         self._job: asyncio.Future[Any] | None = None
 
     async def call(self, data: Any) -> Any:
-        """The function's result; after a timeout, or a cancellation, it goes on."""
+        """The function's result. After a timeout or a cancellation the call goes on."""
         loop = asyncio.get_running_loop()
         with within(self._timeout):
             context = copy_context()
@@ -291,7 +290,7 @@ class _Thread:
             await asyncio.wait([self._job])
 
     def close(self) -> None:
-        """Let the thread end when it can. A blocked one cannot be waited for."""
+        """Let the thread end once its call has. Do not wait: the call may block forever."""
         self._worker.shutdown(wait=False)
         if self._job is not None and not self._job.done():
             _log.warning(
@@ -300,10 +299,10 @@ class _Thread:
 
 
 def _finished(fn: Callable[[Any], Any], data: Any) -> Any:
-    """What `fn` returns, if it is a result, and not something that has yet to be run."""
+    """What `fn` returns. TypeError if that is work that has not run."""
     try:
         value = fn(data)
-    except StopIteration as error:  # no future can carry it; whoever waits for one would hang
+    except StopIteration as error:  # no future can hold it: its waiter would hang
         raise RuntimeError(f"{_name(fn)} raised StopIteration") from error
     if inspect.isawaitable(value) or type(value) in _NOT_RUN:
         raise _not_run(_name(fn), value)
@@ -314,7 +313,7 @@ _NOT_RUN: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 
 def _not_run(name: str, value: Any) -> TypeError:
-    """The error of a function that returned `value` instead of a result."""
+    """The error for a function that returned `value`, of which nothing has run."""
     close(value)
     return TypeError(
         f"{name} returned a {type(value).__name__}, of which nothing has run: each takes a "

@@ -1,11 +1,11 @@
-"""Whether a table that exists will do, and whether it can be trusted to keep what it is given.
+"""Whether an existing table fits the rows, and whether it is sure to keep them as they are.
 
-A table fits when every row could be stored in it unchanged: it has all the columns, of types that
-keep their values as they are; its key is unique; and its other columns can be left out.
+A table *fits* if it has all columns, of types that keep the values as they are; if its key is
+unique; and if its other columns can be left out.
 
-It is *faithful* when that can be proved from its description: no trigger could change or swallow
-a row, no conflict clause could, no column could take a text for a number, and no two keys are
-equal that are not the same. What is put into any other table is read back.
+It is *faithful* if its description proves that each row is kept unchanged: it has no trigger and no
+conflict clause, which could change or drop a row; no column that could turn a text into a number;
+no collation that makes different keys equal. From any other table, new rows are read back.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from tailrace.store.sqlite.values import SqlType
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What the description of a table says. `mismatches` has a phrase for each reason why it will
-    not do; `overrule`: its constraints have conflict clauses, which an INSERT must overrule.
+    """How a table fits. `mismatches` has a phrase for each reason why it does not.
+
+    `overrule`: its constraints have conflict clauses, which an INSERT must overrule.
     """
 
     mismatches: tuple[str, ...]
@@ -45,7 +46,7 @@ class _Found(NamedTuple):
 
 
 def fit_of(connection: sqlite3.Connection, table: Table[Any]) -> Fit:
-    """How `table` fits what is there under its name. Nothing is changed."""
+    """How the table in the database fits `table`. Changes nothing."""
     described = connection.execute(
         "SELECT type, sql FROM main.sqlite_master "
         "WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')",
@@ -64,7 +65,7 @@ def fit_of(connection: sqlite3.Connection, table: Table[Any]) -> Fit:
         return Fit(mismatches)
     overrule = "CONFLICT" in sql.upper()
     try:
-        # Compiled anew, not as it is in the cache of statements: what the comment is for.
+        # The comment makes it a new statement, so that SQLite compiles it for this schema.
         (version,) = connection.execute("PRAGMA main.schema_version").fetchone()
         statement = f"EXPLAIN {table.insert(1, overrule=overrule)} -- in schema {version}"
         connection.execute(statement, [None] * (len(table.columns) + 1))
@@ -159,7 +160,7 @@ def _mismatches_of_column(
 
 
 def _affinity(declared: str, strict: bool) -> str:
-    """What SQLite makes of a declared type (its documentation, "Datatypes", 3.1)."""
+    """The affinity of a declared type (SQLite's documentation, "Datatypes", 3.1)."""
     declared = declared.upper()
     if "INT" in declared:
         return "INTEGER"
@@ -173,9 +174,9 @@ def _affinity(declared: str, strict: bool) -> str:
 
 
 def _keeps(affinity: str, sql_type: SqlType, never_number: bool) -> bool:
-    """Whether a column of this affinity gives a value back as it was stored.
+    """Whether a column of this affinity returns a value as it was stored.
 
-    One that is NUMERIC (DATETIME, BOOLEAN, JSON, …) keeps texts that do not look like numbers.
+    A NUMERIC column (DATETIME, BOOLEAN, JSON, …) keeps texts that do not look like numbers.
     """
     numeric = sql_type in ("INTEGER", "REAL", "BLOB") or never_number
     return affinity in (sql_type, "BLOB") or (numeric and affinity == "NUMERIC")

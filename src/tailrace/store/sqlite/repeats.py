@@ -1,8 +1,8 @@
-"""Which rows of a batch are new, which are repeats of rows that are there, and which are neither.
+"""Which rows of a batch are new, which repeat rows that are there, and which are refused.
 
-A repeat is recognised by its key. Where a client chose the message's id, the two are the same if
-the client sent the same: a stage may have added the time, or may have asked replicas of which
-another one answered. Otherwise they are the same if all columns are.
+A row with the key of a row that is there is a repeat if both are the same. If a client chose the
+message's id, they are the same if the client sent the same: the columns may differ, as a stage may
+have added the time. Otherwise they are the same if all columns are equal.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ OTHER_DATA: Final = "a row of the same {} is there already, with other data; it 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`new` rows are to be inserted, `repeats` are there already; `refused`, by their places in
-    the batch, have keys that are taken.
+    """`new` rows are to be inserted, `repeats` are there already. `refused` has the errors of rows
+    whose keys are taken, by place in the batch.
     """
 
     new: list[Row] = field(default_factory=list[Row])
@@ -36,7 +36,7 @@ def judge(
     *,
     key_is_id: bool,
 ) -> Judged:
-    """Judge `rows` by those that are there, whose values and digests are given by their keys."""
+    """Judge `rows`, given the values and digests of the rows that are there, by key."""
     known = dict(there)
     sent = {key: digest for key, digest in digests.items() if key in known}
     judged = Judged()
@@ -60,5 +60,5 @@ def _same(row: Row, found: tuple[Value, ...], sent: bytes | None, key_is_id: boo
         if row.digest == sent:
             return True
         if key_is_id:
-            return False  # even if what came of it is equal
+            return False  # even if all columns are equal
     return row.values == found

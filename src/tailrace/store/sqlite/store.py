@@ -1,7 +1,7 @@
-"""store_sqlite: the store that needs nothing but Python.
+"""`store_sqlite`: the store that needs nothing but Python.
 
-All of SQLite happens in one thread, which owns the connection (`SqliteTarget`). The database is in
-WAL mode, so readers never wait; ``synchronous=FULL`` makes every transaction reach the disk before
+One thread makes all calls of SQLite, and owns the connection (`SqliteTarget`). The database is in
+WAL mode, so readers never wait. With ``synchronous=FULL`` every transaction is on the disk before
 it is acked.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["Durability", "store_sqlite"]
 T = TypeVar("T")
 
 BUSY_SECONDS: Final = 1.0
-"""How long SQLite itself waits for another writer before that counts as an outage."""
+"""How long SQLite waits for another writer before that is an outage."""
 
 
 @overload
@@ -69,29 +69,30 @@ def store_sqlite(
 ) -> Store[Any]:
     """An actor that stores messages in a table of the SQLite database at `path`.
 
-    Database and table are made if they do not exist. The columns come from `type`, by default
-    the channel's element type, or else that of the first message: one column `data` for a str,
-    number, bytes, date, …; one for each field of a dataclass, TypedDict, NamedTuple or msgspec
-    Struct; JSON text for what is nested. A table that exists must fit, or `StoreError` says which
-    column does not, also when it is altered later.
+    Database and table are made if they do not exist. The columns come from `type`: by default the
+    channel's element type, or else the type of the first message. A str, number, bytes, date, … is
+    one column `data`; a dataclass, TypedDict, NamedTuple or msgspec Struct has one for each field;
+    nested values are JSON text. If a table that exists does not fit, `StoreError` names the column;
+    also if it is altered later.
 
-    A message whose id is in the table already is acked and not stored again if it is the same: if
-    its client sent the same under its ``Idempotency-Key``, else if all columns are equal. If it is
-    not, it is rejected. The column `id_column` is for the id; with a function as `key` it holds
-    ``key(data)`` instead, and with the name of a field as `key` that field is the primary key.
+    If the id of a message is in the table already, the message is acked and not stored again if it
+    is the same, else rejected. It is the same if the client sent the same under its
+    ``Idempotency-Key``; without such a key, if all columns are equal. The id is in the column
+    `id_column`. With a function as `key`, that column holds ``key(data)`` instead; with the name of
+    a field as `key`, that field is the primary key.
 
-    A value that SQLite cannot hold, and a row that the table does not take or keep as it is,
-    rejects its message. A database that is moved, replaced or altered meanwhile is noticed.
+    A message is rejected if SQLite cannot hold one of its values, or if the table does not take the
+    row or keep it as it is. The store notices when the database is moved, replaced or altered.
 
-    `durability` "full" acks what is on the disk. "normal" acks what the operating system has:
-    several times as fast with few senders, and safe when the program is killed, but a power
-    failure may lose the last acked rows. `busy_timeout` is how many seconds SQLite waits for
-    other writers before it is an outage. `max_batch` and `retry` are as for `store`; unless
-    `retry` says ``on``, outages are a database that is locked, full, read-only, corrupt, or
-    cannot be opened, read or written.
+    With the `durability` "full", acked rows are on the disk. With "normal" the operating system has
+    them: several times as fast with few senders, and safe when the program is killed, but a power
+    failure may lose the last acked rows. `busy_timeout` is how many seconds SQLite waits for other
+    writers before that is an outage. `max_batch` and `retry` are as for `store`; without an ``on``
+    of `retry`, outages are a database that is locked, full, read-only, corrupt, or cannot be
+    opened, read or written.
 
-    TypeError or ValueError for arguments that make no sense, among them a type that has no
-    columns. Nothing is opened before the actor runs.
+    TypeError or ValueError for arguments that make no sense, such as a type that has no columns.
+    Nothing is opened before the actor runs.
     """
     path = _checked_path(path)
     _check_name("table", table)

@@ -60,7 +60,7 @@ class SqliteTarget(Generic[T]):
         self._table = table
         self._durability = durability
         self._busy_timeout = busy_timeout
-        self._lock = threading.Lock()  # held in each call, and by another target that closes ours
+        self._lock = threading.Lock()  # held in each call, and by a target that closes this one
         self._connection: sqlite3.Connection | None = None
         self._files: Files | None = None
         self._writer: Writer[T] | None = None  # of this connection, once the table is known
@@ -74,10 +74,10 @@ class SqliteTarget(Generic[T]):
     # --- what the store calls
 
     def open(self, element: Any) -> None:
-        """Connect, and if the type is known make the table, or see that it fits.
+        """Connect. If the type is known, make the table or check that it fits.
 
-        StoreError if that is impossible; OSError or sqlite3.OperationalError if it may be possible
-        in a while: it is locked, or its files are being moved.
+        StoreError if that is impossible. OSError or sqlite3.OperationalError if another try may
+        succeed: the database is locked, or its files are being moved.
         """
         with self._lock:
             self._open(element)
@@ -98,7 +98,7 @@ class SqliteTarget(Generic[T]):
             raise StoreError(self._cannot_open(error)) from error
 
     def write(self, messages: Messages[T], /) -> Written:
-        """Store all rows in one transaction, but for those that are refused."""
+        """Store the rows in one transaction, except those that are refused."""
         with self._lock:
             return self._write(messages)
 
@@ -122,7 +122,7 @@ class SqliteTarget(Generic[T]):
         raise OSError(f"database {self._path!r} is replaced again and again")
 
     def close(self) -> None:
-        """Close the connection; SQLite moves what is in the WAL into the database, if alone."""
+        """Close the connection. SQLite moves the WAL into the database if no other is open."""
         with self._lock:
             self._close()
 
@@ -140,7 +140,7 @@ class SqliteTarget(Generic[T]):
     def _rescue_now(
         self, connection: sqlite3.Connection, files: Files, rescue: Callable[[], None]
     ) -> None:
-        """Call `rescue`, which nobody will try again."""
+        """Call `rescue`, for the last time: if it fails, keep the WAL."""
         try:
             rescue()
         except (sqlite3.Error, OSError) as error:
@@ -157,13 +157,13 @@ class SqliteTarget(Generic[T]):
 
     def _connect(self) -> tuple[sqlite3.Connection, Files]:
         path = Path(self._path)
-        real = path.resolve()  # a link may be changed at any moment: use one and the same file
+        real = path.resolve()  # resolved once, as a link may change at any moment
         with alone(real, self._busy_timeout):
             self._connection, self._files = connection, files = self._connect_to(path, real)
         return connection, files
 
     def _connect_to(self, path: Path, real: Path) -> tuple[sqlite3.Connection, Files]:
-        # Made here if there is none, so as to know which file it is: a connection does not say.
+        # Made here if there is none, to know which file it is: a connection does not tell.
         with suppress(OSError):
             real.touch(mode=0o644, exist_ok=False)
         before = _look(real)
@@ -171,7 +171,7 @@ class SqliteTarget(Generic[T]):
             self._close_others(before[0])
             self._clear_up(real)
             check_none_is_cut_off(real)
-        before = _look(real)  # again: bringing back has written into it
+        before = _look(real)  # again, as `bring_back` may have written into it
         connection = sqlite3.connect(
             real,
             timeout=self._busy_timeout,
@@ -180,7 +180,7 @@ class SqliteTarget(Generic[T]):
             cached_statements=32,
         )
         if before is None or _look(real) != before or identity(path) != before[0]:
-            # Nothing but the database is open yet, and it may be another one than was looked at.
+            # It may be another database than was looked at. Its WAL is not open yet.
             connection.close()
             raise self._replaced()
         files = None
@@ -214,8 +214,9 @@ class SqliteTarget(Generic[T]):
         return OSError(f"database {self._path!r} was replaced while it was being opened")
 
     def _close_others(self, database: Identity) -> None:
-        """Close what other stores of this process have open of the database, if its files were
-        moved since: SQLite would have the new connection share their -shm.
+        """Close connections of this process to the database whose files were moved since.
+
+        SQLite would have the new connection share their -shm.
         """
         with _targets_lock:
             others = [target for target in _targets if target is not self]
@@ -223,7 +224,7 @@ class SqliteTarget(Generic[T]):
             files = other._files
             if files is None or files.database != database or not files.moved():
                 continue
-            if not other._lock.acquire(blocking=False):  # it may be waiting for this one
+            if not other._lock.acquire(blocking=False):  # it may be waiting for this target
                 raise self._replaced()
             try:
                 if other._files is files and other._connection is not None:
@@ -233,7 +234,7 @@ class SqliteTarget(Generic[T]):
                 other._lock.release()
 
     def _clear_up(self, real: Path) -> None:
-        """Have no WAL beside the database but its own."""
+        """Leave no WAL beside the database but its own."""
         if (kept := put_aside_foreign(real)) is not None:
             _log.warning(
                 "beside database %r was the -wal of another one, which was moved or replaced; it "
@@ -254,7 +255,7 @@ class SqliteTarget(Generic[T]):
         if self._durability == "full":  # macOS: past the cache of the drive
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
-        # A write that changes nothing: to hear now, and not with the first row, if it is read-only.
+        # A write that changes nothing: if the database is read-only, fail now and not at a row.
         with transaction(connection):
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             connection.execute(f"PRAGMA user_version = {version}")
@@ -283,7 +284,7 @@ class SqliteTarget(Generic[T]):
         return connection, files, self._writer
 
     def _let_go(self, connection: sqlite3.Connection, files: Files) -> None:
-        """Close a connection that is not to be used again."""
+        """Close the connection, so that the next write makes a new one."""
         if files.moved():
             _log.warning("database %r was removed or replaced; opening it anew", self._path)
             files.rescue(connection, self._busy_timeout)
@@ -297,7 +298,7 @@ _targets_lock: Final = threading.Lock()
 
 
 def _look(path: Path) -> tuple[Identity, int] | None:
-    """Which file this is, and when it was last written, moved or linked; None if there is none."""
+    """Which file this is, and when it last changed in any way; None if there is none."""
     try:
         status = path.stat()
     except OSError:
