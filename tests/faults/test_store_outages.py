@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,25 +24,14 @@ from tailrace.retry import Retry
 from tailrace.store import Store, store_sqlite
 from tailrace.store.sqlite.target import SqliteTarget
 
-T = TypeVar("T")
+from .stores import SOON, database, outcomes, put, rows, running, send
 
-SOON = Retry(None, backoff=0.002, cap=0.002)
+T = TypeVar("T")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
-
-
-@contextmanager
-def database(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as connection:
-        yield connection
-
-
-def rows(path: Path) -> list[Any]:
-    with database(path) as connection:
-        return [row for (row,) in connection.execute("SELECT data FROM events ORDER BY rowid")]
 
 
 def overwrite(path: Path, content: bytes) -> None:
@@ -56,26 +42,6 @@ def content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-@asynccontextmanager
-async def running(actor: Store[Any]) -> AsyncIterator[Channel[Message[str]]]:
-    """The store's inbox, for the length of the block; then the store drains."""
-    channel = Channel[Message[str]](math.inf, name="to_store")
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(actor(channel))
-        try:
-            yield channel
-        except BaseException:
-            task.cancel()
-            raise
-        channel.close()
-
-
-async def put(channel: Channel[Message[str]], *data: str) -> list[Message[str]]:
-    sent = [Message(each) for each in data]
-    await channel.send_many(sent)
-    return sent
-
-
 async def retried(actor: Store[Any], times: int = 3) -> None:
     """Return when the store has met the fault, and met it again."""
     until = actor.statistics().retries + times
@@ -83,17 +49,13 @@ async def retried(actor: Store[Any], times: int = 3) -> None:
         await asyncio.sleep(0.001)
 
 
-async def outcomes(sent: list[Message[str]]) -> list[str]:
-    return [(await message.settled(10)).status for message in sent]
-
-
 async def test_a_lock_is_an_outage_and_all_is_stored_when_it_goes(path: Path) -> None:
     actor = store_sqlite(path, busy_timeout=0, retry=SOON)
     async with running(actor) as channel:
-        assert await outcomes(await put(channel, "before")) == ["stored"]
+        assert await put(channel, "before") == ["stored"]
         with database(path) as other:
             other.execute("BEGIN EXCLUSIVE")
-            sent = await put(channel, "a", "b", "c")
+            sent = await send(channel, "a", "b", "c")
             await retried(actor)
             assert [message.outcome for message in sent] == [None] * 3
             other.execute("ROLLBACK")
@@ -105,16 +67,16 @@ async def test_a_lock_is_an_outage_and_all_is_stored_when_it_goes(path: Path) ->
 async def test_a_lock_that_lasts_fails_what_waited_and_the_store_lives_on(path: Path) -> None:
     actor = store_sqlite(path, busy_timeout=0, retry=Retry(3, backoff=0))
     async with running(actor) as channel:
-        assert await outcomes(await put(channel, "before")) == ["stored"]
+        assert await put(channel, "before") == ["stored"]
         with database(path) as other:
             other.execute("BEGIN EXCLUSIVE")
-            sent = await put(channel, "a", "b", "c")
+            sent = await send(channel, "a", "b", "c")
             assert await outcomes(sent) == ["failed"] * 3
             outcome = sent[0].outcome
             assert outcome is not None
             assert "database is locked" in outcome.reason
             other.execute("ROLLBACK")
-        assert await outcomes(await put(channel, "after")) == ["stored"]
+        assert await put(channel, "after") == ["stored"]
     assert rows(path) == ["before", "after"]
 
 
@@ -137,7 +99,7 @@ async def test_a_full_disk_is_an_outage_until_there_is_room_again(path: Path) ->
     async with running(actor) as channel:
         while not actor.statistics().retries:
             # No more than four ahead, or what is left over fills the disk once more.
-            sent += await put(channel, *(f"{len(sent) + n}:" + "x" * 2000 for n in range(4)))
+            sent += await send(channel, *(f"{len(sent) + n}:" + "x" * 2000 for n in range(4)))
             while sent[-1].outcome is None and not actor.statistics().retries:
                 await asyncio.sleep(0.001)
         await retried(actor)
@@ -155,15 +117,15 @@ async def test_a_full_disk_is_an_outage_until_there_is_room_again(path: Path) ->
 async def test_a_disk_that_stays_full_fails_the_messages_and_says_so(path: Path) -> None:
     actor = store_sqlite(path, retry=Retry(2, backoff=0))
     async with running(actor) as channel:
-        (small,) = await put(channel, "small")
+        (small,) = await send(channel, "small")
         assert (await small.settled()).ok
-        (large,) = await put(channel, "x" * 200_000)
+        (large,) = await send(channel, "x" * 200_000)
         assert await large.settled() == Outcome(
             "failed",
             "Outage: OperationalError: database or disk is full",
             large.outcome.error if large.outcome else None,
         )
-        assert await outcomes(await put(channel, "small too")) == ["stored"]
+        assert await put(channel, "small too") == ["stored"]
     assert rows(path) == ["small", "small too"]
 
 
@@ -173,10 +135,10 @@ async def test_a_disk_that_refuses_to_write_is_an_outage(path: Path) -> None:
     actor = store_sqlite(path, retry=SOON)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with running(actor) as channel:
-        assert await outcomes(await put(channel, "before")) == ["stored"]
+        assert await put(channel, "before") == ["stored"]
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
-            sent = await put(channel, "x" * 200_000, "after")
+            sent = await send(channel, "x" * 200_000, "after")
             await retried(actor)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -189,10 +151,10 @@ async def test_a_removed_file_is_made_anew_and_nothing_is_acked_into_the_void(
 ) -> None:
     actor = store_sqlite(path, retry=SOON)
     async with running(actor) as channel:
-        assert await outcomes(await put(channel, "gone")) == ["stored"]
+        assert await put(channel, "gone") == ["stored"]
         for file in path.parent.iterdir():
             file.unlink()
-        sent = await put(channel, "a", "b")
+        sent = await send(channel, "a", "b")
         assert await outcomes(sent) == ["stored"] * 2
         assert rows(path) == ["a", "b"]
     assert "was removed or replaced" in caplog.text
@@ -201,10 +163,10 @@ async def test_a_removed_file_is_made_anew_and_nothing_is_acked_into_the_void(
 async def test_a_replaced_file_is_the_one_that_is_written_to(path: Path) -> None:
     actor = store_sqlite(path, retry=SOON)
     async with running(actor) as channel:
-        assert await outcomes(await put(channel, "old")) == ["stored"]
+        assert await put(channel, "old") == ["stored"]
         for file in path.parent.iterdir():
             file.rename(file.with_name(f"archive-{file.name}"))
-        assert await outcomes(await put(channel, "new")) == ["stored"]
+        assert await put(channel, "new") == ["stored"]
     assert rows(path) == ["new"]
     assert rows(path.with_name("archive-events.db")) == ["old"]
 
@@ -215,9 +177,9 @@ async def test_a_folder_that_vanishes_and_returns_is_an_outage(tmp_path: Path) -
     path = folder / "events.db"
     actor = store_sqlite(path, retry=SOON)
     async with running(actor) as channel:
-        assert await outcomes(await put(channel, "a")) == ["stored"]
+        assert await put(channel, "a") == ["stored"]
         moved = folder.rename(tmp_path / "elsewhere")
-        sent = await put(channel, "b")
+        sent = await send(channel, "b")
         await retried(actor)
         assert sent[0].outcome is None
         moved.rename(folder)
@@ -228,11 +190,11 @@ async def test_a_folder_that_vanishes_and_returns_is_an_outage(tmp_path: Path) -
 async def test_a_file_replaced_by_rubbish_fails_the_messages_and_stays_as_it_is(path: Path) -> None:
     actor = store_sqlite(path, retry=Retry(3, backoff=0))
     async with running(actor) as channel:
-        assert await outcomes(await put(channel, "a")) == ["stored"]
+        assert await put(channel, "a") == ["stored"]
         for file in path.parent.iterdir():
             file.unlink()
         overwrite(path, b"rubbish " * 1000)
-        sent = await put(channel, "b", "c")
+        sent = await send(channel, "b", "c")
         assert await outcomes(sent) == ["failed"] * 2
         outcome = sent[0].outcome
         assert outcome is not None
@@ -270,7 +232,7 @@ async def test_cancelled_at_any_moment_a_store_acks_exactly_what_is_stored(path:
         channel = Channel[Message[str]](name="to_store")
         task = asyncio.create_task(actor(channel))
         sent = [Message(f"{round_}/{n}") for n in range(200)]
-        sender = asyncio.create_task(send(channel, sent))
+        sender = asyncio.create_task(send_all(channel, sent))
         while channel.statistics().received <= round_ * 8:  # at that moment
             await asyncio.sleep(0.0002)  # by a timer, so that the writer's thread has its turn
         task.cancel()
@@ -283,7 +245,7 @@ async def test_cancelled_at_any_moment_a_store_acks_exactly_what_is_stored(path:
     assert {m.outcome.status for m in received if m.outcome} == {"stored", "failed"}
 
 
-async def send(channel: Channel[Message[str]], sent: list[Message[str]]) -> None:
+async def send_all(channel: Channel[Message[str]], sent: list[Message[str]]) -> None:
     await channel.send_many(sent)
 
 
@@ -291,10 +253,10 @@ async def test_an_outage_is_told_once(path: Path, caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.INFO, "tailrace")
     actor = store_sqlite(path, type=str, busy_timeout=0, retry=SOON)
     async with running(actor) as channel:
-        assert await outcomes(await put(channel, "a")) == ["stored"]
+        assert await put(channel, "a") == ["stored"]
         with database(path) as other:
             other.execute("BEGIN EXCLUSIVE")
-            sent = await put(channel, "b")
+            sent = await send(channel, "b")
             await retried(actor, 5)
             other.execute("ROLLBACK")
         assert await outcomes(sent) == ["stored"]

@@ -12,42 +12,29 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pytest
 
 from tailrace import Channel, Message
-from tailrace.retry import Retry
-from tailrace.store import Store, StoreError, store_sqlite
+from tailrace.store import StoreError, store_sqlite
 from tailrace.store.sqlite.files import check_none_is_cut_off
 from tailrace.store.sqlite.table import Rows
 from tailrace.store.sqlite.target import SqliteTarget
 from tailrace.store.sqlite.write import Writer
 from tailrace.store.target import Written
 
-T = TypeVar("T")
+from .stores import SOON, database, put, rows, running
 
-SOON = Retry(None, backoff=0.002, cap=0.002)
+T = TypeVar("T")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
-
-
-@contextmanager
-def database(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as connection:
-        yield connection
-
-
-def rows(path: Path, table: str = "events") -> list[Any]:
-    with database(path) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return [row for (row,) in connection.execute(f"SELECT data FROM {table} ORDER BY rowid")]
 
 
 def backup(path: Path, count: int = 200) -> list[str]:
@@ -60,26 +47,6 @@ def backup(path: Path, count: int = 200) -> list[str]:
         connection.executemany("INSERT INTO events VALUES (?, ?)", enumerate(data))
         connection.execute("COMMIT")
     return data
-
-
-@asynccontextmanager
-async def running(actor: Store[Any]) -> AsyncIterator[Channel[Message[Any]]]:
-    """The store's inbox, for the length of the block; then the store drains."""
-    channel = Channel[Message[Any]](math.inf, name="to_store")
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(actor(channel))
-        try:
-            yield channel
-        except BaseException:
-            task.cancel()
-            raise
-        channel.close()
-
-
-async def put(channel: Channel[Message[Any]], *data: Any) -> list[str]:
-    sent = [Message(each) for each in data]
-    await channel.send_many(sent)
-    return [(await message.settled(10)).status for message in sent]
 
 
 MANY = [f"row {n} " + "z" * 500 for n in range(400)]

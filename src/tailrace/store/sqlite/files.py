@@ -1,32 +1,34 @@
-"""The files of an open SQLite database, and what to do when one of them is no longer in its place.
+"""The files of an open SQLite database, and what to do when one of them is moved.
 
-A database in WAL mode is three files: NAME, NAME-wal with what was committed last, and NAME-shm.
-A connection goes on with the files that it opened, whatever their names have come to mean. So
-when NAME is moved or replaced, rows that were acked are neither in the file that was moved (they
-are still in NAME-wal), nor in the new one; and SQLite, when it opens the new one, takes what it
-finds in NAME-wal for its own and destroys it. When only NAME-wal is removed, the rows of it are
-gone with the connection.
+A database in WAL mode is three files: NAME, NAME-wal with the last commits, and NAME-shm. A
+connection goes on with the files that it opened, whatever their names stand for later. Three things
+can go wrong:
 
-`Files.rescue` mends all of these: it has the open connection move the contents of its WAL to
-where they belong, and then removes the files which the next connection would mistake for its own.
+- NAME is moved or replaced. Then the last acked rows are neither in the moved file (they are still
+  in NAME-wal) nor in the new one.
+- SQLite opens the new NAME. It takes NAME-wal for the WAL of this database, and destroys it.
+- NAME-wal is removed. Then its rows are gone when the connection closes.
 
-Another process may have noticed an earlier replacement, and not the last one yet: then NAME-wal is
-its, and belongs to neither of our files. So each WAL is marked with the database that it is of
-(an extended attribute, where the system has those), and `put_aside_foreign` renames one that is
-of another, before SQLite takes it for the new database's own. Its owner has it open, and rescues
-it by itself. If the database comes back first, `bring_back` moves the contents into it.
+`Files.rescue` mends all three: the open connection moves the contents of its WAL into the database
+to which they belong; then the files that the next connection would mistake for its own are removed.
+
+There may be several replacements, which processes notice at different times. Then NAME-wal may
+belong to another process, and to neither of the databases that this one knows. So each WAL is
+marked with its database (an extended attribute, where the system has those). `put_aside_foreign`
+renames a WAL of another database before SQLite can mistake it; the owner has it open, and rescues
+it. If that database comes back first, `bring_back` moves the contents into it.
 
 Invariants
-- Stores open databases of one folder, and rescue them, one after another (`alone`): no WAL changes
-  its name, and none is made, between the look at a WAL and the use of it.
-- All connections of one process to one database have one -shm, even one that was removed: so those
-  that have other files than are in place are closed before the process opens the database again.
-- No WAL is moved into a database that others use with another WAL: that would overwrite theirs.
-  What was only in ours is kept in a copy of the database as this connection sees it.
-- No store opens a database of which another process has a WAL or -shm open that was removed: it
-  would not see what is in there, and have nobody save it (`check_none_is_cut_off`).
+- Stores open and rescue the databases of one folder one after another (`alone`). So between the
+  look at a WAL and its use, no WAL is renamed or made.
+- All connections of one process to one database share one -shm, even one that was removed. So
+  connections whose files were moved are closed before the process opens the database again.
+- No WAL is moved into a database that others use with another WAL, which would overwrite theirs.
+  What only this WAL has is kept in a copy of the database.
+- No store opens a database of which another process has a removed WAL or -shm open: it would not
+  see what is in there, and nobody would save it (`check_none_is_cut_off`).
 
-What cannot be seen: another content written into the same file (``cp backup.db events.db``).
+What cannot be noticed: other content written into the same file (``cp backup.db events.db``).
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ Identity: TypeAlias = tuple[int, int]
 
 
 def identity(path: Path) -> Identity | None:
-    """Which file has this name now (device and inode); None if there is none."""
+    """The file that has this name now (device and inode); None if there is none."""
     try:
         status = path.stat()
     except OSError:  # a folder may be gone too, or be a file now
@@ -57,10 +59,10 @@ def identity(path: Path) -> Identity | None:
 
 @contextmanager
 def alone(path: Path, seconds: float) -> Generator[None]:
-    """Have no other store open or rescue a database in the folder of `path` meanwhile.
+    """In the block, no other store opens or rescues a database in the folder of `path`.
 
-    BlockingIOError if another one has not ended after so many seconds. No guarantee on systems
-    that cannot lock a folder.
+    BlockingIOError if another store has not ended after so many seconds. On systems that cannot
+    lock a folder, nothing is guaranteed.
     """
     try:
         import fcntl
@@ -74,7 +76,7 @@ def alone(path: Path, seconds: float) -> Generator[None]:
         try:
             yield
         finally:
-            # Not only by closing: a process that was forked meanwhile has the folder open too.
+            # Closing is not enough: a process that was forked meanwhile has the folder open too.
             with suppress(OSError):
                 fcntl.flock(folder, fcntl.LOCK_UN)
     finally:
@@ -98,19 +100,19 @@ def _lock(fcntl: Any, folder: int, path: Path, deadline: float) -> None:
 
 
 def put_aside_foreign(real: Path) -> str | None:
-    """Rename a WAL that was left beside `real` by another database; returns its new name."""
+    """Rename a WAL beside `real` that belongs to another database. Returns its new name."""
     wal, shm = _beside(real)
     there = identity(wal)
     if there is None or not wal.stat().st_size:
         return None
     if _marked(wal, there) in (None, identity(real)) and real.stat().st_size:
-        return None  # an empty database has no WAL of its own: SQLite would remove this one
-    shm.unlink(missing_ok=True)  # first: it is nothing without the other
+        return None  # (an empty database has no WAL: SQLite would remove this one)
+    shm.unlink(missing_ok=True)  # first, as it is useless without the WAL
     return str(wal.rename(_saved(wal, there)))
 
 
 def bring_back(real: Path) -> None:
-    """Move into the database `real` what is in a WAL of it that was put aside, if any."""
+    """Move the contents of a WAL that was put aside into its database `real`, if there is one."""
     wal, shm = _beside(real)
     database = identity(real)
     for saved in real.parent.glob(f"{_escaped(wal.name)}-saved-*"):
@@ -118,14 +120,14 @@ def bring_back(real: Path) -> None:
         if there is None or _marked(saved, there) != database:
             continue
         if wal.exists() and wal.stat().st_size:
-            continue  # the database has been used without it
+            continue  # the database was used without this WAL
         shm.unlink(missing_ok=True)
         saved.replace(wal)
         with closing(sqlite3.connect(real, isolation_level=None)) as connection:
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy or identity(real) != database:
             raise BlockingIOError(f"database {str(real)!r} is in use with an old -wal")
-        # Whoever still has this WAL open has an -shm of its own for it, and must see that.
+        # A connection that still has this WAL open has an -shm for it, and must notice that.
         shm.unlink(missing_ok=True)
         wal.unlink(missing_ok=True)
 
@@ -133,14 +135,14 @@ def bring_back(real: Path) -> None:
 def check_none_is_cut_off(real: Path) -> None:
     """BlockingIOError if others use the database with a -wal or -shm that was removed.
 
-    What they have committed is in there alone. A store among them saves it with its next
-    transaction. For callers that are `alone`.
+    What they have committed is only in there. If one of them is a store, its next transaction saves
+    it. The caller must be `alone`.
     """
     database = identity(real)
     if all(map(Path.exists, _beside(real))) or database in _brought_home:
         return
     with closing(sqlite3.connect(real, isolation_level=None, timeout=0.1)) as connection:
-        # So it needs no -shm, which is refused as long as anybody has the database open.
+        # This mode needs no -shm, and is refused while another has the database open.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         try:
             connection.execute("PRAGMA schema_version").fetchone()
@@ -150,11 +152,11 @@ def check_none_is_cut_off(real: Path) -> None:
                     f"database {str(real)!r} is locked: others use it, and it has no -wal or no "
                     f"-shm; if that was removed, they must store once more, or close it, before"
                 ) from error
-            # Else whoever opens it hears the same.
+            # Any other error comes again when the database is opened.
 
 
-# Databases into which this process has moved what was in a WAL that was removed. Others may have
-# that one open yet, but it is empty.
+# Databases into which this process has moved the contents of a removed WAL. Others may still have
+# that WAL open, but it is empty.
 _brought_home: Final[set[Identity]] = set()
 
 
@@ -174,14 +176,14 @@ _MARK: Final = "user.tailrace.database"
 
 
 def _mark(wal: Path, which: Identity, database: Identity) -> None:
-    # With the WAL's own identity: a copy may have taken over the mark.
+    # With the identity of the WAL itself, since a copy of a file has its attributes too.
     text = " ".join(map(str, (*which, *database)))
-    with suppress(AttributeError, OSError):  # no such thing on this system, or this disk
+    with suppress(AttributeError, OSError):  # this system, or this disk, has none
         os.setxattr(wal, _MARK, text.encode())
 
 
 def _marked(wal: Path, which: Identity) -> Identity | None:
-    """The database that the WAL is of; None if nobody said so."""
+    """The database that a WAL belongs to; None if it is not marked."""
     try:
         marked = tuple(map(int, os.getxattr(wal, _MARK).split()))
     except (AttributeError, OSError, ValueError):
@@ -190,9 +192,9 @@ def _marked(wal: Path, which: Identity) -> Identity | None:
 
 
 class Files:
-    """The three files of one connection, as they were once it was open.
+    """The three files of one connection, as they were when it was opened.
 
-    `path` may be a link; `database` was opened as `real`, beside which SQLite has the others.
+    `path` may be a link to `real`, beside which SQLite keeps the other two.
     """
 
     def __init__(self, path: Path, real: Path, database: Identity) -> None:
@@ -212,12 +214,12 @@ class Files:
 
     @property
     def database(self) -> Identity:
-        """Which file the database is."""
+        """The file that the database is."""
         return self._database
 
     @property
     def complete(self) -> bool:
-        """Whether all three were there."""
+        """Whether all three files were there."""
         return None not in self._opened
 
     def moved(self) -> bool:
@@ -225,16 +227,15 @@ class Files:
         return self._now() != self._opened
 
     def rescue(self, connection: sqlite3.Connection, seconds: float) -> None:
-        """Bring what is in the WAL into the database that it belongs to, wherever that is now;
-        close the connection, and remove what is left of the WAL.
+        """Move the WAL into its database, wherever that is now; close the connection and clean up.
 
-        sqlite3.Error or OSError if that cannot be done now: the connection is still open then.
+        sqlite3.Error or OSError if that is impossible now. Then the connection is still open.
         """
         with alone(self._real, seconds):
             self.rescue_alone(connection)
 
     def rescue_alone(self, connection: sqlite3.Connection) -> None:
-        """As `rescue`, where the caller is `alone`."""
+        """As `rescue`, for a caller that is `alone`."""
         if self._taken_over():
             self._save_what_others_lack(connection)
             self._abandon(connection)
@@ -242,7 +243,7 @@ class Files:
         try:
             self._checkpoint(connection)
         except sqlite3.Error as error:
-            # Nothing will be different the next time: its WAL was emptied by another store.
+            # Another try would fail too: another store has emptied the WAL.
             if getattr(error, "sqlite_errorcode", None) not in _HOPELESS:
                 raise
             _log.error(
@@ -258,8 +259,8 @@ class Files:
                 _brought_home.add(self._database)
 
     def set_aside(self, connection: sqlite3.Connection) -> str:
-        """Where `rescue` is impossible and nobody can wait: close the connection and rename the
-        WAL, so that no other database takes it for its own. Returns its new name.
+        """Instead of `rescue`, when there is no time to try again: close the connection and rename
+        the WAL, so that no other database takes it for its own. Returns its new name.
         """
         connection.close()
         name, opened = self._names[1], self._opened[1]
@@ -268,7 +269,7 @@ class Files:
         return str(name.rename(_saved(name, opened)))
 
     def _taken_over(self) -> bool:
-        """Whether the database is in its place, and others use it with another WAL or -shm."""
+        """Whether the database is in its place and others use it with another WAL or -shm."""
         database, wal, shm = self._opened
         if identity(self._real) != database:
             return False
@@ -276,18 +277,18 @@ class Files:
         if wal_now == wal:
             return shm_now not in (None, shm)
         if wal_now is None or _marked(self._names[1], wal_now) not in (None, database):
-            return False  # it is that of another database, which was here meanwhile
+            return False  # it belongs to another database, which was here meanwhile
         with suppress(OSError):
             return self._names[1].stat().st_size > 0
         return False
 
     def _save_what_others_lack(self, connection: sqlite3.Connection) -> None:
-        """Where others use the database with another WAL, what is in ours is seen by nobody: keep
-        a copy of the database as `connection` sees it, and say so.
+        """Others use the database with another WAL, so they do not see this one: keep a copy of the
+        database as `connection` sees it, and log where.
         """
         wal = self._opened[1]
         if wal is None or identity(self._names[1]) == wal or _is_empty(wal):
-            return  # they have it all: it is in the WAL that they use, or in the database
+            return  # they lack nothing: it is all in their WAL, or in the database
         kept = next(
             path
             for number in itertools.count()
@@ -313,8 +314,8 @@ class Files:
             )
 
     def _abandon(self, connection: sqlite3.Connection) -> None:
-        """Close the connection, and have SQLite not move its WAL into the database."""
-        # Which it does not while another connection is open.
+        """Close the connection, without moving its WAL into the database."""
+        # SQLite moves it only when the last connection closes.
         with closing(sqlite3.connect(self._real, isolation_level=None)) as other:
             with suppress(sqlite3.Error):
                 other.execute("PRAGMA schema_version").fetchone()
@@ -332,9 +333,9 @@ class Files:
         _, wal, shm = self._opened
         in_place = (identity(self._real), *map(identity, self._names[1:])) == self._opened
         connection.close()
-        if in_place:  # only a link was changed: others may be using the database
+        if in_place:  # only a link has changed: others may be using the database
             return
-        # The -shm first: a database that is opened between the two must not find it.
+        # The -shm first: a database that is opened in between must not find it.
         for name, opened in ((self._names[2], shm), (self._names[1], wal)):
             for place in (name, _saved(name, opened) if opened else name):
                 if opened is not None and identity(place) == opened:
@@ -345,7 +346,7 @@ class Files:
 
 
 def _is_empty(which: Identity) -> bool:
-    """Whether a file that this process has open, perhaps without a name, is known to be empty."""
+    """Whether a file that this process has open, under a name or not, is known to be empty."""
     with suppress(OSError):
         for descriptor in Path("/dev/fd").iterdir():
             with suppress(OSError):
