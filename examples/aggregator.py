@@ -1,10 +1,11 @@
-"""Three services of three replicas each, and one answer in time: with what has come by then.
+"""Three services of three replicas each, and one answer in time, with the results that have come by
+then.
 
     python examples/aggregator.py    # then: curl '127.0.0.1:8080/search?q=dubstep'
 
-Each service is asked at one replica, and at another when that pays (`Hedged`); one that fails or
-hangs is left alone for a while. What has not answered by the deadline is missing from the answer,
-which says so. It needs starlette, httpx and, to run by itself, uvicorn.
+Each service is asked at one replica, and at a second one when that pays (`Hedged`). A replica that
+fails or hangs is not asked for a while. The answer names the services that have not answered by the
+deadline. Needs starlette, httpx and, to run by itself, uvicorn.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Replica:
         self._client = client
 
     async def query(self, q: str, /) -> Any:
-        # What is left of the request's deadline: the client need not wait for longer.
+        # The time left of the request's deadline: the client need not wait longer.
         answer = await self._client.get(self.name, params={"q": q}, timeout=remaining())
         answer.raise_for_status()
         return answer.json()
@@ -56,7 +57,7 @@ def application(
 ) -> Starlette:
     """The server, for the URLs of the replicas by the name of their service.
 
-    `options` go to every `Hedged`, which are in the list ``app.state.hedged``.
+    `options` are for each `Hedged`. All of them are in the list ``app.state.hedged``.
     """
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Two actors that each wait for the other to receive first, and what is said of them.
+"""Two actors that each wait for the other to receive first: the test clock reports a deadlock.
 
 $ python examples/deadlock.py
 """

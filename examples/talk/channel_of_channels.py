@@ -1,12 +1,12 @@
 """Channels are first-class objects: you can have a channel of channels.
 
-The talk says so without a program; this is the classic one. Whoever asks sends the channel on
-which to answer, so one server answers any number of clients, and each hears its own answer.
+The talk has no program for this. A client sends, with its question, the channel for the answer. So
+one server answers any number of clients, and each client gets its own answer.
 """
 
 from tailrace import Channel, Group, Receiver, Sender, run
 
-Question = tuple[int, Sender[int]]  # a number, and where its square is to be sent
+Question = tuple[int, Sender[int]]  # a number, and the channel for its square
 
 
 async def serve(questions: Receiver[Question]) -> None:

@@ -1,7 +1,7 @@
 """Channels: typed, synchronized pipes between actors.
 
-`go` launches an actor. Here is one step beyond the talk: the sending end is owned by its producer,
-so the channel closes when that has ended, and the consumer's loop ends with it.
+`go` starts an actor. One step beyond the talk: when the producer, the last sender, has ended, the
+channel closes, and the consumer's loop ends.
 """
 
 from tailrace import Channel, Group, Receiver, Sender, run

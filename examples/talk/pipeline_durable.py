@@ -1,7 +1,7 @@
 """Pipelined data processing: and now it is real. "OK" means that the event is on disk.
 
-The same program with a store that keeps what it is given, in an SQLite database, and acknowledges
-a message only when its transaction is committed. One stage was exchanged; the rest is as it was.
+The same program with another last stage: a store that writes into an SQLite database and
+acknowledges a message when its transaction is committed.
 """
 
 from tailrace import Channel, Group, Message, Receiver, Sender, run

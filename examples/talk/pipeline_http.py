@@ -1,8 +1,8 @@
 """Pipelined data processing: what if every message is an HTTP request?
 
 The talk puts a `Done` channel into each message, on which the last stage tells the waiting request
-how it went. Here that is what `Message` is: `abort` says no, `ack` says yes, and the request is
-answered. Nothing else about the pipeline changes.
+the outcome. Here a `Message` does that: `ack` and `abort` settle it, and the request is answered.
+The rest of the pipeline stays the same.
 
     $ python examples/talk/pipeline_http.py
     $ curl 'http://127.0.0.1:8080/incoming?data=foo'

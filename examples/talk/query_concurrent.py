@@ -1,8 +1,8 @@
 """Collect data from multiple backends: we can do better. Let's fire queries concurrently.
 
-It takes as long as the slowest. `query_all` is called as it was before, and does concurrent stuff
-internally: first written by hand over a channel, as in the talk, then the library's own, which also
-keeps the order, takes a timeout, and when one backend fails cancels the others.
+The answers take as long as the slowest backend. `query_all` is called as before: first a version
+written by hand with a channel, as in the talk, then the library's. The library's version also keeps
+the order, takes a timeout, and cancels the other queries when one fails.
 """
 
 import asyncio

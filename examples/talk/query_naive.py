@@ -1,6 +1,6 @@
 """Collect data from multiple backends: what's the most naïve implementation?
 
-One backend after the other: it takes as long as all of them together.
+One backend after the other: the answers take the sum of all times.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """Collect data from multiple backends: we can do even better. Replicate backends!
 
-The first replica to answer wins, so it takes as long as the slowest of the fastest. A set of
-replicas is itself a backend: `query_all` need not know. By hand first, as in the talk, then the
-library's own. In both the losers are cancelled, where the talk lets them run on.
+The first replica to answer wins. The answers take as long as the slowest set of replicas, of which
+only the fastest replica counts. A set of replicas is itself a backend, so `query_all` stays as it
+is. First a version written by hand, as in the talk, then the library's. Both cancel the other
+replicas; in the talk they run on.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Interfaces: whatever can run is a runner. There is no explicit declaration of intent."""
+"""Interfaces: any object with a `run` method is a runner. No class declares that it is one."""
 
 import random
 from dataclasses import dataclass

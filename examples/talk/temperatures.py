@@ -1,4 +1,4 @@
-"""Distinct types: the type checker will not let you compare what cannot be compared.
+"""Distinct types: the type checker refuses to compare degrees Celsius with degrees Fahrenheit.
 
 In Go this program does not compile. In Python it runs, so have it checked first: without the
 comment on that line ``mypy --strict`` ends with *Non-overlapping equality check*.
