@@ -33,7 +33,7 @@ from benchmarks.report import cpu_name
 from tailrace import Message
 from tailrace.listen import HttpServer
 from tailrace.listen.http.admission import Limits
-from tailrace.listen.http.connection import Connection
+from tailrace.listen.http.protocol import HttpProtocol
 from tailrace.listen.http.server import Connections
 
 ANSWER = "OK: ☆ foo ☆"
@@ -117,16 +117,16 @@ async def measure(kind: str, requests: int, passes: int, connections: int) -> fl
     listener = server.listen("/incoming")
     host = listener._shared
     served = Connections(host.routes, host.admission, Limits(4096, 16384, 30.0, 75.0), None)
-    served._date = "Thu, 01 Jan 1970 00:00:00 GMT"
+    served.service._date = "Thu, 01 Jan 1970 00:00:00 GMT"
     route = listener._route
     route.start()
     forwarding = asyncio.ensure_future(route.forward(cast(Any, Sink())))
     carried = []
     for _ in range(connections):
-        connection, transport = Connection(served), Transport()
-        served.connections.add(connection)
-        connection.connection_made(cast(Any, transport))
-        carried.append((connection.data_received, transport))
+        protocol, transport = HttpProtocol(served.service, served), Transport()
+        served._protocols.add(protocol)
+        protocol.connection_made(cast(Any, transport))
+        carried.append((protocol.data_received, transport))
     packets = KINDS[kind]
     each = packets[0].count(b" HTTP/1.1\r\n")
     rounds = max(1, requests // (connections * each))

@@ -17,7 +17,7 @@ import pytest
 from tailrace.listen import HttpServer, ListenHttp
 from tailrace.listen.http import accept as accept_module
 from tailrace.listen.http.accept import Acceptor, Seldom, connections_allowed, descriptor_limit
-from tailrace.listen.http.bind import let_nobody_in
+from tailrace.listen.http.bind import block_new_clients
 
 resource = pytest.importorskip("resource")
 
@@ -209,8 +209,8 @@ async def test_connections_that_were_turned_away_end_with_the_server(
             for _ in range(3):
                 stack.enter_context(connect(at(listener)))
             await service.until(lambda now: now.answers.get(503) == 2)
-            engine: Any = listener.server._server._connections
-            kept = [accepted for _, accepted in engine._turned_away]
+            connections: Any = listener.server._server._connections
+            kept = [accepted for _, accepted in connections._turned_away]
             assert len(kept) == 2
         assert [accepted.fileno() for accepted in kept] == [-1, -1]
 
@@ -224,7 +224,7 @@ def test_a_socket_that_lets_nobody_in_has_those_who_came_before() -> None:
             if error.errno != errno.ENOENT:  # there is none yet
                 pytest.skip("this system forbids filters")
         with connect(listening.getsockname()):
-            let_nobody_in(listening)
+            block_new_clients(listening)
             with socket.socket() as late:
                 late.setblocking(False)
                 late.connect_ex(listening.getsockname())

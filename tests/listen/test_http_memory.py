@@ -8,7 +8,7 @@ import ssl
 import sys
 import tracemalloc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -16,9 +16,11 @@ import pytest
 from tailrace import Message, Receiver
 from tailrace.listen import HttpServer, ListenHttp, Request, listen_http
 from tailrace.listen.http import connection as connection_module
+from tailrace.listen.http import protocol as protocol_module
 from tailrace.listen.http import route as route_module
 from tailrace.listen.http import server as server_module
 from tailrace.listen.http.parser import Parser
+from tailrace.listen.http.protocol import HttpProtocol
 
 from .conftest import Client
 
@@ -69,7 +71,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (route_module, server_module, connection_module):
         monkeypatch.setattr(module, "RECEIVE_IN_DRAIN", 0.5)
     monkeypatch.setattr(server_module, "FLUSH", 0.2)
-    monkeypatch.setattr(connection_module, "STALLED", 0.5)
+    monkeypatch.setattr(protocol_module, "STALLED", 0.5)
     monkeypatch.setattr(connection_module, "LINGER", 0.5)
 
 
@@ -241,16 +243,16 @@ async def test_a_client_that_reads_nothing_does_not_hold_a_drain(
 class Choking:
     """A transport whose client takes in nothing of what is written, for a moment."""
 
-    def __init__(self, connection: connection_module.Connection) -> None:
-        self._connection = connection
-        self._transport = connection._transport
+    def __init__(self, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+        self._transport = protocol._transport
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, said: bytes) -> None:
         self._transport.write(said)
-        self._connection.pause_writing()
+        self._protocol.pause_writing()
 
 
 async def test_a_refused_client_that_takes_in_its_answer_by_pieces_is_let_go(
@@ -260,11 +262,12 @@ async def test_a_refused_client_that_takes_in_its_answer_by_pieces_is_let_go(
     listener = limited()
     async with serve(listener) as service, await service.connect() as client:
         await service.until(lambda now: now.connections)
-        (connection,) = listener._shared._connections.connections  # type: ignore[union-attr]
-        connection._transport = Choking(connection)  # type: ignore[assignment]
+        (protocol,) = listener._shared._connections._protocols  # type: ignore[union-attr]
+        choking = Choking(protocol)
+        protocol._transport, protocol.write = cast("Any", choking), choking.write
         client.say("this is not HTTP\r\n\r\n")
         assert (await client.hear()).status == 400
-        connection.resume_writing()
+        protocol.resume_writing()
         async with asyncio.timeout(5):
             await service.until(lambda now: not now.connections)
 
@@ -371,7 +374,7 @@ async def test_a_body_ends_in_a_drain_as_soon_as_its_time_is_over(
     serve: Any, hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not when the server next looks at all of its connections."""
-    monkeypatch.setattr(server_module.Connections, "_sweep", lambda engine: None)
+    monkeypatch.setattr(server_module.Connections, "_sweep", lambda connections: None)
     async with serve(limited()) as service, await service.connect() as client:
         client.ask("POST", "/incoming", content_type=FORM, content_length="8")
         client.say(b"data=")

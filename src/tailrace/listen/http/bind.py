@@ -28,9 +28,9 @@ except ImportError:  # Windows
 __all__ = [
     "Address",
     "TlsFiles",
+    "block_new_clients",
     "cannot_listen",
     "closed_on_error",
-    "let_nobody_in",
     "listen_at",
     "open_sockets",
     "parse_address",
@@ -158,7 +158,7 @@ def cannot_listen(address: object, error: OSError) -> OSError:
     return OSError(error.errno, f"cannot listen on {address}: {why}")
 
 
-def let_nobody_in(listening: socket.socket) -> None:
+def block_new_clients(listening: socket.socket) -> None:
     """Let no new client begin to connect, while those who have can still be accepted.
 
     To close a listening socket resets the connections that the system has made and nobody has

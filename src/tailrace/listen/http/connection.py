@@ -1,148 +1,133 @@
-"""One HTTP/1.1 connection: from bytes to exchanges, and from their answers to bytes.
+"""Connection: the order of requests and answers on one HTTP/1.1 connection, without I/O.
 
-`_parser` reads, asyncio or uvloop carries; what is here is the order of things. Measured against
-uvicorn and Granian as the server, with the same pipeline behind it, this costs half of what they
-do a request, since no request needs a task, a scope, or a trip between threads; and what they
-leave to their application (the size of heads, slow clients, admission before the body, an orderly
-drain) is in one place here.
+`receive` takes bytes, and a `Wire` sends bytes. Time comes from the service's clock: the server
+compares it with `deadline` now and then, and calls `expire`.
 
 Invariants:
-- Requests are answered in the order in which they came. One at a time is at work (`_request`);
-  the bytes of later ones wait in the parser, and reading from the socket is paused: that is how
-  backpressure reaches the client.
-- `deadline` says until when the client may keep the connection in its present state; the engine
-  looks at it every now and then. While the client waits for us there is none.
-- After an answer to a request that is not read to its end, the rest is read and dropped for a
-  while before the connection is closed, or the client might see a reset instead of the answer.
-- What a client makes this connection keep counts in `body_memory`: the bytes that wait in the
-  parser while reading is paused, and what the transport could not write of an answer.
-- The transport is never closed from within `resume_writing`: asyncio would report the end twice.
+- Requests are answered in the order in which they came. One request is at work at a time. The
+  bytes of later requests wait in the parser, and reading is paused: so backpressure reaches the
+  client.
+- `deadline` is the time until which the client must act. It is infinite while the client waits
+  for an answer.
+- A request that is answered before its end is the last of its connection. Its remaining bytes are
+  read and dropped for LINGER seconds before the connection is closed: if it were closed with bytes
+  unread, the client might see a reset instead of the answer.
+- The bytes that wait in the parser while reading is paused count against `body_memory`.
+- `resume_writing` does not close the wire: asyncio would report the end twice.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol
 
 from tailrace.listen.http import answers
 from tailrace.listen.http.answers import Answer
-from tailrace.listen.http.bind import unacknowledged
 from tailrace.listen.http.exchange import Exchange
 from tailrace.listen.http.parser import Parser
 from tailrace.listen.http.request import Refusal, Request
 from tailrace.listen.http.route import RECEIVE_IN_DRAIN
+from tailrace.listen.http.service import MOST_UNSENT, Service, render
 
-if TYPE_CHECKING:
-    from tailrace.listen.http.server import Connections
-
-__all__ = ["Connection", "render"]
+__all__ = ["Connection", "Wire"]
 
 _log = logging.getLogger("tailrace.listen")
 
-LINGER: Final = 5.0  # seconds to let a client take in an answer before the connection is cut
-LINGER_BYTES: Final = 1024 * 1024
+LINGER: Final = 5.0  # seconds in which the client may read the last answer
+LINGER_BYTES: Final = 1024 * 1024  # that are dropped meanwhile
 BURST: Final = 64  # requests of one client in one turn of the loop
-CHUNKED_COST: Final = 8  # bytes on the wire for a byte of body, at worst
-MOST_UNSENT: Final = 64 * 1024  # bytes of answers that are not written, before we say no more
-STALLED: Final = 5.0  # seconds in which a client took in nothing of an answer, once we stop
-SMALL_BODY: Final = 64 * 1024  # a refused body up to here is read, to keep the connection
+CHUNKED_COST: Final = 8  # bytes received for a byte of body, at most
+SMALL_BODY: Final = 64 * 1024  # a refused body of this size is read, so the connection is kept
 
-# The ends of heads, for lengths of bodies that are usual: to format one takes 0.8 µs more.
+# The ends of heads, for usual lengths of bodies. To format one takes 0.8 µs more.
 _LENGTHS: Final = tuple(b"%d\r\n\r\n" % length for length in range(1024))
 
 
-class Connection(asyncio.Protocol):
-    """What the loop calls for one client."""
+class Wire(Protocol):
+    """How a connection sends. The connection is told of the rest by `pause_writing` and so on."""
+
+    def write(self, data: bytes, /) -> None:
+        """Send bytes in order. May call the connection's `pause_writing`."""
+
+    def pause_reading(self) -> None:
+        """Receive nothing until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """Receive again."""
+
+    def end_output(self) -> bool:
+        """Tell the client that no more answers come. False: the client has reset the connection."""
+        ...
+
+    def close(self) -> bool:
+        """Close as soon as all is sent. True: some of it is unsent."""
+        ...
+
+    def abort(self) -> None:
+        """Close now. What is unsent is lost."""
+
+
+class Connection:
+    """One client's connection."""
 
     __slots__ = (
-        "_begun",
         "_bytes_received",
+        "_bytes_waiting",
         "_client",
-        "_closed",
         "_complete",
         "_deferred_answer",
-        "_ended",
+        "_eof",
         "_exchange",
         "_input_ended",
-        "_kept",
-        "_last",
-        "_left",
-        "_moved",
+        "_last_answered",
         "_parser",
-        "_paused",
         "_reading",
+        "_reading_paused",
         "_request",
-        "_rest",
-        "_transport",
-        "_unsent",
+        "_request_begun",
+        "_service",
+        "_wire",
         "_write_paused",
+        "closed",
         "deadline",
-        "engine",
-        "made",
     )
 
-    _transport: asyncio.Transport
+    _wire: Wire  # until `lost`
 
-    def __init__(self, engine: Connections) -> None:
+    def __init__(self, service: Service, wire: Wire) -> None:
         self.deadline = math.inf
-        self.engine = engine
-        self.made = False  # there is a transport
+        self.closed = False  # or it is about to be
+        self._service = service
+        self._wire = wire
         self._client = ""  # its address
-        self._parser = Parser(engine.max_head)
-        self._request: Request | None = None  # at work: its head has come, and it is not answered
-        self._complete = False  # its body has come too
-        self._exchange: Exchange | None = None  # what became of it, if it was let in
-        self._deferred_answer: Answer | None = None  # to be given when its body has come
+        self._parser = Parser(service.max_head)
+        self._request: Request | None = None  # at work: its head has come; it is not answered
+        self._complete = False  # the body of the request at work has come
+        self._exchange: Exchange | None = None  # of the request at work, if it is admitted
+        self._deferred_answer: Answer | None = None  # a refusal, sent when the body has come
         self._bytes_received = 0  # of the incomplete request, or after the last answer
-        self._kept = 0  # bytes counted, that wait in the parser
-        self._rest = memoryview(b"")  # of an answer: what the transport has not been given
-        self._unsent = 0  # bytes counted, of answers that the transport could not write
-        self._left = math.inf  # bytes of answers that the client had not taken in at `_moved`
-        self._moved = 0.0
-        self._begun = False  # a request is incomplete, and its time runs
+        self._bytes_waiting = 0  # in the parser, counted against `body_memory`
+        self._request_begun = False  # a request is incomplete, and `receive_timeout` runs
         self._reading = False  # `_read` runs
-        self._paused = False  # reading from the socket
-        self._write_paused = False  # writing: the client does not take in what we say
-        self._last = False  # the last answer is given; close when it is written
-        self._ended = False  # the client says no more, but may listen
-        self._input_ended = False  # nothing more that comes is a request
-        self._closed = False
+        self._reading_paused = False
+        self._write_paused = False  # the client does not read its answer
+        self._last_answered = False  # to be closed once the client has read its answer
+        self._eof = False  # the client sends no more, but may read
+        self._input_ended = False  # no request is read any more
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else repr(self._request) if self._request else "idle"
+        state = "closed" if self.closed else repr(self._request) if self._request else "idle"
         return f"<Connection {state}>"
 
-    # --- what the transport says ------------------------------------------------------------
+    # --- what the wire reports --------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is here."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
-        self.made = True
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple) and peer:
-            self._client = str(cast("tuple[object, ...]", peer)[0])
-        engine = self.engine
-        if self._closed or engine.stopped:
-            self.abort()
-            return
-        self.deadline = engine.time() + engine.keep_alive
-        if engine.tls is not None:  # asyncio's TLS would take eight times that
-            self._transport.set_write_buffer_limits(MOST_UNSENT)
+    def begin(self, client: str) -> None:
+        """The connection is made; `client` is the address of its client."""
+        self._client = client
+        self.deadline = self._service.time() + self._service.keep_alive
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone; what it asked for completely is done still."""
-        self._closed = self._input_ended = True
-        if not self.engine.lost(self):
-            return
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.gone()
-        self._request = self._deferred_answer = None
-        self._forget()
-
-    def data_received(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         """Bytes came: parse them, or keep them until the request at work is answered."""
         if self._input_ended:
             self._drop(data)
@@ -153,61 +138,118 @@ class Connection(asyncio.Protocol):
         else:
             self._pause()
 
-    def eof_received(self) -> bool:
-        """The client says no more; it may still listen."""
-        self._ended = True
-        if self._input_ended or self.engine.tls is not None:
+    def end_input(self) -> bool:
+        """The client sends no more. True: answers are owed, so the wire must stay open."""
+        self._eof = True
+        if self._input_ended or self._service.tls:
             return False
-        # Answers are owed: to the request at work, and to complete ones that wait behind it.
-        return (self._request is not None and self._complete) or self._write_paused or self._paused
+        at_work = self._request is not None and self._complete
+        return at_work or self._write_paused or self._reading_paused
 
     def pause_writing(self) -> None:
-        """The client does not take in its answer."""
+        """The client does not read its answer."""
         self._write_paused = True
-        self.deadline = self.engine.time() + self.engine.receive_timeout
-        self.count_unsent()
-        self.engine.choked(self)
+        self.deadline = self._service.time() + self._service.receive_timeout
 
     def resume_writing(self) -> None:
-        """It does."""
-        if self._rest:  # until all of it is given, the client does not take in its answer
-            self.engine.call_soon(self._write_rest)
-            return
+        """The client has read so much of its answer that the wire takes bytes again."""
         self._write_paused = False
-        if not self._input_ended:  # else the time after its last answer runs on
+        if not self._input_ended:  # else the time to linger runs on
             self.deadline = math.inf
-        self.count_unsent()
-        self.engine.unchoked(self)
-        self.engine.call_soon(self._go_on)
+        self._service.call_soon(self._go_on)
 
-    def count_unsent(self) -> None:
-        """Count what the transport keeps of answers, against `body_memory`."""
-        unsent = 0
+    def lost(self) -> None:
+        """The connection has ended. A complete request is still carried out."""
+        self.closed = self._input_ended = True
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.gone()
+        self._request = self._deferred_answer = None
+        self._discard()
+        del self._wire  # which refers to this connection
+
+    # --- what the server asks ---------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """A listener drains: an incomplete request for it must be complete soon."""
+        exchange, service = self._exchange, self._service
+        draining = service.draining if exchange is None else exchange.draining
+        if self._request_begun and draining:
+            self.deadline = min(self.deadline, service.time() + RECEIVE_IN_DRAIN)
+
+    def retire(self, before: float) -> None:
+        """The server stops: close if the client has been idle since `before`."""
+        idle_since = self.deadline - self._service.keep_alive
+        if self._request is not None or self._request_begun:
+            return
         if self._write_paused:
-            unsent = self._transport.get_write_buffer_size() + len(self._rest)
-        self.engine.admission.bytes += unsent - self._unsent
-        self._unsent = unsent
+            self._last_answered = True
+        elif idle_since <= before:
+            self.close()
 
-    def _keep(self, waiting: int) -> None:
-        """Count what waits in the parser."""
-        self.engine.admission.bytes += waiting - self._kept
-        self._kept = waiting
+    def conclude(self) -> None:
+        """The server stops: close, unless the client is reading an answer."""
+        service = self._service
+        if self._write_paused or self.closed:
+            self.deadline = max(self.deadline, service.time() + service.receive_timeout)
+        elif self._input_ended:
+            pass  # `deadline` ends it
+        elif self._deferred_answer is not None:
+            self.answer(self._deferred_answer)
+        elif self._request_begun and self._request is None:
+            self._refuse_unread(Refusal(503, "the server is stopping"))
+        else:
+            self.close()
 
-    def _forget(self) -> None:
-        """Nothing that came or was said is of use any more."""
+    def expire(self) -> None:
+        """`deadline` has passed."""
+        exchange, service = self._exchange, self._service
+        if service.draining if exchange is None else exchange.draining:
+            slow = Refusal(503, "the server is stopping")
+        else:
+            slow = Refusal(408, f"no request within {service.receive_timeout:g} s")
+        if self._write_paused or self._input_ended:
+            self.abort()
+        elif exchange is not None:
+            exchange.refuse(slow)
+        elif self._deferred_answer is not None:  # the body does not come
+            self.answer(self._deferred_answer)
+        elif self._request_begun and self._request is None:
+            self._refuse_unread(slow)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Close when all answers are sent."""
+        if self.closed:  # asyncio's TLS fails if it is closed twice
+            return
+        self._input_ended = self.closed = True
+        service = self._service
+        unsent = self._wire.close()
+        self.deadline = service.time() + (service.receive_timeout if unsent else LINGER)
+
+    def abort(self) -> None:
+        """Close now."""
+        self._input_ended = self.closed = True
+        self._discard()
+        self._wire.abort()
+
+    def _discard(self) -> None:
+        """Drop what has been received and not been read."""
         self._parser.clear()
-        self._keep(0)
-        self._rest = memoryview(b"")
-        self._write_paused = False
-        self.count_unsent()
-        self.engine.unchoked(self)
+        self._count_waiting(0)
+
+    def _count_waiting(self, waiting: int) -> None:
+        """Count the bytes that wait in the parser."""
+        self._service.admission.bytes += waiting - self._bytes_waiting
+        self._bytes_waiting = waiting
 
     # --- reading ----------------------------------------------------------------------------
 
     def _read(self, received: int) -> None:
-        """Go on with what has come, as far as the request at work and the client let us."""
+        """Read requests until one is at work, or nothing is left. `received` bytes are new."""
         if self._reading:
-            return  # an answer that was given at once: the loop below goes on
+            return  # a request was answered at once: the loop below goes on
         self._reading = True
         try:
             for _ in range(BURST):
@@ -216,19 +258,19 @@ class Connection(asyncio.Protocol):
                 if self._request is None:
                     request = self._parser.head()
                     if request is None:
-                        self._wait_for_more()
+                        self._wait_for_head()
                         break
                     self._begin(request)
                 elif self._complete:
                     break
                 else:
-                    self._receive(received)
+                    self._receive_body(received)
                     if not self._complete:
                         break
             else:
                 self._read_later()
         except Refusal as refusal:
-            self._unreadable(refusal)
+            self._refuse_unreadable(refusal)
         except Exception:
             _log.exception("%r failed", self)
             self.abort()
@@ -236,74 +278,77 @@ class Connection(asyncio.Protocol):
             self._reading = False
 
     def _read_later(self) -> None:
-        """Let others have their turn first."""
+        """Read on in the next turn of the loop, so that other connections are served."""
         self._pause()
-        self.engine.call_soon(self._go_on)
+        self._service.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        """What kept this connection from reading may be over."""
-        if self._closed or self._write_paused:
+        """Read on, or close, if nothing prevents it any more."""
+        if self.closed or self._write_paused:
             return
-        if self._last:
+        if self._last_answered:
             self._end()
         elif self._request is not None and self._complete:
             self.deadline = math.inf
         elif not self._input_ended:
-            if self.deadline == math.inf:  # else it runs already
-                self._run_time()
+            if self.deadline == math.inf:
+                self._set_deadline()
             self._resume()
             self._read(0)
 
-    def _wait_for_more(self) -> None:
-        """All requests that have come as a whole are answered."""
-        if self._ended:
+    def _wait_for_head(self) -> None:
+        """All requests that have come are answered."""
+        if self._eof:
             self.close()
-        elif self._parser.waiting and not self._begun:
-            self._begun = True
-            self._run_time()
+        elif self._parser.waiting and not self._request_begun:
+            self._request_begun = True
+            self._set_deadline()
 
-    def _run_time(self) -> None:
-        """Set the deadline of a client that we wait for."""
-        engine = self.engine
-        seconds = engine.receive_timeout if self._begun else engine.keep_alive
-        if engine.draining:
+    def _set_deadline(self) -> None:
+        """Set the deadline of a client that is to send."""
+        service = self._service
+        seconds = service.receive_timeout if self._request_begun else service.keep_alive
+        if service.draining:
             seconds = min(seconds, RECEIVE_IN_DRAIN)
-        self.deadline = engine.time() + seconds
+        self.deadline = service.time() + seconds
 
     def _begin(self, request: Request) -> None:
-        """The head of a request has come: let it in, or refuse it, before its body comes."""
+        """A head has come: admit the request or refuse it, before its body comes."""
         self._request = request
         request.client = self._client
         self._complete = complete = self._parser.ended
         self._bytes_received = 0
-        engine = self.engine
         try:
-            if request.refusal is not None:
-                raise request.refusal
-            fields = request.fields
-            if engine.sites.restricted or b"origin" in fields or b"sec-fetch-site" in fields:
-                engine.sites.check(fields, engine.scheme)
-            route = engine.routes.get(request.path)
-            if route is None:
-                raise Refusal(404, "nobody listens on this path")
-            self._exchange = exchange = route.open(request, self.answer)
+            self._exchange = exchange = self._admit(request)
         except Refusal as refusal:
-            self._deferred_answer = answers.of_refusal(refusal, request.wants_json)
-            engine.admission.count_refusal(request, self._deferred_answer)
+            answer = answers.of_refusal(refusal, request.wants_json)
+            self._service.admission.count_refusal(request, answer)
+            self._deferred_answer = answer
             if complete:
                 self._completed()
             elif _body_is_large(request):
-                self.answer(self._deferred_answer)  # the last one, as the request is incomplete
+                self.answer(answer)  # the last one, as the request is incomplete
             return
         if complete:
-            self._begun = False
+            self._request_begun = False
             self.deadline = math.inf
             exchange.end()
         elif request.expects and not self._parser.waiting:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _receive(self, received: int) -> None:
-        """More of the body of the request at work has come."""
+    def _admit(self, request: Request) -> Exchange:
+        if request.refusal is not None:
+            raise request.refusal
+        service, fields = self._service, request.fields
+        if service.sites.restricted or b"origin" in fields or b"sec-fetch-site" in fields:
+            service.sites.check(fields, service.scheme)
+        route = service.routes.get(request.path)
+        if route is None:
+            raise Refusal(404, "nobody listens on this path")
+        return route.open(request, self.answer)
+
+    def _receive_body(self, received: int) -> None:
+        """More of the body of the request at work may have come."""
         parser, exchange = self._parser, self._exchange
         piece = parser.body()
         if piece and exchange is not None:
@@ -315,24 +360,26 @@ class Connection(asyncio.Protocol):
             self._completed()
         elif parser.more:
             self._read_later()
-        elif self._ended:
+        elif self._eof:
             self.close()
         else:
-            self._still_incomplete(received)
+            self._wait_for_body(received)
 
-    def _still_incomplete(self, received: int) -> None:
-        """Bytes came, and the request at work has not ended: is it too much by now?"""
+    def _wait_for_body(self, received: int) -> None:
+        """The request at work is still incomplete. Refuse it if it takes too many bytes."""
         self._bytes_received += received
-        if not self._begun:
-            self._begun = True
-            self._run_time()
-        exchange, limit = self._exchange, self.engine.max_head + SMALL_BODY
-        if exchange is not None and self._bytes_received > limit + CHUNKED_COST * exchange.max_body:
-            exchange.refuse(Refusal(413, "too much chunking for so little body"))
+        if not self._request_begun:
+            self._request_begun = True
+            self._set_deadline()
+        exchange, limit = self._exchange, self._service.max_head + SMALL_BODY
+        if exchange is not None:
+            limit += CHUNKED_COST * exchange.max_body
+            if self._bytes_received > limit:
+                exchange.refuse(Refusal(413, "too much chunking for so little body"))
 
     def _completed(self) -> None:
-        """The request at work is complete: from now on the client waits for us."""
-        self._begun = False
+        """The request at work is complete: the client waits for the answer."""
+        self._request_begun = False
         self.deadline = math.inf
         if self._exchange is not None:
             self._exchange.end()  # this may answer it
@@ -340,234 +387,110 @@ class Connection(asyncio.Protocol):
             self.answer(self._deferred_answer)
 
     def _pause(self) -> None:
-        if not self._paused and not self._ended:
-            self._paused = True
-            self._transport.pause_reading()
-        self._keep(self._parser.waiting)
-        admission, request = self.engine.admission, self._request
+        if not self._reading_paused and not self._eof:
+            self._reading_paused = True
+            self._wire.pause_reading()
+        self._count_waiting(self._parser.waiting)
+        admission, request = self._service.admission, self._request
         if admission.bytes > admission.memory and request is not None and self._complete:
-            self._parser.clear()  # requests that nobody has looked at: the client may repeat them
-            self._keep(0)
+            self._discard()  # requests that were not begun: the client may repeat them
             request.keep_alive = False
 
     def _resume(self) -> None:
-        self._keep(0)
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
+        self._count_waiting(0)
+        if self._reading_paused:
+            self._reading_paused = False
+            self._wire.resume_reading()
 
     # --- answering --------------------------------------------------------------------------
 
     def answer(self, answer: Answer) -> None:
-        """Answer the request at work."""
+        """Answer the request at work, then read the next one, or close."""
         request = self._request
-        if request is None or self._closed:
+        if request is None or self.closed:
             return
         self._request = self._exchange = self._deferred_answer = None
-        engine = self.engine
-        over = not self._complete or engine.draining or not request.keep_alive
-        if self._ended and not self._parser.waiting:
-            over = True
-        start = engine.starts.get((answer.status, answer.kind)) or engine.start_of_answer(answer)
-        if over or request.old or answer.headers or request.method == "HEAD":
-            self._write(render(start, answer, request, over))
-        else:
-            body = answer.body
-            if len(body) < len(_LENGTHS):
-                self._transport.write(start + _LENGTHS[len(body)] + body)
-            elif len(body) <= MOST_UNSENT:
-                self._transport.write(b"%b%d\r\n\r\n%b" % (start, len(body), body))
-            else:  # together it would be a copy
-                self._transport.write(b"%b%d\r\n\r\n" % (start, len(body)))
-                self._write(body)
-        if not over:
-            if not self._write_paused:
-                self.deadline = engine.time() + engine.keep_alive
-                if self._paused or self._kept:
-                    self._resume()
-                if self._parser.waiting or self._ended:
-                    self._read(0)
-        elif self._complete and self._write_paused:
-            self._last = True
-        elif self._complete:
-            self._end()
-        else:
-            self._linger()
+        last = not self._complete or self._service.draining or not request.keep_alive
+        if self._eof and not self._parser.waiting:
+            last = True
+        self._write(answer, request, last)
+        if last:
+            if not self._complete:
+                self._linger()
+            elif self._write_paused:
+                self._last_answered = True
+            else:
+                self._end()
+        elif not self._write_paused:
+            self.deadline = self._service.time() + self._service.keep_alive
+            if self._reading_paused or self._bytes_waiting:
+                self._resume()
+            if self._parser.waiting or self._eof:
+                self._read(0)
 
-    def _write(self, said: bytes) -> None:
-        """Write a part of an answer. TLS gets it in pieces: both loops encrypt at once whatever
-        they are given, hand it on, and then tell of nothing that is unsent."""
-        if self.engine.tls is None or len(said) <= MOST_UNSENT:
-            self._transport.write(said)
-            return
-        self._rest = memoryview(said)
-        if not self._write_paused:  # by its head: then `resume_writing` comes
-            self._write_pieces()
-
-    def _write_pieces(self) -> None:
-        while self._rest and not self._write_paused:
-            piece, self._rest = self._rest[:MOST_UNSENT], self._rest[MOST_UNSENT:]
-            self._transport.write(piece)  # this may call `pause_writing`
-        if self._write_paused:
-            self.count_unsent()
-
-    def _write_rest(self) -> None:
-        """The client has taken in what the transport was given of its answer."""
-        if self._closed:
-            return
-        until, self._write_paused = self.deadline, False
-        self._write_pieces()
-        if self._write_paused:
-            self.deadline = until  # which is that of the whole answer
-        else:
-            self.resume_writing()
+    def _write(self, answer: Answer, request: Request, last: bool) -> None:
+        service, write = self._service, self._wire.write
+        head = service.heads.get((answer.status, answer.kind)) or service.answer_head(answer)
+        body = answer.body
+        if last or request.old or answer.headers or request.method == "HEAD":
+            write(render(head, answer, request, last))
+        elif len(body) < len(_LENGTHS):
+            write(head + _LENGTHS[len(body)] + body)
+        elif len(body) <= MOST_UNSENT:
+            write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        else:  # to join a large body to its head would copy it
+            write(b"%b%d\r\n\r\n" % (head, len(body)))
+            write(body)
 
     def _end(self) -> None:
-        """The last answer is given, to a request that was complete."""
-        if self._parser.waiting or self._paused:  # or the client might see a reset
+        """The last answer is sent, and its request was complete."""
+        if self._parser.waiting or self._reading_paused:  # bytes are unread
             self._linger()
         else:
             self.close()
 
-    def _unreadable(self, refusal: Refusal) -> None:
-        """What came is not HTTP. Nothing after it can be parsed."""
+    def _refuse_unreadable(self, refusal: Refusal) -> None:
+        """What came is not HTTP. What follows it cannot be read either."""
         request, exchange = self._request, self._exchange
         if request is None:
-            self._reply_and_close(refusal)
+            self._refuse_unread(refusal)
         elif exchange is not None:
             exchange.refuse(refusal)
         else:
             self.answer(answers.of_refusal(refusal, request.wants_json))
 
-    def _reply_and_close(self, refusal: Refusal) -> None:
-        """Answer what never became a request."""
+    def _refuse_unread(self, refusal: Refusal) -> None:
+        """Answer bytes that are no request. This is the last answer."""
         answer = answers.of_refusal(refusal, json=False)
-        self.engine.admission.count_refusal(None, answer)
-        self._transport.write(render(self.engine.start_of_answer(answer), answer, None, True))
+        self._service.admission.count_refusal(None, answer)
+        self._wire.write(render(self._service.answer_head(answer), answer, None, last=True))
         self._linger()
 
-    # --- ends -------------------------------------------------------------------------------
-
     def _linger(self) -> None:
-        """Say no more, but read on for a while, so that the client sees our last answer."""
+        """Send no more, but read and drop for a while, so that the client sees the answer."""
         self._input_ended = True
         self._bytes_received = 0
-        self.deadline = self.engine.time() + LINGER
-        if self.engine.tls is None and self._transport.can_write_eof():
-            try:
-                self._transport.write_eof()
-            except OSError:  # the client has reset the connection: it reads no answer
-                self.abort()
-                return
-        if self._ended:
+        self.deadline = self._service.time() + LINGER
+        if not self._wire.end_output():
+            self.abort()
+        elif self._eof:
             self.close()
         else:
             self._resume()
 
     def _drop(self, data: bytes) -> None:
-        """Bytes came after the last answer."""
-        if not self._closed:
+        """Drop bytes that came after the last answer."""
+        if not self.closed:
             self._bytes_received += len(data)
             if self._bytes_received > LINGER_BYTES:
                 self.close()
 
-    def retire(self, before: float) -> None:
-        """Close if the client is idle, and has been since `before`."""
-        idle_since = self.deadline - self.engine.keep_alive
-        if self._rest:
-            self._last = True
-        elif self._request is None and not self._begun and idle_since <= before:
-            self.close()
-
-    def close(self) -> None:
-        """Close when what has been said is written."""
-        if not self.made or self._closed:  # asyncio's TLS forgets itself when it is closed twice
-            return
-        self._input_ended = self._closed = True
-        engine = self.engine
-        unsent = self._transport.get_write_buffer_size()
-        self.deadline = engine.time() + (engine.receive_timeout if unsent else LINGER)
-        self._transport.close()
-
-    def hurry(self) -> None:
-        """A drain has begun: what is incomplete must come soon."""
-        exchange, engine = self._exchange, self.engine
-        draining = engine.draining if exchange is None else exchange.draining
-        if self._begun and draining:
-            self.deadline = min(self.deadline, engine.time() + RECEIVE_IN_DRAIN)
-
-    def conclude(self) -> None:
-        """The server stops: close, unless the client takes in an answer."""
-        engine = self.engine
-        if self._write_paused or self._closed:
-            self.deadline = max(self.deadline, engine.time() + engine.receive_timeout)
-        elif self._input_ended:
-            pass  # it ends by its deadline
-        elif self._deferred_answer is not None:
-            self.answer(self._deferred_answer)
-        elif self._begun and self._request is None:
-            self._reply_and_close(Refusal(503, "the server is stopping"))
-        else:
-            self.close()
-
-    def stalled(self) -> bool:
-        """Whether the client takes in nothing, though there may be something."""
-        left = self._transport.get_write_buffer_size() + len(self._rest) if self.made else 0
-        if left or (self.made and self.engine.tls is not None):  # TLS does not tell of all it has
-            left += unacknowledged(self._transport.get_extra_info("socket"))
-        if not left:
-            return True
-        now = self.engine.time()
-        if left < self._left:
-            self._left = left
-            self._moved = now
-        return now - self._moved > STALLED
-
-    def abort(self) -> None:
-        """Cut the connection off."""
-        if not self.made:
-            return
-        self._input_ended = self._closed = True
-        self._forget()
-        self._transport.abort()
-
-    def expire(self) -> None:
-        """`deadline` has passed."""
-        exchange, engine = self._exchange, self.engine
-        if engine.draining if exchange is None else exchange.draining:
-            slow = Refusal(503, "the server is stopping")
-        else:
-            slow = Refusal(408, f"no request within {engine.receive_timeout:g} s")
-        if self._write_paused or self._input_ended:
-            self.abort()
-        elif self._exchange is not None:
-            self._exchange.refuse(slow)
-        elif self._deferred_answer is not None:  # its body does not come
-            self.answer(self._deferred_answer)
-        elif self._begun and self._request is None:
-            self._reply_and_close(slow)
-        else:
-            self.close()
-
 
 def _body_is_large(request: Request) -> bool:
-    """Whether the body of a refused request is too large to be read, or may never come: a client
-    that sends `Expect` may wait for the answer first, and then send no body."""
+    """Whether the body of a refused request is too large to be read, or may never come.
+
+    A client that sends `Expect` may wait for the answer and then send no body.
+    """
     fields = request.fields
     length = fields.get(b"content-length")
     return length is None or b"expect" in fields or int(length) > SMALL_BODY
-
-
-def render(start: bytes, answer: Answer, request: Request | None, last: bool) -> bytes:
-    """The bytes of an answer. `start` is its head up to the value of Content-Length; `request` is
-    None for the answer to what never became one."""
-    body = answer.body
-    length = len(body)
-    more = b"".join([b"%b: %b\r\n" % header for header in answer.headers])
-    if last:
-        more += b"connection: close\r\n"
-    elif request is not None and request.old:
-        more += b"connection: keep-alive\r\n"
-    if request is not None and request.method == "HEAD":
-        body = b""
-    return b"%b%d\r\n%b\r\n%b" % (start, length, more, body)

@@ -278,10 +278,10 @@ class Route:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def post(self, tell: Callable[..., None], *what: object) -> None:
+    def post(self, report: Callable[..., None], *values: object) -> None:
         """Tell an exchange of an outcome on the loop, from another thread or a finaliser."""
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(tell, *what)
+            self._loop.call_soon_threadsafe(report, *values)
         except RuntimeError:
             pass  # the loop is closed, and its connections with it

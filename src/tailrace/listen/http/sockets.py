@@ -24,9 +24,9 @@ from urllib.parse import quote
 
 from tailrace.listen.http.bind import (
     Address,
+    block_new_clients,
     cannot_listen,
     closed_on_error,
-    let_nobody_in,
     listen_at,
     open_sockets,
     parse_address,
@@ -101,12 +101,12 @@ class Listening:
     def __repr__(self) -> str:
         return f"<Listening on {self.address}>"
 
-    def let_nobody_in(self) -> None:
+    def block_new_clients(self) -> None:
         """Let no new client connect. Those who have can still be accepted; of an inherited socket
         they are for the next process."""
         if isinstance(self.address, Address) and not self.inherited:
             for each in self.sockets:
-                let_nobody_in(each)
+                block_new_clients(each)
         self._remove_file()
 
     def close(self) -> None:
