@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Sequence
+from operator import methodcaller
 from typing import Any, TypeVar, overload
 
 from tailrace.gather.backends import Answer, Backend, check, close_unstarted
@@ -36,16 +37,12 @@ async def query_all(query: Q, *backends: Backend[Q, R], timeout: float | None = 
 
     The first failure cancels the rest and raises an ExceptionGroup of all failures, each with a
     note that names its backend. After `timeout` seconds: TimeoutError, which names those that had
-    not answered. Cancelled: all copies are cancelled and have ended (or `GRACE` has passed).
+    not answered. Cancelled: all copies are cancelled and have ended, or are left after a second.
     """
     check("query_all", backends)
+    ask = methodcaller("query", query)
     race: FanOut[Backend[Q, R], R] = FanOut(
-        "query_all",
-        backends,
-        lambda backend: backend.query(query),
-        needed=len(backends),
-        tolerated=0,
-        timeout=timeout,
+        "query_all", backends, ask, needed=len(backends), tolerated=0, timeout=timeout
     )
     await race.run()
     if race.answered == len(backends):
@@ -101,10 +98,11 @@ async def query_some(
             f"query_some: at_least={at_least} of "
             + (f"first={first}" if first else f"{asked} backends")
         )
+    ask = methodcaller("query", query)
     race: FanOut[Backend[Q, R], R] = FanOut(
         "query_some",
         backends,
-        lambda backend: backend.query(query),
+        ask,
         needed=first or asked,
         tolerated=asked - at_least,
         timeout=timeout,
@@ -152,13 +150,9 @@ def query_each(
 async def _each_answer(
     query: Q, backends: Sequence[Backend[Q, R]], timeout: float | None
 ) -> AsyncGenerator[Answer[R], None]:
+    ask = methodcaller("query", query)
     race: FanOut[Backend[Q, R], R] = FanOut(
-        "query_each",
-        backends,
-        lambda backend: backend.query(query),
-        needed=0,
-        tolerated=0,
-        timeout=timeout,
+        "query_each", backends, ask, needed=0, tolerated=0, timeout=timeout
     )
     try:
         race.start()
@@ -235,13 +229,9 @@ async def together(
         for position, awaitable in enumerate(awaitables, 1):
             if not inspect.isawaitable(awaitable):
                 raise TypeError(f"together: argument {position} is not awaitable: {awaitable!r}")
+        every = len(awaitables)
         race: FanOut[Awaitable[Any], Any] = FanOut(
-            "together",
-            awaitables,
-            lambda awaitable: awaitable,
-            needed=len(awaitables),
-            tolerated=len(awaitables),
-            timeout=timeout,
+            "together", awaitables, _itself, needed=every, tolerated=every, timeout=timeout
         )
         await race.run()
         return tuple(race.answers(f"not done within {timeout} s"))
@@ -249,3 +239,7 @@ async def together(
         # Python would warn of a coroutine that was never awaited, and nobody else can await it.
         for awaitable in awaitables:
             close_unstarted(awaitable)
+
+
+def _itself(awaitable: Awaitable[A]) -> Awaitable[A]:
+    return awaitable

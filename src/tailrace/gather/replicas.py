@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Generic, TypeVar
 
 from tailrace.gather.backends import Backend, check, label
@@ -38,13 +39,9 @@ class Replicas(Generic[Q_contra, R_co]):
 
     async def query(self, query: Q_contra, /) -> R_co:
         """The first answer."""
+        ask, tolerated = methodcaller("query", query), len(self.backends) - 1
         race: FanOut[Backend[Q_contra, R_co], R_co] = FanOut(
-            "Replicas",
-            self.backends,
-            lambda backend: backend.query(query),
-            needed=1,
-            tolerated=len(self.backends) - 1,
-            dispose=self._dispose,
+            "Replicas", self.backends, ask, needed=1, tolerated=tolerated, dispose=self._dispose
         )
         await race.run()
         if race.winner is None:

@@ -13,18 +13,6 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeAlias, TypeGuard, Union, cast, get_args, get_origin
 
-__all__ = [
-    "Converters",
-    "attributes_of",
-    "bare_type",
-    "field_names",
-    "hints_of",
-    "is_class",
-    "items_of",
-    "optional_keys",
-    "type_name",
-]
-
 Converters: TypeAlias = "Sequence[tuple[str, Callable[[Any], Any]]]"
 """The names of fields, and for each what converts its value."""
 

@@ -12,8 +12,6 @@ from typing import Final
 
 from tailrace.usercode import is_a
 
-__all__ = ["BROKEN", "PASSING", "ROW_ERRORS", "is_outage", "result_code"]
-
 _LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _OUTAGES: Final = _LOCKED | {
     sqlite3.SQLITE_CANTOPEN,

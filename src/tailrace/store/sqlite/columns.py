@@ -29,8 +29,6 @@ from tailrace.store.fields import (
 )
 from tailrace.store.sqlite.values import Convert, SqlType, Value, enumerated, json_of, scalar
 
-__all__ = ["Column", "Layout", "layout_of", "storable"]
-
 
 @dataclass(frozen=True, slots=True)
 class Column:

@@ -32,8 +32,6 @@ from tailrace.store.sqlite.write import Writer, transaction
 from tailrace.store.target import Messages, Written
 from tailrace.usercode import is_a
 
-__all__ = ["Durability", "SqliteTarget"]
-
 T = TypeVar("T")
 
 Durability: TypeAlias = Literal["full", "normal"]

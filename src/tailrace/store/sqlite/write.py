@@ -24,8 +24,6 @@ from tailrace.store.sqlite.table import Row, Rows, Table
 from tailrace.store.sqlite.values import Value
 from tailrace.store.target import Written
 
-__all__ = ["Writer", "transaction"]
-
 T = TypeVar("T")
 
 ROWS_PER_STATEMENT: Final = 1024
