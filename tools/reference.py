@@ -38,6 +38,15 @@ the docstrings, not the page. [The other pages](../README.md#the-documentation) 
 what.
 """
 
+STANDS_FOR = {
+    "CoreOperation": "Operation",
+    "ReceivingEnd": "Receiver",
+    "SendingEnd": "Sender",
+    "SyncReceivingEnd": "SyncReceiver",
+    "SyncSendingEnd": "SyncSender",
+}
+"""The core's classes, and the public names by which users know them."""
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -188,7 +197,7 @@ class Source:
         """What is written there, on one line."""
         found = ast.get_source_segment(self.code, node)
         assert found is not None
-        return one_line(found)
+        return re.sub(r"\w+", lambda m: STANDS_FOR.get(m[0], m[0]), one_line(found))
 
     def signature(self, node: Function, owner: str = "") -> str:
         """How the function is called, a method as ``Owner.method``."""
