@@ -1,13 +1,13 @@
-"""Acceptor: takes connections from listening sockets, and descriptors: how many there may be.
+"""Accept connections from listening sockets, within the limit of open files.
 
-The loop's own server is not used, for three reasons: it shows a TLS connection only after the
-handshake, so that stalled handshakes are counted by nobody; it sets the backlog anew; and where
-descriptors run out, asyncio's logs a traceback a second.
+The loop's own server is not used, for three reasons. It shows a TLS connection only after the
+handshake, so stalled handshakes would not be counted. It sets the backlog again. When descriptors
+run out, asyncio's logs a traceback each second.
 
 Invariants:
-- `admit` gets each connection as soon as the system has made it, and decides what becomes of it.
-- When the system refuses (descriptors, memory), accepting pauses for PAUSE seconds. Clients wait
-  in the backlog meanwhile; the cause is logged at most every LOG_SECONDS.
+- `admit` gets each connection as soon as the system has made it.
+- When the system gives no connection (descriptors, memory), accepting pauses for PAUSE seconds, and
+  clients wait in the backlog. The cause is logged at most every LOG_SECONDS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 
 try:
     import resource
-except ImportError:  # Windows, where sockets are not numbered among a limited few
+except ImportError:  # Windows, where sockets have no such limit
     resource = None  # type: ignore[assignment]  # the module, or nothing
 
 __all__ = ["Acceptor", "Seldom", "connections_allowed", "descriptor_limit"]
@@ -31,10 +31,10 @@ _log = logging.getLogger("tailrace.listen")
 BURST: Final = 64  # connections accepted before other callbacks of the loop run
 PAUSE: Final = 0.25
 LOG_SECONDS: Final = 10.0
-MOST: Final = 4096  # connections, unless asked for otherwise
-HEADROOM: Final = 256  # descriptors that connections leave to the rest of the program
+MOST: Final = 4096  # connections by default
+HEADROOM: Final = 256  # descriptors that are not for connections
 
-# What the client did, or the network: the next connection may be fine. See accept(2).
+# Errors of one client or its network: the next connection may be fine. See accept(2).
 _ONE_CONNECTION: Final = frozenset(
     getattr(errno, name)
     for name in (
@@ -46,11 +46,10 @@ _ONE_CONNECTION: Final = frozenset(
 
 
 def descriptor_limit() -> int | None:
-    """From which number on a descriptor is one of those that connections leave to the rest of the
-    program. None where the system has no such limit.
+    """The first number of a descriptor that is not for connections; None without a limit.
 
-    The system gives the lowest number that is free. So the number of a connection's descriptor
-    says how many there are, whatever else the program has open.
+    The system gives the lowest free number. So the number of a connection's descriptor tells how
+    many descriptors are open, those of the rest of the program included.
     """
     if resource is None:
         return None
@@ -59,7 +58,7 @@ def descriptor_limit() -> int | None:
 
 
 def connections_allowed(asked: int | None) -> int:
-    """How many connections there may be. Warns if that is fewer than were asked for."""
+    """The limit of connections. Logs a warning if it is lower than `asked`."""
     most = descriptor_limit()
     wanted = MOST if asked is None else asked
     if most is None or wanted <= most:
@@ -74,14 +73,14 @@ def connections_allowed(asked: int | None) -> int:
 
 
 class Seldom:
-    """Logs warnings of one kind at once, then at most every LOG_SECONDS."""
+    """Logs the first warning at once, and later ones at most every LOG_SECONDS."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._next = float("-inf")
 
     def warn(self, text: str, *values: object) -> None:
-        """Log a warning, unless one was logged a moment ago."""
+        """Log a warning, unless one was logged in the last LOG_SECONDS."""
         now = self._now()
         if now >= self._next:
             self._next = now + LOG_SECONDS
@@ -103,13 +102,13 @@ class Acceptor:
         self._listen()
 
     def accept_waiting(self) -> None:
-        """Accept every connection that the system has made already."""
+        """Accept all connections that the system has made."""
         for listening in self._sockets:
             while self._accept(listening):
                 pass
 
     def close(self) -> None:
-        """Accept no more; close the sockets."""
+        """Stop accepting, and close the sockets."""
         self._pause()
         if self._resuming is not None:
             self._resuming.cancel()
@@ -137,7 +136,7 @@ class Acceptor:
                 return
 
     def _accept(self, listening: socket.socket) -> bool:
-        """Accept one; whether there may be another."""
+        """Accept one connection. True: there may be another."""
         try:
             accepted, _ = listening.accept()
         except BlockingIOError:
@@ -152,7 +151,7 @@ class Acceptor:
         return True
 
     def _refused(self, error: OSError) -> None:
-        """The system gives no connection: try again in a while."""
+        """The system gives no connection: try again after PAUSE."""
         self._seldom.warn("no connection can be accepted for now: %s", error)
         if self._resuming is None:
             self._pause()

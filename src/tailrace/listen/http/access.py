@@ -12,10 +12,11 @@ _log = logging.getLogger("tailrace.access")
 
 
 def log_access(request: Request | None, status: int, size: int, seconds: float | None) -> None:
-    """Record an answer of `size` bytes. `request` is None where none could be read; `seconds` from
-    its head to its answer are None where it was refused at once.
+    """Log an answer of `size` bytes, `seconds` after the request's head.
 
-    The query is left out, since it carries the data. The values are attributes of the record too.
+    `request` is None if no request could be read; `seconds` is None if the request was refused at
+    its head. The query is left out, since it carries the data. The values are attributes of the
+    log record too.
     """
     client = method = path = ""
     took = "-" if seconds is None else f"{seconds * 1000:.1f}ms"
@@ -36,12 +37,11 @@ def log_access(request: Request | None, status: int, size: int, seconds: float |
     except KeyboardInterrupt:
         raise
     except BaseException:
-        pass  # a handler or filter of the user's raised, or `authorize` has spoiled the request
+        pass  # user code raised: a log handler or filter; or `authorize` changed the request
 
 
 def printable(text: str) -> str:
-    """What a client sent, so that it cannot begin a line of its own in a log, nor end its
-    quotation."""
+    """A client's text, escaped: in a log it can neither begin a line nor end its quotation."""
     if text.isprintable() and '"' not in text and "\\" not in text:
         return text
     return text.encode("unicode_escape").decode().replace('"', '\\"')

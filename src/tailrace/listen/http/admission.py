@@ -1,4 +1,4 @@
-"""Admission: how much may be at work at once, and the counters of what was answered."""
+"""Admission: the limits of a server, and the counters of what is in flight and was answered."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Admission", "Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What clients may do; see HttpServer."""
+    """The limits of a server; `HttpServer` documents them."""
 
-    connections: int | None  # as many as the limit of open files allows, within reason
+    connections: int | None  # None: as many as the limit of open files allows, at most 4096
     max_head: int
     receive_timeout: float
     keep_alive: float
@@ -26,7 +26,11 @@ class Limits:
 
 
 class Admission:
-    """Who is inside: requests and bytes of bodies, over all listeners of a server."""
+    """Counts the requests and the bytes in flight, over all listeners of a server.
+
+    A request is admitted while `in_flight` is below `limit`, and bytes while `bytes` is below
+    `memory`. Each part of the server adds and subtracts what it holds.
+    """
 
     __slots__ = ("access_log", "answers", "bytes", "in_flight", "limit", "memory")
 
@@ -44,7 +48,7 @@ class Admission:
         )
 
     def count_refusal(self, request: Request | None, refusal: Answer) -> None:
-        """Count a request that was not let in, or bytes that were none."""
+        """Count and log a refusal. `request` is None if no request could be read."""
         self.answers[refusal.status] += 1
         if self.access_log:
             log_access(request, refusal.status, len(refusal.body), None)

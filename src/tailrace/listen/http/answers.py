@@ -1,8 +1,8 @@
-"""What a client hears: from outcomes and refusals to status, body and headers.
+"""Answers: outcomes and refusals as status, body and headers.
 
-Texts are the talk's (``OK: foo``, ``aborted: bar``); with ``Accept: application/json`` the same is
-said as JSON. What an exception says stays inside: a client hears only the reasons that a program
-wrote for it (`abort`, `reject`, ``fail("a text")``).
+A body is text (``OK: foo``, ``aborted: bar``), or JSON if the client sends
+``Accept: application/json``. It never quotes an exception: a client learns only the reasons that
+the program gives (`abort`, `reject`, ``fail("a text")``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINES: Final = NDJSON.encode()
 RETRY: Final = ((b"retry-after", b"1"),)
 
 Show: TypeAlias = Literal["data", "id", "empty"]
-"""What an answer says of a message that is stored or aborted: see `HttpServer.listen`."""
+"""The body of the answer when a message is stored or aborted: see `HttpServer.listen`."""
 LONGEST_REASON: Final = 200  # characters, in the report of one line among many
 _LINE_REFUSAL: Final = b'{"line":%d,"code":%d,"status":"%b","reason":%b}'
 
@@ -48,7 +48,7 @@ _WORDS: Final = {
 
 
 class NotTakenError(Exception):
-    """What messages are failed with that no channel took: their clients may try again."""
+    """No channel took the message. Its client is answered 503, and may try again."""
 
 
 class Answer:
@@ -83,8 +83,8 @@ def of_refusal(refusal: Refusal, json: bool) -> Answer:
 
 
 def of_outcome(outcome: Outcome, data: object, id: str, json: bool, show: Show) -> Answer:
-    """The answer to a request whose one message ended so, with this data."""
-    if outcome.status == "stored" and show == "data" and not json:  # nearly always
+    """The answer to a request that made one message, which had this data."""
+    if outcome.status == "stored" and show == "data" and not json:  # the hot path
         value = data if outcome.result is None else outcome.result
         return Answer(200, b"OK: " + as_text(value))
     if show != "data" and outcome.status in ("stored", "aborted"):
@@ -102,7 +102,7 @@ def of_outcome(outcome: Outcome, data: object, id: str, json: bool, show: Show) 
 
 
 def _brief(outcome: Outcome, id: str, json: bool, show: Show) -> Answer:
-    """What is said of success without the data and the result."""
+    """The answer of success without data and result."""
     if show == "empty":
         return Answer(200, b"" if outcome.status == "stored" else b"aborted")
     if not json:
@@ -113,7 +113,7 @@ def _brief(outcome: Outcome, id: str, json: bool, show: Show) -> Answer:
 
 
 def line_report(number: int, outcome: Outcome, id: str, brief: bool) -> tuple[int, bytes]:
-    """Status and report of one message among many; `brief` leaves its result out."""
+    """Status and report of the message of one line; `brief` leaves the result out."""
     status, report = _of_status(outcome)
     if "reason" in report:
         report["reason"] = _cut(report["reason"])
@@ -123,14 +123,14 @@ def line_report(number: int, outcome: Outcome, id: str, brief: bool) -> tuple[in
 
 
 def line_refusal(number: int, refusal: Refusal) -> tuple[int, bytes]:
-    """Status and report of one line that made no message, or none that ended in time."""
+    """Status and report of a line whose message was not made, or not settled in time."""
     status = refusal.status
     word, reason = _WORDS.get(status, "refused"), as_json(_cut(refusal.reason))
     return status, _LINE_REFUSAL % (number, status, word.encode(), reason)
 
 
 def report(statuses: set[int], lines: list[bytes]) -> Answer:
-    """The answer to many messages: the status they share, or 207, and a line for each."""
+    """The answer to a request of many lines: their common status, or 207, and a line for each."""
     status = min(statuses) if len(statuses) == 1 else 207
     headers = RETRY if status == 503 else ()
     lines.append(b"")
@@ -138,17 +138,17 @@ def report(statuses: set[int], lines: list[bytes]) -> Answer:
 
 
 def _cut(reason: str) -> str:
-    """A reason, short enough to be said of each of many lines: it may quote the line."""
+    """A reason cut to LONGEST_REASON: it may quote the line, and there may be many lines."""
     return reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "…"
 
 
 def phrase(status: int) -> str:
-    """What HTTP calls a status."""
+    """The reason phrase of a status."""
     return HTTPStatus(status).phrase
 
 
 def _of_status(outcome: Outcome) -> tuple[int, dict[str, Any]]:
-    """Status code, and what is said about an outcome."""
+    """The status of an outcome, and its report as a dictionary."""
     match outcome.status:
         case "stored":
             stored: dict[str, Any] = {"status": "stored"}
@@ -173,6 +173,6 @@ def _of_status(outcome: Outcome) -> tuple[int, dict[str, Any]]:
     kind = type(outcome.error)
     if issubclass(kind, NotTakenError):
         return 503, {"status": "unavailable", "reason": said(outcome.error)}
-    if issubclass(kind, Outage):  # its text may name a host or a file
+    if issubclass(kind, Outage):  # its text may name a host or a file: not for clients
         return 503, {"status": "unavailable", "reason": "the store is out of order"}
     return 500, {"status": "failed", "reason": "an internal error"}

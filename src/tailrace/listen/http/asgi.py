@@ -1,4 +1,4 @@
-"""The listeners as an ASGI application: the same exchanges, carried by another server."""
+"""The listeners as an ASGI application, to be served by another server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Send = Callable[[Event], Awaitable[None]]
 
 
 class App:
-    """An ASGI 3 application. `HttpServer.app` has it."""
+    """The ASGI 3 application that `HttpServer.app` returns."""
 
     def __init__(self, routes: Mapping[str, Route], admission: Admission, limits: Limits) -> None:
         self._routes = routes
@@ -41,7 +41,7 @@ class App:
         return f"<ASGI app of {', '.join(self._routes) or 'no paths'}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. Cancelled: a request that was complete is done still."""
+        """Serve one request. Cancelled: a complete request is still carried out."""
         kind = scope["type"]
         if kind == "http":
             await self._http(scope, receive, send)
@@ -67,7 +67,7 @@ class App:
         else:
             answer = await self._exchange(request, receive)
         if answer is None:
-            return  # nobody is there to hear it
+            return  # the client left
         headers = [
             (b"content-type", answer.kind),
             (b"cache-control", b"no-store"),
@@ -80,7 +80,7 @@ class App:
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
         except OSError:
-            pass  # the client is gone
+            pass  # the client left
 
     async def _exchange(self, request: Request, receive: Receive) -> Answer | None:
         route = self._routes.get(request.path)
@@ -103,7 +103,7 @@ class App:
                 opened.gone()
 
     async def _receive(self, exchange: Exchange, route: Route, receive: Receive) -> bool:
-        """Feed the body to the exchange; False if the client went away before its end."""
+        """Feed the body to the exchange. False: the client left before the body ended."""
         seconds = self._limits.receive_timeout
         timeout = asyncio.timeout(seconds)
         try:
@@ -130,13 +130,12 @@ class App:
 
 
 def _set(answered: asyncio.Future[Answer], answer: Answer) -> None:
-    if not answered.done():  # its request may have been cancelled in this turn of the loop
+    if not answered.done():  # the request may have been cancelled in this turn of the loop
         answered.set_result(answer)
 
 
 def _limit_head(scope: Scope, most: int) -> None:
-    """Refusal(431) for request line and headers that are too large: not every server has a limit
-    of its own."""
+    """Raise Refusal(431) if request line and headers are too large: not all servers limit them."""
     size = len(scope["path"]) + len(scope.get("query_string", b""))
     for name, value in scope["headers"]:
         size += len(name) + len(value) + 4
@@ -161,7 +160,7 @@ def _request(scope: Scope) -> Request:
 
 
 def _check(scope: Scope, request: Request) -> None:
-    """Refusal for what a connection of our own would not take, where the server let it through."""
+    """Raise Refusal for what our own parser would refuse, if the server let it through."""
     version = scope.get("http_version")
     names = [name.lower() for name, _ in scope["headers"]]
     for single in (b"host", b"content-length"):

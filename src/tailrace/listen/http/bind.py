@@ -1,6 +1,6 @@
-"""Where a server listens on a port: reading the address, opening sockets, making the TLS context.
+"""Listen on a port: read the address, open the sockets, make the TLS context.
 
-The host is the loopback unless one is given: to be reachable from elsewhere is written out
+Without a host the address is the loopback; a server for other machines must say so
 (``0.0.0.0:8080``). Every error names the address or the file.
 """
 
@@ -41,7 +41,7 @@ __all__ = [
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024
 PORT_ATTEMPTS: Final = 5  # to find a port that is free in both families
-# A family that this machine does not have, or has no address of.
+# This machine lacks the address family, or has no address of it.
 _NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _SO_ATTACH_FILTER = 26  # Linux's; the socket module does not name it
 
@@ -76,9 +76,11 @@ def parse_address(bind: object) -> Address:
 
 
 def open_sockets(address: Address, reuse_port: bool = False) -> list[socket.socket]:
-    """Listening sockets on one port: one for each address that the host's name has, so for
-    ``localhost`` mostly one of IPv4 and one of IPv6. OSError, which names the address, if the port
-    cannot be had on all of those that this machine has."""
+    """Listening sockets on one port, one for each address of the host's name.
+
+    ``localhost`` mostly has an address of IPv4 and one of IPv6. Raises OSError, which names the
+    address, if the port is taken on any address that this machine has.
+    """
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -90,7 +92,7 @@ def open_sockets(address: Address, reuse_port: bool = False) -> list[socket.sock
         try:
             return _open_all(places, reuse_port)
         except OSError as error:
-            # A free port of one family may be taken in the other: then another one is free.
+            # Port 0: the port that is free in IPv4 may be taken in IPv6. Try another one.
             if address.port or error.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
                 raise cannot_listen(address, error) from error
     raise AssertionError("unreachable")
@@ -103,7 +105,7 @@ def _open_all(
     missing: OSError | None = None
     try:
         for family, proto, where in places:
-            if opened and not where[1]:  # the port that the first one got
+            if opened and not where[1]:  # the port of the first socket
                 where = (where[0], opened[0].getsockname()[1], *where[2:])
             try:
                 alone = len(places) == 1
@@ -126,7 +128,7 @@ def _open_one(
     family: int, proto: int, where: tuple[Any, ...], alone: bool, reuse_port: bool
 ) -> socket.socket:
     with closed_on_error(socket.socket(family, socket.SOCK_STREAM, proto)) as opened:
-        if os.name == "posix":  # elsewhere it would share the port with another server
+        if os.name == "posix":  # on Windows it would share the port with another server
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -146,7 +148,7 @@ def closed_on_error(opened: socket.socket) -> Generator[socket.socket]:
 
 
 def listen_at(opened: socket.socket, where: tuple[Any, ...] | str) -> None:
-    """Have the socket listen at an address of its family."""
+    """Make the socket listen at an address of its family."""
     opened.setblocking(False)
     opened.bind(where)
     opened.listen(BACKLOG)
@@ -159,13 +161,15 @@ def cannot_listen(address: object, error: OSError) -> OSError:
 
 
 def block_new_clients(listening: socket.socket) -> None:
-    """Let no new client begin to connect, while those who have can still be accepted.
+    """Block new connections, while clients that have begun to connect can still be accepted.
 
-    To close a listening socket resets the connections that the system has made and nobody has
-    accepted yet, and their requests with them. So first a filter drops what begins a connection
-    (the packets with SYN set); who sends one tries again, and then is refused. Linux only:
-    elsewhere those few connections are lost.
+    Linux only. Elsewhere it does nothing, and the clients below are reset.
     """
+    # To close a listening socket resets every connection whose handshake is under way or which is
+    # not yet accepted: with a round trip of 100 ms and 1000 connections a second, 100 clients at
+    # each restart. So a filter drops the packets that begin a connection (SYN is set). A client
+    # that is dropped sends SYN again, and reaches the next process or is refused. The socket module
+    # has no call for this; the filter is four instructions of classic BPF.
     if sys.platform != "linux":
         return
     program = b"".join(
@@ -182,12 +186,14 @@ def block_new_clients(listening: socket.socket) -> None:
     try:
         listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filtering)
     except OSError:
-        pass  # a system that forbids filters: as elsewhere
+        pass  # this system forbids filters
 
 
 def unacknowledged(endpoint: Any) -> int:
-    """How many bytes the system has taken of what was written, and the peer has not. 0 where it
-    does not tell."""
+    """The bytes that the system has sent or buffered and the peer has not acknowledged.
+
+    0 where the system does not tell.
+    """
     if fcntl is None or termios is None:
         return 0
     try:
@@ -198,7 +204,7 @@ def unacknowledged(endpoint: Any) -> int:
 
 
 def tls_context(tls: object) -> ssl.SSLContext | None:
-    """The context for `tls`: as given, or made of a certificate file and a key file."""
+    """`tls` itself if it is a context, else one made of the certificate file and the key file."""
     if tls is None or isinstance(tls, ssl.SSLContext):
         return tls
     if not isinstance(tls, tuple) or len(cast(tuple[object, ...], tls)) != 2:

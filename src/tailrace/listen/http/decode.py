@@ -1,10 +1,9 @@
-"""From a request to the data of its messages: query, form, JSON and NDJSON, validated.
+"""Decode a request's data, from query, form, JSON or NDJSON, and validate it.
 
-Everything that is wrong with a request's content is said here, as `Refusal`: 400 where it cannot
-be read, 415 where it is of a kind not read at all, 422 where it reads well but is not of the
-listener's type, 500 where the type's own code breaks. Nothing is guessed: a field given twice, a
-broken escape or a byte that is not UTF-8 is refused, since what was repaired silently would be
-stored wrongly.
+Bad content raises `Refusal`: 400 if it cannot be read, 415 if its kind is not supported, 422 if it
+is not of the listener's type, 500 if the type's own code fails. Nothing is guessed: a field given
+twice, a broken escape or a byte that is not UTF-8 is refused. If it were repaired, wrong data would
+be stored.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["Decoder", "Media", "packing"]
 T = TypeVar("T")
 
 Media = str
-"""How a request carries its data: one of the four below, or "" for in the query."""
+"""Where a request has its data: a body of one of the four types below, or "" for the query."""
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
@@ -44,11 +43,11 @@ _MEDIA = {
 }
 _MEDIA_BYTES = {kind.encode(): media for kind, media in _MEDIA.items()}
 
-# Arrays and objects in JSON take up to forty times the bytes of their text in memory, and time.
+# Arrays and objects in JSON take up to forty times the memory of their text, and time.
 _FEWEST_CONTAINERS = 10_000
 _BYTES_A_CONTAINER = 20  # of `max_body`
 
-# Types whose values are written as JSON, in a form field too; all others are written plainly.
+# Types whose values are JSON in a form field too. Values of other types are plain text there.
 _WRITTEN_AS_JSON = (
     msgspec.inspect.StructType,
     msgspec.inspect.DataclassType,
@@ -64,9 +63,11 @@ _WRITTEN_AS_JSON = (
 
 
 class Decoder(Generic[T]):
-    """Reads the data of requests as `kind`, from the field `param` or from a JSON body. `json`
-    takes every body for JSON, whatever its Content-Type says, and no query for data: whoever
-    checks a signature of the body would not have checked the query."""
+    """Reads the data of requests as `kind`, from the field `param` or from a JSON body.
+
+    `json`: every body is JSON, whatever its Content-Type, and the query is never data: a program
+    that checks a signature of the body would not have checked the query.
+    """
 
     __slots__ = (
         "_from_json",
@@ -88,12 +89,12 @@ class Decoder(Generic[T]):
         self._json = json
         self.methods = ("POST",) if json else ("GET", "POST")
         self._param = param.encode()
-        self.prefix = self._param + b"="  # what a query of this field alone begins with
+        self.prefix = self._param + b"="  # of a query that has this field alone
         self._from_text: Callable[[str], Any] | None  # from the field's value
         decode, structured = _json_decoder(kind)
         self._structured = structured
         if kind is str:
-            self._from_text = None  # it is text already
+            self._from_text = None  # the field is text
         elif structured:
             self._from_text = decode
         else:
@@ -108,7 +109,7 @@ class Decoder(Generic[T]):
         return msgspec.convert(text, self._kind, strict=False)
 
     def media(self, request: Request) -> Media:
-        """How `request` says it carries its data; Refusal(415) if in no way read here."""
+        """The kind of data that is announced. Raises Refusal(415) if it is not supported."""
         fields = request.fields
         if b"content-encoding" in fields and packing(request) is None:
             encoding = fields[b"content-encoding"]
@@ -136,14 +137,14 @@ class Decoder(Generic[T]):
         return media
 
     def one(self, media: Media, request: Request) -> T:
-        """The data of a request that carries one message."""
+        """The data of a request that makes one message."""
         return self.typed(self.written(media, request))
 
     def written(self, media: Media, request: Request) -> bytes | str:
-        """What a client wrote as the data: JSON as bytes, or the text of a field."""
+        """The data as the client wrote it: JSON as bytes, a field as str."""
         query = request.raw_query
         if not media and not request.body and query.startswith(self.prefix):
-            # What nearly all queries are: this field alone.
+            # The hot path: a query of this field alone.
             raw = query[len(self.prefix) :]
             if b"&" not in raw:
                 return _text(_plain(raw))
@@ -165,7 +166,7 @@ class Decoder(Generic[T]):
         return found[0]
 
     def typed(self, written: bytes | str) -> T:
-        """The data, from what `written` says of it."""
+        """The data that `written` gives, decoded and validated."""
         value: Any
         if len(written) > _FEWEST_CONTAINERS:
             self._limit_containers(written)
@@ -180,7 +181,7 @@ class Decoder(Generic[T]):
         return typed
 
     def _limit_containers(self, written: bytes | str) -> None:
-        """Refusal(413) for JSON whose data would take far more memory than its text."""
+        """Raise Refusal(413) for JSON whose data would take far more memory than its text."""
         if isinstance(written, bytes):
             found = written.count(b"[") + written.count(b"{")
         elif self._structured:
@@ -192,10 +193,10 @@ class Decoder(Generic[T]):
             raise Refusal(413, f"there are more than {most} arrays and objects in the JSON")
 
     def digest(self, written: bytes | str) -> bytes:
-        """Recognises the same data when a client sends it again, however it is carried.
+        """A digest by which a repeat is known to have the same data, in whichever kind of body.
 
-        Not the digest of a whole body: the boundary of a multipart form differs each time. Nor
-        that of the decoded data: a type may add the time.
+        It is not of the whole body, as a multipart form has another boundary each time, nor of the
+        decoded data, as a type may add the time.
         """
         if isinstance(written, bytes):
             raw = written.strip()
@@ -207,7 +208,7 @@ class Decoder(Generic[T]):
 
 
 def packing(request: Request) -> str | None:
-    """How the body is packed: "gzip", or "" for not at all; None for a way not known here."""
+    """The compression of the body: "gzip" or "" (none); None if it is not supported."""
     encoding = request.fields.get(b"content-encoding", b"").strip().lower()
     if encoding in (b"", b"identity"):
         return ""
@@ -215,7 +216,7 @@ def packing(request: Request) -> str | None:
 
 
 def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:
-    """How to decode `kind` from JSON, and whether its values are JSON objects or arrays."""
+    """The JSON decoder of `kind`, and whether its values are JSON objects or arrays."""
     try:
         decode = msgspec.json.Decoder(kind).decode
         info = msgspec.inspect.type_info(kind)
@@ -231,7 +232,7 @@ def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:
 
 
 def _unwrapping(kind: Any, param: str, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """For plain types: ``"foo"``, or as a form would be written in JSON, ``{"data": "foo"}``."""
+    """A decoder for plain types: of ``"foo"``, or of a form as JSON, ``{"data": "foo"}``."""
     form = msgspec.defstruct("Form", [("value", kind)], rename={"value": param})
     decode_form = msgspec.json.Decoder(form).decode
 
@@ -251,7 +252,7 @@ def _decoded(decode: Callable[[Any], Any], written: Any) -> Any:
         raise Refusal(422, said(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal(400, f"the JSON cannot be read: {said(error)}") from error
-    # All else comes from the type's own code (`__post_init__`, an enum, `__hash__`).
+    # Other errors come from the type's own code (`__post_init__`, an enum, `__hash__`).
     except (ValueError, TypeError) as error:
         raise Refusal(422, said(error)) from error
     except KeyboardInterrupt:
@@ -261,7 +262,7 @@ def _decoded(decode: Callable[[Any], Any], written: Any) -> Any:
 
 
 def _check_finite(value: object, written: str) -> None:
-    """Refusal(422) for `nan` and `inf`, which neither JSON nor databases hold."""
+    """Raise Refusal(422) for `nan` and `inf`, which neither JSON nor databases hold."""
     if type(value) is float and not math.isfinite(value):
         raise Refusal(422, f"{written[:20]!r} is no finite number")
 
@@ -284,8 +285,8 @@ def _plain(escaped: bytes) -> bytes:
         escaped = escaped.replace(b"+", b" ")
     if b"%" not in escaped:
         return escaped
-    # By way of quoted-printable, which is the same with another sign, and is decoded in C: a
-    # megabyte of escapes takes 10 ms, where urllib takes 250. Its soft line breaks are no escapes.
+    # Quoted-printable is the same escape with "=" for "%", and Python decodes it in C: 10 ms for a
+    # megabyte of escapes, urllib takes 250. Its soft line breaks are not escapes.
     quoted = escaped.replace(b"=", b"=3D").replace(b"%", b"=")
     plain = binascii.a2b_qp(quoted)
     if len(quoted) - len(plain) != 2 * quoted.count(b"=") or b"=\n" in quoted or b"=\r" in quoted:

@@ -1,17 +1,16 @@
-"""One request, from its head to its answer.
+"""Exchange: one request, from its head to its answer.
 
-Whatever carries the request (a connection of ours, an ASGI server) opens an `Exchange`, feeds it
-the body, says when that is complete or that the client is gone, and is told the answer through
-`respond`, once, on the listener's loop.
+A transport (`connection`, or `asgi`) opens an exchange, feeds it the body, and reports the body's
+end or the loss of the client. The exchange calls `respond` on the listener's loop.
 
 Invariants:
-- `respond` is called once, unless the client is gone first.
-- The exchange counts against admission (one request, the bytes of its body) until it is answered
+- `respond` is called once, or never if the client left first.
+- An exchange counts against admission (one request, the bytes of its body) until it is answered
   *and* its messages are settled. So memory is bounded even if clients time out faster than the
   pipeline works.
-- A request that was received completely makes its message, whether the client is there or not.
-- No exchange holds a message that has been handed on: a message that a program drops is collected,
-  and its client hears of it.
+- A complete request becomes a message even if the client left.
+- An exchange keeps no reference to a message that it has sent. So a message that the program drops
+  is collected, and its client is told.
 """
 
 from __future__ import annotations
@@ -125,15 +124,15 @@ class Exchange:
         self._more: dict[str, str] | None = None  # headers, from `authorize`
         self._respond = respond
         self._json = request.wants_json
-        self._check: asyncio.Task[None] | None = None  # authorizes
-        self._body: bytes | bytearray = b""  # what has come of it
+        self._check: asyncio.Task[None] | None = None  # the task of an async `authorize`
+        self._body: bytes | bytearray = b""  # as far as it has come
         self._size: int = 0
         self._pending = 0
         self._id = ""
         self.request = request
         self.answered = False
         self.complete = False
-        self.making = True  # it may make a message still
+        self.making = True  # it may still make a message
 
     def __repr__(self) -> str:
         state = "answered" if self.answered else "complete" if self.complete else "incomplete"
@@ -141,18 +140,18 @@ class Exchange:
 
     @property
     def max_body(self) -> int:
-        """How large the body may be."""
+        """The limit of the body, in bytes."""
         return self._route.max_body
 
     @property
     def draining(self) -> bool:
-        """Whether its listener lets nobody in any more."""
+        """Whether its listener admits no more requests."""
         return self._route.draining
 
-    # --- what the carrier of the request says -----------------------------------------------
+    # --- what the transport reports ---------------------------------------------------------
 
     def feed(self, chunk: bytes) -> None:
-        """More of the body. Answers 413 or 503 as soon as it is too much."""
+        """More of the body has come. Answers 413 or 503 as soon as it is too large."""
         if self.answered:
             return
         size = self._size + len(chunk)
@@ -188,19 +187,19 @@ class Exchange:
             self._authorize(route.authorize)
 
     def gone(self) -> None:
-        """The client is gone. If its request is complete, what it asked for is done still."""
+        """The client left. A complete request is still carried out."""
         self._respond = None
         if not self.complete and not self.answered:
             self._finish()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer without making a message."""
+        """Answer without a message."""
         self.answer(answers.of_refusal(refusal, self._json))
 
     # --- answering --------------------------------------------------------------------------
 
     def answer(self, answer: Answer) -> None:
-        """Answer, unless that has been done."""
+        """Answer, unless the request is answered already."""
         if self.answered:
             return
         respond = self._respond
@@ -218,7 +217,7 @@ class Exchange:
         self.refuse(self.late())
 
     def late(self) -> Refusal:
-        """What is said when `timeout` has passed."""
+        """The refusal when `timeout` has passed."""
         route = self._route
         within = f"within {route.timeout:g} s"
         if self._check is not None:
@@ -229,7 +228,7 @@ class Exchange:
         return Refusal(504, f"not settled {within}; it may still be stored")
 
     def abandon(self) -> None:
-        """The listener was cancelled, and nobody will hear how the messages end."""
+        """The listener was cancelled: answer before the messages are settled."""
         self.refuse(Refusal(504, "the server stopped first; it may still be stored"))
 
     def _finish(self) -> None:
@@ -237,23 +236,23 @@ class Exchange:
         self._respond = None
         self._body = b""
         if self._check is not None:
-            self._check.cancel()  # nobody waits for it any more
+            self._check.cancel()  # its result is not needed any more
             self._route.later(CHECK_ENDS, self._check_goes_on)
         self.made_all()
         self._route.ended(self)
-        if not self._pending:  # its place is free
+        if not self._pending:  # no longer in flight
             admission = self._admission
             admission.in_flight -= 1
             admission.bytes -= self._size
 
     def made_all(self) -> None:
-        """No more messages are made of it: a listener that drains waits for that."""
+        """The request makes no more messages: a draining listener waits for this."""
         if self.making:
             self.making = False
             self._route.made_all()
 
     def _one_settled(self) -> None:
-        """One thing less is pending."""
+        """A message is settled, or the task of `authorize` has ended."""
         self._pending -= 1
         if self.answered and not self._pending:
             admission = self._admission
@@ -274,9 +273,9 @@ class Exchange:
         except BaseException as error:
             self._broken("authorize raised", error)
             return
-        self._pending += 1  # the place is taken until the check has ended
+        self._pending += 1  # the request is in flight until the check has ended
         self._check = check = self._route.spawn(self._authorize_later(allowed))
-        check.add_done_callback(self._checked)  # it may have been cancelled before it began
+        check.add_done_callback(self._checked)  # also if it is cancelled before it begins
 
     async def _authorize_later(self, allowed: Any) -> None:
         try:
@@ -291,20 +290,20 @@ class Exchange:
         except BaseException as error:
             self._checked()
             check = cast("asyncio.Task[None]", asyncio.current_task())
-            cancelled = self.answered or self._route.stopped  # by us, if it was cancelled
+            cancelled = self.answered or self._route.stopped  # then we cancelled the task
             if isinstance(error, asyncio.CancelledError) and cancelled and check.cancelling():
                 self.refuse(Refusal(503, "the server is stopping"))
                 raise
             self._broken("authorize raised", error)
 
     def _check_goes_on(self) -> None:
-        """The check was cancelled a while ago: if it ignores that, it loses its place."""
+        """CHECK_ENDS after it was cancelled: a check that still runs is not counted any more."""
         if self._check is not None:
             self.log_broken("authorize did not end when it was cancelled; it is left behind", None)
             self._checked()
 
     def _checked(self, _: object = None) -> None:
-        """The check that is in a task of its own has ended."""
+        """The task of `authorize` has ended."""
         if self._check is not None:
             self._check = None
             self._one_settled()
@@ -322,7 +321,7 @@ class Exchange:
         self._accept()
 
     def _broken(self, what: str, error: BaseException | None = None) -> None:
-        """User code has failed: it is logged, and this request alone is answered 500."""
+        """User code has failed: log the error, and answer this request 500."""
         self.log_broken(what, error)
         self.refuse(_INTERNAL)
 
@@ -349,7 +348,7 @@ class Exchange:
         except Refusal as refusal:
             self._refuse_data(refusal)
             return
-        if route.authorize is None:  # else its request may be kept, and looked at
+        if route.authorize is None:  # else `authorize` may have kept the request
             request.body = b""
         headers = Headers(request.fields, route.hidden, self._more)
         message = message_of(data, key, self, headers, digest)
@@ -360,7 +359,7 @@ class Exchange:
         self.made_all()
 
     def unpack(self) -> None:
-        """Unpack the body, if it came as gzip; Refusal if that is not to be done."""
+        """Unpack a gzip body. Raises Refusal if it is broken or too large."""
         request, admission = self.request, self._admission
         if not request.body or not packing(request):
             return
@@ -379,8 +378,8 @@ class Exchange:
             self.refuse(refusal)
 
     def __call__(self, outcome: Outcome, data: Any) -> None:
-        """The message ended so, with this data."""
-        # May be called in another thread, or, for "lost", by the collector amid anything.
+        """The message is settled; `data` is its data at the end."""
+        # Runs in the thread that settles; for "lost" possibly in a finaliser, anywhere.
         route = self._route
         if get_ident() != route.thread or outcome.status == "lost":
             route.post(self._settled, outcome, data)
@@ -398,12 +397,12 @@ class Exchange:
         if self.answered:
             self._one_settled()
             return
-        self._pending -= 1  # `answer` gives the place back
+        self._pending -= 1  # `answer` ends the count against admission
         self.answer(of_outcome(outcome, data, self._id, self._json, route.show))
 
 
 def _headers_of(allowed: object) -> dict[str, str] | None:
-    """What `authorize` returned, as headers; None if it is nothing of that kind."""
+    """The mapping that `authorize` returned, as headers; None if it is not one of str to str."""
     if not isinstance(allowed, Mapping):
         return None
     more: dict[str, str] = {}
@@ -415,5 +414,5 @@ def _headers_of(allowed: object) -> dict[str, str] | None:
 
 
 def too_large(max_body: int) -> Refusal:
-    """A body above the limit."""
+    """The refusal of a body above the limit."""
     return Refusal(413, f"the body is larger than {max_body} bytes")

@@ -1,4 +1,4 @@
-"""Bodies that were sent as gzip: unpacked in pieces, never to more than their limit."""
+"""Unpack gzip bodies piece by piece, up to a limit of size."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tailrace.listen.http.request import Refusal
 
 __all__ = ["gunzip"]
 
-GZIP: Final = 31  # to zlib: with the head and the check sum of gzip
-PIECE: Final = 64 * 1024  # what follows a member is copied: not the whole body each time
+GZIP: Final = 31  # zlib's code for the gzip format
+PIECE: Final = 64 * 1024  # zlib copies what follows a member: of a piece, not of the whole body
 MAX_MEMBERS: Final = 1000  # an empty member takes 20 bytes and some microseconds
 
 
 def gunzip(packed: bytes, most: int) -> bytes:
-    """What was packed. Refusal: 400 if it is no gzip, 413 if it is more than `most` bytes."""
+    """The unpacked body. Raises Refusal: 400 if it is not gzip, 413 above `most` bytes."""
     whole: list[bytes] = []
     room = most
     members = 1

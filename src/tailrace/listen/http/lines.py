@@ -81,11 +81,13 @@ class LinesExchange(Exchange):
         except Refusal as refusal:
             self.refuse(refusal)
             return
-        # One for all messages.
+        # Shared by all messages of the request.
         self._headers = Headers(self.request.fields, self._route.hidden, self._more)
         self._lines = split_lines(body)
-        self._ahead: tuple[int, bytes] | None = None  # a line that was read and not taken
-        self._reports: list[bytes] = []  # in the order of lines; b"" for one that is open
+        self._ahead: tuple[int, bytes] | None = (
+            None  # a line that was read and is not yet a message
+        )
+        self._reports: list[bytes] = []  # in the order of lines; b"" if not settled
         self._statuses: set[int] = set()
         self._open: dict[int, tuple[int, str]] = {}  # index in reports: number and id
         self._exhausted = False
@@ -108,7 +110,7 @@ class LinesExchange(Exchange):
             self._pending >= admission.limit or admission.bytes > admission.memory
         ):
             self._ahead = self._next_line()
-            if self._ahead is not None:  # else it is exhausted, and need not wait to know that
+            if self._ahead is not None:  # else there are no more lines, and nothing to wait for
                 self._parked = True
                 return None
         until = time.monotonic() + SLICE_SECONDS
@@ -149,28 +151,28 @@ class LinesExchange(Exchange):
 
     def _line_broken(self, number: int, refusal: Refusal) -> None:
         if self._broken_line:
-            return  # one traceback a request: it may have very many lines
+            return  # log once a request: it may have very many lines
         self._broken_line = True
         what = f"the data's type raised at line {number}; further lines are not logged"
         self.log_broken(what, refusal.__cause__)
 
     def not_taken(self, reason: str) -> None:
-        """No channel will take the lines that are left."""
+        """No channel will take the remaining lines."""
         refusal = Refusal(503, reason)
         while not self.answered and (numbered := self._next_line()) is not None:
             self._add(answers.line_refusal(numbered[0], refusal))
         self._exhausted = True
         self._report_if_done()
 
-    def line_told(self, index: int, outcome: Outcome) -> None:
-        """The message of this line ended so."""
+    def line_settled(self, index: int, outcome: Outcome) -> None:
+        """The message of a line is settled."""
         route = self._route  # as in `__call__`
         if get_ident() != route.thread or outcome.status == "lost":
-            route.post(self._line_settled, index, outcome)
+            route.post(self._settle_line, index, outcome)
         else:
-            self._line_settled(index, outcome)
+            self._settle_line(index, outcome)
 
-    def _line_settled(self, index: int, outcome: Outcome) -> None:
+    def _settle_line(self, index: int, outcome: Outcome) -> None:
         self._admission.bytes -= LINE_COST
         self._one_settled()
         if outcome.status == "stored":
@@ -198,7 +200,7 @@ class LinesExchange(Exchange):
         self._admission.bytes += len(self._reports[index])
 
     def expire(self) -> None:
-        """`timeout` has passed: report what is known. Lines that wait are not sent any more."""
+        """`timeout` has passed: report what is known. The remaining lines are not sent."""
         self._give_up(self.late())
 
     def abandon(self) -> None:
@@ -225,7 +227,7 @@ class LinesExchange(Exchange):
 
 
 class _Line:
-    """Tells a request of many lines how the message of one ended."""
+    """Reports the outcome of one line's message to the request."""
 
     __slots__ = ("_exchange", "_index")
 
@@ -234,7 +236,7 @@ class _Line:
         self._index = index
 
     def __call__(self, outcome: Outcome, data: object) -> None:
-        self._exchange.line_told(self._index, outcome)
+        self._exchange.line_settled(self._index, outcome)
 
     def outage(self) -> None:
         self._exchange.outage()

@@ -45,8 +45,11 @@ MiB = 1024 * 1024
 
 @dataclass(frozen=True)
 class HttpStatistics:
-    """What a server has to do, and has done. `in_flight` counts requests whose messages are not
-    settled, `body_bytes` what their bodies took; `answers` counts by status."""
+    """A snapshot of a server's counters.
+
+    - `connections`: open ones. `in_flight`: requests whose messages are not settled.
+    - `body_bytes`: bytes that count against `body_memory`. `answers`: how many, by status.
+    """
 
     connections: int
     in_flight: int
@@ -57,23 +60,23 @@ class HttpStatistics:
 class HttpServer:
     """An HTTP/1.1 server for one or more listeners, which `listen` makes.
 
-    It begins to listen when the first of them is started and stops when the last has ended.
+    It listens from the start of its first listener to the end of its last listener.
 
     - `bind`: ``"127.0.0.1:8080"``, ``":8080"`` (the loopback), ``"0.0.0.0:80"`` (everybody),
       port 0 for a free one; ``"unix:/run/app.sock"``, where the umask says who may connect;
       ``"fd:3"``, a listening socket that this process was started with; None to open no socket and
       be mounted (`app`) only.
-    - `reuse_port`: whether other processes may listen on the same port, if they ask for it too: the
-      system spreads clients over them.
+    - `reuse_port`: share the port with other processes that do the same; the system spreads clients
+      over them.
     - `tls`: an SSLContext, or the files of certificate and key.
-    - `in_flight`: how many requests may be at work at once; more hear 503.
-    - `body_memory`: how many bytes the bodies of those may take together; more hear 503.
-    - `connections`: how many there may be, TLS handshakes included; more hear 503, over TLS they
-      are closed. None: 4096, or fewer where the limit of open files is lower. A quarter of that
-      limit, at most 256, is left to the rest of the program in any case.
-    - `max_head`: bytes of request line and headers; more hear 431.
-    - `receive_timeout`: seconds that a client may take to send one request, or to take in an
-      answer; `keep_alive`: seconds that a connection may be idle.
+    - `in_flight`: how many requests may be at work at once; further ones are answered 503.
+    - `body_memory`: how many bytes they may take together; further bodies are answered 503.
+    - `connections`: how many there may be, TLS handshakes included. Further ones are answered 503;
+      with TLS they are closed. None: 4096, or fewer if the limit of open files is lower. A quarter
+      of that limit, at most 256, is always left to the rest of the program.
+    - `max_head`: bytes of request line and headers; larger ones are answered 431.
+    - `receive_timeout`: seconds in which a client must send a request, or read an answer.
+      `keep_alive`: seconds that a connection may be idle.
     - `access_log`: whether each answer is logged, at INFO to the logger ``tailrace.access``. The
       query is left out, as it may be the data.
     - `origins`: the sites whose pages may send here, besides the server's own:
@@ -129,10 +132,10 @@ class HttpServer:
 
     @property
     def address(self) -> str:
-        """``"127.0.0.1:8080"``: where it listens, with the port it got where 0 was asked for; a
-        Unix socket as ``"unix:/run/app.sock"``.
+        """Where it listens: ``"127.0.0.1:8080"`` (the real port, if 0 was asked for), or
+        ``"unix:/run/app.sock"``.
 
-        RuntimeError while that is not known (`ready` waits for it), or if there is no socket.
+        RuntimeError while the port is not known (`ready` waits for it), or if there is no socket.
         """
         return str(self._place())
 
@@ -158,7 +161,7 @@ class HttpServer:
         return self._app
 
     def statistics(self) -> HttpStatistics:
-        """A frozen snapshot of the counters."""
+        """The counters at this moment."""
         admission = self._server.admission
         return HttpStatistics(
             connections=self._server.connections,
@@ -298,12 +301,12 @@ class ListenHttp(Generic[T]):
         route = self._route
         state = "not running"
         if self._quiet is not None:
-            state = f"{route.inside} in flight{', draining' if route.draining else ''}"
+            state = f"{route.in_flight} in flight{', draining' if route.draining else ''}"
         return f"<listen_http {self._shared.bind} {route.path}: {state}>"
 
     @property
     def path(self) -> str:
-        """The path of the requests that it takes."""
+        """The path of its requests."""
         return self._route.path
 
     async def __call__(self, out: Sender[Message[T]]) -> None:
@@ -323,7 +326,7 @@ class ListenHttp(Generic[T]):
             await self._shared.entered(self._route)
             await self._forward(out)
         except asyncio.CancelledError:
-            self._route.refuse_line("the server is stopping")
+            self._route.refuse_queued("the server is stopping")
             self._route.abandon()
             raise
         else:
@@ -339,7 +342,7 @@ class ListenHttp(Generic[T]):
         try:
             await self._route.forward(out)
         except Exception:
-            self._route.refuse_line("the program takes no more messages")
+            self._route.refuse_queued("the program takes no more messages")
             await self._route.all_answered()
             raise
 

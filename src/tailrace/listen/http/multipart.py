@@ -1,8 +1,8 @@
-"""Forms of multipart/form-data (RFC 7578), read from a body that has come as a whole.
+"""Forms of multipart/form-data (RFC 7578), read from a complete body.
 
-The body is searched for its boundary, so the cost is that of the search, whatever is in it: a
-parser that steps through the bytes in Python took a second for a megabyte of headers. Parts, and
-the header of each, are limited in number and size.
+The body is searched for its boundary, so its content does not affect the cost: a parser that steps
+through the bytes in Python took a second for a megabyte of headers. The number of parts is limited,
+and number and size of each part's headers.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ MAX_PART_HEADERS: Final = 32  # forms have two or three
 
 
 def multipart_values(body: bytes, boundary: bytes, name: bytes) -> list[bytes]:
-    """The values of the field `name`, in UTF-8; other parts are skipped, files included.
-    Refusal(400) for what cannot be read, Refusal(415) for a value in another encoding."""
+    """The values of the field `name`. Other parts are skipped, files included.
+
+    Raises Refusal: 400 if the form cannot be read, 415 if a value is not UTF-8.
+    """
     values: list[bytes] = []
     delimiter = b"\r\n--" + boundary
     if body.startswith(delimiter[2:]):
         at = len(delimiter) - 2
-    else:  # after a preamble, which is to be ignored
+    else:  # after a preamble, which is ignored (RFC 2046, 5.1.1)
         at = body.find(delimiter) + len(delimiter)
         if at < len(delimiter):
             raise _incomplete()
@@ -75,7 +77,7 @@ def _headers(head: bytes) -> dict[bytes, bytes]:
 
 
 def _name(headers: dict[bytes, bytes]) -> bytes | None:
-    """The name of the field that a part with these headers is."""
+    """The field name of a part with these headers."""
     disposition = headers.get(b"content-disposition")
     if disposition is None:
         return None
@@ -86,8 +88,7 @@ def _name(headers: dict[bytes, bytes]) -> bytes | None:
 
 
 def _check_encoding(headers: dict[bytes, bytes]) -> None:
-    """Refusal(415) where a part's value is not UTF-8 as it stands: its bytes would be stored as
-    another text than the one that was sent."""
+    """Raise Refusal(415) if a part's value is not plain UTF-8: it would be stored as other text."""
     transfer = headers.get(b"content-transfer-encoding", b"").strip()
     if transfer.lower() not in (b"", b"7bit", b"8bit", b"binary"):
         raise Refusal(415, f"Content-Transfer-Encoding {shown(transfer)} is not supported")

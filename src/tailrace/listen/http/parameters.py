@@ -19,9 +19,11 @@ _escaped = re.compile(rb"\\(.)", re.DOTALL)
 
 
 def parameters(value: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
-    """What comes before the first ``;``, in lower case, and the parameters by their names in lower
-    case; of a name that is given twice, the first. None if they cannot be read. Linear in the
-    length of `value`."""
+    """The text before the first ``;`` in lower case, and the parameters by lower-case name.
+
+    If a name is given twice, its first value counts. None if the parameters cannot be read. The
+    cost is linear in the length of `value`.
+    """
     kind, _, _ = value.partition(b";")
     at, end = len(kind), len(value.rstrip())
     found: dict[bytes, bytes] = {}
@@ -42,12 +44,12 @@ def parameters(value: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
 
 
 def check_charset(options: Mapping[bytes, bytes]) -> None:
-    """Refusal(415) if the parameters of a Content-Type name another charset than UTF-8."""
+    """Raise Refusal(415) if the parameters of a Content-Type name a charset other than UTF-8."""
     charset = options.get(b"charset", b"utf-8").lower()
     if charset not in (b"utf-8", b"utf8", b"us-ascii"):
         raise Refusal(415, f"charset {shown(charset)} is not supported, only UTF-8")
 
 
 def shown(raw: bytes) -> str:
-    """Bytes of a client, for a message: short and printable."""
+    """A client's bytes for an error text: short and printable."""
     return repr(raw[:60].decode("latin-1"))

@@ -1,16 +1,16 @@
 """The parser of one connection: from bytes to requests and their bodies (RFC 9112).
 
-It is strict. What RFC 9112 lets a server read in two ways is refused with 400, since a proxy in
-front may have read it in the other: a bare CR or LF, a folded line, white space before a colon, a
-`Content-Length` that is not one number, `Transfer-Encoding` beside `Content-Length` or in
-HTTP/1.0. After a refusal raised here nothing on the connection can be trusted.
+It is strict. If RFC 9112 lets servers read a head in two ways, the head is refused with 400, since
+a proxy in front may have read it the other way: a bare CR or LF, a folded line, white space before
+a colon, a `Content-Length` that is not one number, `Transfer-Encoding` beside `Content-Length` or
+in HTTP/1.0. After a refusal raised here the connection must end.
 
-It does no I/O. One request is read at a time: `feed` keeps bytes, `head` and `body` take them.
-llhttp (by way of httptools) splits a head in half the time (3 µs against 6 for six headers), but
-cannot be stopped between requests, loses the body of an offer to upgrade, and hides from its
-callbacks what the rules above need.
+It does no I/O. One request is read at a time: `feed` keeps bytes, `head` and `body` consume them.
+llhttp, as httptools exposes it, splits a head in half the time (3 µs against 6 for six headers).
+But it cannot stop between requests, it loses the body of a request that offers to upgrade, and its
+callbacks do not see what the rules above need.
 
-Memory: at most `max_head` bytes and what the transport has read at once.
+Memory: at most `max_head` bytes, and the bytes of one read of the transport.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tailrace.listen.http.request import (
 
 __all__ = ["Parser"]
 
-KNOWN_NAMES: Final = 1024  # spellings of header names that are remembered, over all connections
-CHUNKS: Final = 1000  # that one call of `body` reads, or the event loop would wait too long
+KNOWN_NAMES: Final = 1024  # spellings of header names in the cache, for all connections
+CHUNKS: Final = 1000  # that one call of `body` reads: more would block the event loop
 CHUNK_LINE: Final = 1024  # bytes of a chunk's size and extensions
 
 _is_version = re.compile(rb"HTTP/\d\.\d").fullmatch
@@ -52,7 +52,7 @@ _HEX: Final = b"0123456789abcdefABCDEF"
 _NONE, _FIXED, _SIZE, _DATA, _DATA_END, _TRAILER = range(6)
 
 _names: dict[bytes, bytes] = {}
-"""Header names as they were spelled, and in lower case."""
+"""The cache: header names as clients spell them, to lower case."""
 
 
 class Parser:
@@ -63,11 +63,11 @@ class Parser:
     def __init__(self, max_head: int) -> None:
         self._max_head = max_head
         self._data = b""
-        self._at = 0  # what is before it has been read
-        self._seen = 0  # no head ends before it
+        self._at = 0  # bytes of `_data` before this index are consumed
+        self._seen = 0  # no head ends before this index
         self._state = _NONE
         self._left = 0  # bytes of the body, or of its chunk, that are to come
-        self._host = b""  # the last one that was found valid
+        self._host = b""  # the last valid Host: most requests repeat it
         self.ended = True  # the last request has been read to its end
         self.more = False  # `body` stopped early: call it again, later
 
@@ -76,7 +76,7 @@ class Parser:
 
     @property
     def waiting(self) -> int:
-        """How many bytes have come and are not read."""
+        """The number of bytes that have come and are not consumed."""
         return len(self._data) - self._at
 
     def feed(self, data: bytes) -> None:
@@ -91,14 +91,17 @@ class Parser:
         self._at = 0
 
     def clear(self) -> None:
-        """Forget what has come."""
+        """Drop the bytes that are not consumed."""
         self._data = b""
         self._at = self._seen = 0
 
     # --- heads ------------------------------------------------------------------------------
 
     def head(self) -> Request | None:
-        """The next request; None if it has not come. Raises Refusal; the connection must end."""
+        """The next request, or None if its head is incomplete.
+
+        Raises Refusal; then the connection must end.
+        """
         data, at = self._data, self._at
         while data.startswith(b"\r\n", at):  # RFC 9112, 2.2
             at += 2
@@ -115,7 +118,7 @@ class Parser:
             raise Refusal(400, "there is a control character in the head")
         self._at = end + 4
         self._seen = 0
-        if at and end + 4 == len(data):  # one of many: an idle connection keeps none of them
+        if at and end + 4 == len(data):  # so an idle connection keeps no bytes
             self.clear()
         heading, *rest = lines
         return self._request(heading, _fields(rest))
@@ -157,7 +160,7 @@ class Parser:
         return request
 
     def _incomplete(self, data: bytes, at: int) -> None:
-        """The head has not come to its end: is it too large, or wrong already?"""
+        """The head is incomplete. Raise Refusal if it is too large or wrong already."""
         if len(data) - at > self._max_head:
             raise self._too_large(data, at)
         if _broken(data, max(at, self._seen - 1)):
@@ -179,8 +182,11 @@ class Parser:
     # --- bodies -----------------------------------------------------------------------------
 
     def body(self) -> bytes:
-        """What has come of the body: all of it if `ended` is true now. With `more`, call it again
-        in a later turn of the loop. Raises Refusal; the connection must end."""
+        """The next bytes of the body. `ended`: these were the last ones.
+
+        `more`: call it again in the next turn of the loop. Raises Refusal; then the connection must
+        end.
+        """
         self.more = False
         if self._state != _FIXED:
             return self._chunks()
@@ -239,7 +245,7 @@ class Parser:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _trailer(self, data: bytes, at: int) -> int:
-        """Where it ends; -1 if it has not come. What is in it nobody needs."""
+        """The index at which the trailer ends; -1 if it is incomplete. Its fields are dropped."""
         if data.startswith(b"\r\n", at):
             return at + 2
         end = data.find(b"\r\n\r\n", at)
@@ -257,7 +263,7 @@ def _fields(lines: list[bytes]) -> dict[bytes, bytes]:
     fields: dict[bytes, bytes] = {}
     key_of = _names.get
     for line in lines:
-        name, colon, value = line.partition(b": ")  # usual; without the space, `strip` would copy
+        name, colon, value = line.partition(b": ")  # the usual form, which `strip` need not copy
         key = key_of(name)
         if key is None or not colon:
             name, colon, value = line.partition(b":")
@@ -305,7 +311,7 @@ def _heading(line: bytes) -> tuple[bytes, bytes, bool]:
 
 
 def _other_target(method: bytes, target: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes]:
-    """Path and query of a target that is no path. Its authority replaces the Host's."""
+    """Path and query of a target that is not a path. Its authority replaces Host."""
     if b"#" in target:
         raise Refusal(400, "the request target has a fragment")
     if method == b"CONNECT":
@@ -319,7 +325,7 @@ def _other_target(method: bytes, target: bytes, fields: dict[bytes, bytes]) -> t
         valid = match is not None
     if not valid or not is_host(authority):
         raise Refusal(400, "the request target is not valid")
-    if b"host" in fields:  # it must be there, and be valid, all the same
+    if b"host" in fields:  # Host must be valid all the same
         if not is_host(fields[b"host"]):
             raise Refusal(400, "the Host header is not valid")
         fields[b"host"] = authority
@@ -327,7 +333,7 @@ def _other_target(method: bytes, target: bytes, fields: dict[bytes, bytes]) -> t
 
 
 def _incomplete_size(line: bytes) -> None:
-    """The line with a chunk's size has not come to its end: is it wrong already?"""
+    """The line with a chunk's size is incomplete. Raise Refusal if it is wrong already."""
     if line[:1] not in _HEX or b"\n" in line or b"\r" in line[:-1]:
         raise Refusal(400, "the size of a chunk is not valid")
     if len(line) > CHUNK_LINE:

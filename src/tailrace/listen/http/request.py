@@ -1,4 +1,7 @@
-"""What a client asked for, and why it may be refused before there is a message."""
+"""A request, the rules for its head, and the refusal of a request.
+
+The rules (RFC 9110 and 9112) hold for our own parser and for the ASGI application.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +40,11 @@ _weight = re.compile(rb"(?:^|.*;)[ \t]*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)[ \t]*(
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 SECRET: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
-"""Headers that do not reach a message unless the listener asks for them."""
+"""Headers that a message does not have unless `keep_headers` names them."""
 
 
 class Refusal(Exception):
-    """This request gets an answer but makes no message: `status`, why, and headers to go along.
-
-    Internal: raised by the parts that look at a request, turned into an answer in one place.
-    """
+    """The request makes no message: the `status`, `reason` and `headers` of its answer."""
 
     def __init__(
         self, status: int, reason: str, headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -56,8 +56,7 @@ class Refusal(Exception):
 
 
 def _prefers_json(accept: bytes) -> bool:
-    """Whether the `Accept` header, in lower case, gives JSON a weight above 0, and no less than it
-    gives plain text."""
+    """Whether `Accept`, in lower case, weights JSON above 0 and not below plain text."""
     weights: dict[bytes, float] = {}
     for each in accept.split(b","):
         kind, _, options = each.partition(b";")
@@ -69,8 +68,10 @@ def _prefers_json(accept: bytes) -> bool:
 
 
 class Headers(Mapping[str, str]):
-    """Headers as text, decoded when first looked at. Read-only; names are in lower case, and
-    looked up in any."""
+    """Headers as text. Read-only; names are in lower case, and are found in any case.
+
+    They are decoded at the first look: most programs never look.
+    """
 
     __slots__ = ("_fields", "_hidden", "_more", "_text")
 
@@ -82,7 +83,7 @@ class Headers(Mapping[str, str]):
     ) -> None:
         self._fields = fields
         self._hidden = hidden
-        self._more = more  # instead of those of the same name
+        self._more = more  # these replace fields of the same name
         self._text: dict[str, str] | None = None
 
     def _whole(self) -> dict[str, str]:
@@ -112,13 +113,15 @@ class Headers(Mapping[str, str]):
 
 
 class Request:
-    """A request as `authorize` sees it: method, path, query, headers, client and the raw body.
+    """A request as `authorize` sees it.
 
-    `path` is decoded, `query` is the text after the ``?`` as it came, `body` the bytes as they
-    came (what a webhook's signature is made of; compressed, if it came so). `fields` are the raw
-    headers, names in lower case, repeated ones joined by a comma; `headers` are the same as text.
-    `client` is the address of the other end of the connection, which may be a proxy:
-    ``"192.0.2.7"``, ``"2001:db8::7"``, or ``""`` where there is none (a Unix socket).
+    - `method`; `path`, decoded; `query`, the text after the ``?``, not decoded.
+    - `headers`: as text. `fields`: the same as bytes, with names in lower case, repeated headers
+      joined by a comma.
+    - `body`: the bytes as they came, so compressed if they came so: a webhook's signature is made
+      of these.
+    - `client`: the address of the connection's other end, which may be a proxy: ``"192.0.2.7"``,
+      ``"2001:db8::7"``, or ``""`` if there is none (a Unix socket).
     """
 
     __slots__ = (
@@ -145,11 +148,11 @@ class Request:
         self.body = b""
         self.client = ""
         self.began = 0.0  # on the loop's clock; set for the access log only
-        # What a connection of ours needs to know:
+        # For our own connections only:
         self.old = False  # HTTP/1.0
         self.keep_alive = True
         self.expects = False  # the client waits for 100 before it sends the body
-        self.refusal: Refusal | None = None  # its head can be read but not be served
+        self.refusal: Refusal | None = None  # the head is valid, but is refused
 
     @property
     def query(self) -> str:
@@ -162,7 +165,7 @@ class Request:
         return Headers(self.fields)
 
     def __repr__(self) -> str:
-        # Neither query nor headers: they may hold secrets, and this goes into logs.
+        # Without query and headers: they may hold secrets, and this may be logged.
         return f"<Request {self.method} {self.path}, {len(self.body)} bytes>"
 
     @property
@@ -172,7 +175,7 @@ class Request:
         return b"application/" in accept and _prefers_json(accept)
 
     def key(self, header: bytes) -> str | None:
-        """The id that the client gave in `header`; Refusal(400) if no store could keep it."""
+        """The id in `header`, or None. Raises Refusal(400) if a store could not keep the id."""
         if header not in self.fields:
             return None
         key = self.fields[header]
@@ -183,7 +186,7 @@ class Request:
 
     @property
     def content_length(self) -> int:
-        """The announced length of the body; 0 if there is no announcement."""
+        """The announced length of the body; 0 if none is announced."""
         raw = self.fields.get(b"content-length", b"0")
         if not raw.isdigit():
             raise Refusal(400, "the Content-Length is not a number")
@@ -196,7 +199,7 @@ def is_known(method: str) -> bool:
 
 
 def check_host(fields: Mapping[bytes, bytes], needed: bool) -> None:
-    """Refusal(400) if the Host is not valid, or is missing where it is needed."""
+    """Raise Refusal(400) if Host is not valid, or is missing though `needed`."""
     host = fields.get(b"host")
     if host is None:
         if needed:
@@ -206,7 +209,7 @@ def check_host(fields: Mapping[bytes, bytes], needed: bool) -> None:
 
 
 def expects(fields: Mapping[bytes, bytes]) -> bool:
-    """Whether the client waits for 100; Refusal(417) if it expects anything else."""
+    """Whether the client waits for 100. Raises Refusal(417) if it expects anything else."""
     if b"expect" not in fields:
         return False
     if fields[b"expect"].lower() != b"100-continue":
@@ -215,7 +218,7 @@ def expects(fields: Mapping[bytes, bytes]) -> bool:
 
 
 def framing(fields: Mapping[bytes, bytes], old: bool) -> int:
-    """How long the body is; -1 if it comes in chunks. Refusal if that is not certain."""
+    """The length of the body; -1 if it comes in chunks. Raises Refusal if this is ambiguous."""
     coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
     if coding is not None:
         if old:

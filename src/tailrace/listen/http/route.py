@@ -1,10 +1,10 @@
-"""Route: what is let in for one path, and the line in which it waits for the channel.
+"""Route: the requests of one path, from admission until they are answered.
 
-Requests stand in a line, in order of arrival; one task (the actor, in `forward`) is the only one
-who sends, so requests cost no task each, and a slow channel makes the line, and then the admission,
-full: clients hear 503 rather than pile up.
+Complete requests wait in a queue, in order of arrival. One task, the listener's actor, sends their
+messages (`forward`), so a request needs no task. If the channel is slow, the queue grows until
+admission is full: further clients are answered 503.
 
-All of it happens on one loop, but for `post`, which is called from anywhere.
+Everything runs on one loop, except `post` and `outage`, which any thread may call.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from tailrace.message import Message
 
 __all__ = ["RECEIVE_IN_DRAIN", "Route"]
 
-RECEIVE_IN_DRAIN: Final = 5.0  # seconds for a request to come to its end, once a drain has begun
+RECEIVE_IN_DRAIN: Final = 5.0  # seconds for an incomplete request, once a drain has begun
 
-_TICK = 0.01  # seconds: timeouts are looked at no more often than that
+_TICK = 0.01  # seconds between checks of timeouts, at least
 
 Source = Message[Any] | LinesExchange
-"""What stands in line: a message, or a request that makes many."""
+"""What is queued: a message, or a request that makes many."""
 
 
 class Route:
-    """The requests for one path, between the moment they are let in and their answers."""
+    """The options of one path, and its requests that are in flight."""
 
     def __init__(
         self,
@@ -63,29 +63,29 @@ class Route:
         self.hidden = SECRET - {name.encode() for name in keep_headers}
         self.show: Show = show
         self.draining = False
-        self.inside = 0  # requests let in and not answered, whether their bodies are complete
-        self.making = 0  # of those, the requests that may still make a message
+        self.in_flight = 0  # requests that are admitted and not answered
+        self.making = 0  # requests in flight that may still make a message
         self._bearer = None if token is None else b"Bearer " + token.encode()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.thread = 0
         self.receiving: set[asyncio.Timeout] = set()  # of ASGI requests that are incomplete
-        self.accepting = False  # requests are let in
+        self.accepting = False  # requests are admitted
         self._now: Callable[[], float] = time.monotonic  # of the loop
-        self.out_of_order = False  # an outage was heard of, and nothing was stored since
-        self._sending = False  # what stands in line will be sent, or refused by `refuse_line`
-        self._line: deque[Source] = deque()
-        self._unanswered: dict[Exchange, float] = {}  # with their deadlines, oldest first
+        self.out_of_order = False  # an outage was reported, and nothing has been stored since
+        self._sending = False  # False: what is queued is refused, not sent
+        self._queue: deque[Source] = deque()
+        self._unanswered: dict[Exchange, float] = {}  # with their deadlines, earliest first
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Route {self.path}: {len(self._line)} in line, {self.inside} not answered>"
+        return f"<Route {self.path}: {len(self._queue)} queued, {self.in_flight} in flight>"
 
-    # --- what the actor does ----------------------------------------------------------------
+    # --- for the listener -------------------------------------------------------------------
 
     def start(self) -> None:
-        """Let requests in, from now on, on this loop."""
+        """Admit requests from now on, on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self.thread = threading.get_ident()
@@ -93,16 +93,18 @@ class Route:
         self.accepting = not self.draining
 
     async def forward(self, out: Sender[Any]) -> None:
-        """Send what is let in, until drained and no request can make a message any more. Raises
-        what a send raises."""
-        line = self._line
+        """Send messages until drained and no request can make a message any more.
+
+        Raises what a send raises. Cancelled: a message that no channel took is failed.
+        """
+        queue = self._queue
         while True:
-            while line:
-                message: Any = line.popleft()
+            while queue:
+                message: Any = queue.popleft()
                 if isinstance(message, LinesExchange):
                     many, message = message, message.take()
                     if many.more:
-                        line.append(many)  # its next line comes after those who came meanwhile
+                        queue.append(many)  # requests that came meanwhile go first
                     del many
                     if message is None:
                         await asyncio.sleep(0)  # decoding lines that make no message takes time
@@ -112,40 +114,40 @@ class Route:
                 except BaseException:
                     message.fail(NotTakenError("no channel took the message"))
                     raise
-                del message  # or one that is dropped downstream would not be lost
+                del message  # a reference here would keep a message that downstream drops
             if self.draining and not self.making:
                 return
-            await self._roused()
+            await self._woken()
 
     def drain(self) -> None:
-        """Let nobody in any more; `forward` returns when all messages have been sent."""
+        """Admit no more requests. `forward` returns when all messages have been sent."""
         self.draining = True
         self.accepting = False
         for timeout in self.receiving:
             when, soon = timeout.when(), self._now() + RECEIVE_IN_DRAIN
             if not timeout.expired() and when is not None and soon < when:
                 timeout.reschedule(soon)
-        self._rouse()
+        self._wake_up()
 
-    def refuse_line(self, reason: str) -> None:
-        """Let nobody in any more, and send nothing of what stands in line."""
+    def refuse_queued(self, reason: str) -> None:
+        """Admit no more requests, and refuse the queued ones."""
         self.accepting = self._sending = False
-        while self._line:
-            first = self._line.popleft()
+        while self._queue:
+            first = self._queue.popleft()
             if isinstance(first, Message):
                 first.fail(NotTakenError(reason))
             else:
                 first.not_taken(reason)
 
     def abandon(self) -> None:
-        """Answer at once all who wait."""
+        """Answer all requests now."""
         for exchange in list(self._unanswered):
             exchange.abandon()
 
     async def all_answered(self) -> None:
-        """Wait until every request has been answered, at the latest by its timeout."""
-        while self.inside:
-            await self._roused()
+        """Wait until all requests are answered, at the latest by their timeouts."""
+        while self.in_flight:
+            await self._woken()
 
     def stop(self) -> None:
         """The actor has ended."""
@@ -161,22 +163,22 @@ class Route:
         """Whether the listener's actor has ended."""
         return not self._sending
 
-    async def _roused(self) -> None:
+    async def _woken(self) -> None:
         assert self._loop is not None
         self._wake = self._loop.create_future()
         await self._wake
 
-    def _rouse(self) -> None:
+    def _wake_up(self) -> None:
         wake = self._wake
         if wake is not None:
             self._wake = None
             if not wake.done():
                 wake.set_result(None)
 
-    # --- what carriers of requests ask ------------------------------------------------------
+    # --- for transports ---------------------------------------------------------------------
 
     def open(self, request: Request, respond: Respond) -> Exchange:
-        """Let a request in, at its head. Refusal if it is not: answer that, and count it."""
+        """Admit a request at its head. Raises Refusal, which the caller answers and counts."""
         fields = request.fields
         if request.method not in self.decoder.methods:
             methods = self.decoder.methods
@@ -191,7 +193,7 @@ class Route:
             raise too_large(self.max_body)
         if self.admission.in_flight >= self.admission.limit:
             raise Refusal(503, "too many requests in flight")
-        self.inside += 1
+        self.in_flight += 1
         self.making += 1
         self.admission.in_flight += 1
         if self.admission.access_log:
@@ -201,52 +203,52 @@ class Route:
     def _check_token(self, authorization: bytes, bearer: bytes) -> None:
         if hmac.compare_digest(authorization, bearer):
             return
-        scheme, _, given = authorization.partition(b" ")  # in another case, or with more spaces
+        scheme, _, given = authorization.partition(b" ")  # other case of the scheme, or more spaces
         right = hmac.compare_digest(b"Bearer " + given.strip(), bearer)
         if not right or scheme.lower() != b"bearer":
             raise Refusal(401, "a token is needed", ((b"www-authenticate", b"Bearer"),))
 
     def check_loop(self) -> None:
-        """RuntimeError if the running loop is not the actor's (before it started there is none)."""
+        """Raise RuntimeError if the actor runs on another loop than the caller."""
         if self.accepting and asyncio.get_running_loop() is not self._loop:
             raise RuntimeError(f"the actor of {self.path} runs on another loop than this request")
 
-    # --- what exchanges say -----------------------------------------------------------------
+    # --- for exchanges: see exchange.Owner --------------------------------------------------
 
     def put(self, source: Source) -> None:
-        """Stand in line to be sent."""
+        """Queue a source. It is refused if the route sends no more."""
         if self._sending:
-            self._line.append(source)
+            self._queue.append(source)
             if self._wake is not None:
-                self._rouse()
+                self._wake_up()
         elif isinstance(source, Message):
             source.fail(NotTakenError("the server is stopping"))
         else:
             source.not_taken("the server is stopping")
 
     def made_all(self) -> None:
-        """A request that was let in makes no more messages."""
+        """A request makes no more messages."""
         self.making -= 1
         if self.draining and not self.making:
-            self._rouse()
+            self._wake_up()
 
     def since(self, began: float) -> float:
-        """Seconds since then."""
+        """Seconds since a time of the loop's clock."""
         return self._now() - began
 
     def began(self, exchange: Exchange) -> None:
-        """The time for `exchange` starts to run."""
+        """A request is complete: its timeout begins."""
         self._unanswered[exchange] = self._now() + self.timeout
         if self._timer is None:
             assert self._loop is not None
             self._timer = self._loop.call_later(self.timeout, self._expire)
 
     def ended(self, exchange: Exchange) -> None:
-        """`exchange` is answered, or its client is gone before it was complete."""
-        self._unanswered.pop(exchange, None)  # it is not there while its body comes
-        self.inside -= 1
-        if not self.inside and not self.accepting:
-            self._rouse()
+        """A request is answered, or its client left before it was complete."""
+        self._unanswered.pop(exchange, None)  # an incomplete request is not in it
+        self.in_flight -= 1
+        if not self.in_flight and not self.accepting:
+            self._wake_up()
 
     def _expire(self) -> None:
         assert self._loop is not None
@@ -262,16 +264,16 @@ class Route:
             exchange.expire()
 
     def outage(self) -> None:
-        """An outage keeps a message from being stored for now. Called from any thread."""
+        """An outage keeps a message from being stored for now. Any thread may call this."""
         self.out_of_order = True
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call that after so many seconds."""
+        """Call a function after some seconds."""
         assert self._loop is not None
         self._loop.call_later(seconds, call)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something in the background, at most as long as the actor."""
+        """Run a coroutine in a task that ends with the actor at the latest."""
         assert self._loop is not None
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
@@ -279,9 +281,9 @@ class Route:
         return task
 
     def post(self, report: Callable[..., None], *values: object) -> None:
-        """Tell an exchange of an outcome on the loop, from another thread or a finaliser."""
+        """Call a function on the loop, from another thread or a finaliser."""
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(report, *values)
         except RuntimeError:
-            pass  # the loop is closed, and its connections with it
+            pass  # the loop is closed, so no client waits

@@ -1,8 +1,8 @@
 """Text and JSON of values whose own code may raise anything.
 
-A value of the user's is shown by its own `__str__`, `__repr__`, properties and iterators. None of
-them may end an actor or leave a client without an answer, so nothing here raises, except
-KeyboardInterrupt, which is the user's own.
+To show a value runs user code: its `__str__`, `__repr__`, properties and iterators. An error in
+user code must not end an actor, nor leave a client without an answer. So nothing here raises,
+except KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def said(value: object) -> str:
-    """`str(value)` as text that UTF-8 can carry; the name of its type where `str` raises."""
+    """`str(value)` as text that UTF-8 can encode; the name of the type if `str` raises."""
     try:
         return encoded(cast(str, value) if issubclass(type(value), str) else str(value)).decode()
     except KeyboardInterrupt:
@@ -40,7 +40,7 @@ def encoded(text: str) -> bytes:
 
 
 def as_text(value: object) -> bytes:
-    """A text as it is, all else as JSON."""
+    """A str as it is, any other value as JSON."""
     if type(value) is str:
         return value.encode("utf-8", "backslashreplace")
     # Not isinstance, which asks the value for its `__class__`.
@@ -48,7 +48,7 @@ def as_text(value: object) -> bytes:
 
 
 def as_json(value: object) -> bytes:
-    """JSON; what cannot be written as such is written as its `str`, in a dictionary one by one."""
+    """JSON. A value that has no JSON is written as its `str`; in a dictionary, only that value."""
     try:
         return _encode(whole(value))
     except KeyboardInterrupt:
@@ -64,7 +64,7 @@ def as_json(value: object) -> bytes:
 
 
 def _items(value: object) -> Any:
-    """`value` with what cannot be written replaced one by one, if it is a dictionary."""
+    """A dictionary with the values that have no JSON replaced; of another value its `str`."""
     if not isinstance(value, dict):
         return said(value)
     items = cast("dict[object, object]", value).items()
@@ -72,7 +72,7 @@ def _items(value: object) -> Any:
 
 
 def _plain(value: object) -> Any:
-    """`value` as it was if it can be written as JSON, else its `str`."""
+    """The JSON of `value`, or its `str` if it has none."""
     try:
         return msgspec.Raw(_encode(whole(value)))
     except KeyboardInterrupt:

@@ -1,11 +1,12 @@
-"""Sites: which hosts a server answers for, and from which sites browsers may send to it.
+"""Sites: the hosts that a server answers for, and the sites whose pages may send to it.
 
-A page of any site can make its visitors' browsers send requests to a server on their machine or in
-their network, and the browser adds the visitor's address and cookies. It also says where the page
-came from: `Origin`, and `Sec-Fetch-Site`, neither of which a page can forge. A page whose own name
-is made to point here (DNS rebinding) is of the same origin; only the Host tells.
+A page of any site can make a visitor's browser send requests to a server on the visitor's machine
+or network, with the visitor's address and cookies. The browser adds where the page came from:
+`Origin` and `Sec-Fetch-Site`, which a page cannot forge. If an attacker's name resolves to this
+server (DNS rebinding), the attacker's page has the same origin as the server: only `Host` shows the
+foreign name.
 
-Programs that are no browsers send neither header, and are not affected.
+Programs other than browsers send neither header, and are not affected.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ _FOREIGN: Final = "a page of another site may not send to this server"
 
 
 class Sites:
-    """The hosts that a server answers for (None: any), and the origins that are let in besides
-    its own (None: any). TypeError or ValueError, which name the argument, for what is neither."""
+    """The hosts that a server answers for, and the origins that it allows besides its own.
+
+    `hosts` None: any. `origins` "*": any. TypeError or ValueError, which name the argument.
+    """
 
     def __init__(self, hosts: object = None, origins: object = ()) -> None:
         self._hosts = None if hosts is None else _names("hosts", hosts)
@@ -45,13 +48,13 @@ class Sites:
                     f"origins must be like 'https://example.com', 'example.com' or '*', not "
                     f"{name.decode()!r}{_hint(name)}"
                 )
-        self.restricted = self._hosts is not None  # whether each request must be looked at
+        self.restricted = self._hosts is not None  # whether each request must be checked
 
     def __repr__(self) -> str:
         return f"<Sites: hosts {self._hosts}, origins {self._origins}>"
 
     def check(self, fields: Mapping[bytes, bytes], scheme: bytes) -> None:
-        """Refusal(403) for a request that is for another host or from a foreign site."""
+        """Raise Refusal(403) for another host's request, or one of a foreign site's page."""
         host = fields.get(b"host", b"").lower()
         if self._hosts is not None and not self._answers_for(host, scheme):
             raise Refusal(403, "this server does not answer for that Host")
@@ -90,13 +93,13 @@ def _hint(name: bytes) -> str:
 
 
 def _same(origin: bytes, scheme: bytes, host: bytes, site: bytes) -> bool:
-    """Whether `origin` is this server, which was called `host`."""
+    """Whether `origin` is this server, which the client called `host`."""
     match = _origin(origin)
     if match is None or not host:
         return False
     theirs = match[1]
     if theirs != scheme:
-        # A proxy may have ended TLS: the browser, which saw it, must say that it is the same.
+        # A proxy may have ended TLS. Then the browser, which sees https, must say "same-origin".
         if (theirs, scheme) != (b"https", b"http") or site != b"same-origin":
             return False
         scheme = theirs

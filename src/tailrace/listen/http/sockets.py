@@ -1,11 +1,10 @@
-"""The open sockets of a server, by the kind of its address: a port, a Unix socket, or sockets that
-this process inherited; and how each lets nobody in any more.
+"""The listening sockets of a server: for a port, a Unix socket, or an inherited descriptor.
 
 Invariants:
-- Nobody else's file is removed: only that of a Unix socket on which nobody listens, and at the end
-  our own, if the path still means it.
-- An inherited socket belongs to the one who passed it on: it stays open, and as it was, for the
-  next process. Clients that connect meanwhile wait for that.
+- A file is removed only if it is a Unix socket on which no process listens, or, at the end, our own
+  socket, if the path still leads to it.
+- An inherited socket belongs to the process that passed it on. It stays open and unchanged for the
+  next process; clients that connect meanwhile wait for that process.
 """
 
 from __future__ import annotations
@@ -58,11 +57,11 @@ class Inherited:
 
 
 Place = Address | UnixPath | Inherited
-"""Where a server is asked to listen."""
+"""An address to listen on."""
 
 
 def parse_bind(bind: object) -> Place:
-    """As HttpServer takes it: ``"host:port"``, ``"unix:path"`` or ``"fd:number"``."""
+    """Parse HttpServer's `bind`: ``"host:port"``, ``"unix:path"`` or ``"fd:number"``."""
     if isinstance(bind, str):
         kind, _, rest = bind.partition(":")
         if kind == "unix":
@@ -77,21 +76,21 @@ def parse_bind(bind: object) -> Place:
 
 
 def url_of(address: Place, scheme: str) -> str:
-    """The address as a URL without a path; a Unix socket as many clients write it."""
+    """The address as a URL without a path; for a Unix socket the form that many clients read."""
     if isinstance(address, UnixPath):
         return f"{scheme}+unix://{quote(address.path, safe='')}"
     return f"{scheme}://{address}"
 
 
 class Listening:
-    """Open sockets, and the `address` that clients reach them by."""
+    """Open sockets, and the `address` at which clients reach them."""
 
     def __init__(
         self, sockets: Sequence[socket.socket], asked: Place, address: Place, *, shared: bool
     ) -> None:
         self.sockets = sockets
         self.address = address
-        self.shared = shared  # other processes have the same port
+        self.shared = shared  # other processes may listen on the same port
         self.inherited = isinstance(asked, Inherited)
         self._file: tuple[Path, int, int] | None = None  # with its device and inode
         if isinstance(asked, UnixPath):
@@ -102,8 +101,8 @@ class Listening:
         return f"<Listening on {self.address}>"
 
     def block_new_clients(self) -> None:
-        """Let no new client connect. Those who have can still be accepted; of an inherited socket
-        they are for the next process."""
+        """Block new connections. Clients that have connected can still be accepted; those of an
+        inherited socket are left to the next process."""
         if isinstance(self.address, Address) and not self.inherited:
             for each in self.sockets:
                 block_new_clients(each)
@@ -111,7 +110,7 @@ class Listening:
 
     def close(self) -> None:
         """Close the sockets, and remove the file of a Unix socket."""
-        self._remove_file()  # first: the inode is ours only while the socket is open
+        self._remove_file()  # before closing: after that another file may get the inode
         for each in self.sockets:
             each.close()
 
@@ -124,7 +123,7 @@ class Listening:
             if _identity(path) == tuple(identity):
                 path.unlink()
         except OSError:
-            pass  # it is gone, or its directory is not ours any more
+            pass  # the file is gone, or its directory forbids it
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -133,7 +132,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def listen_on(asked: Place, reuse_port: bool = False) -> Listening:
-    """Open what was asked for. OSError, which names it, if it cannot be had."""
+    """Open sockets for an address. Raises OSError, which names the address."""
     if isinstance(asked, Address):
         sockets = open_sockets(asked, reuse_port)
         address = Address(asked.host, sockets[0].getsockname()[1])
@@ -149,7 +148,7 @@ def listen_on(asked: Place, reuse_port: bool = False) -> Listening:
 
 
 def _open_unix(path: str) -> socket.socket:
-    """Listen there; the umask says who may connect."""
+    """Listen on a Unix socket; the umask decides who may connect."""
     if sys.platform == "win32":
         raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
     _remove_dead(path)
@@ -159,16 +158,18 @@ def _open_unix(path: str) -> socket.socket:
 
 
 def _remove_dead(path: str) -> None:
-    """Remove the file of a socket on which nobody listens, as a process that was killed leaves it
-    behind. OSError if there is anything else."""
+    """Remove the socket file that a killed process left behind.
+
+    Raises OSError if a process listens on it, or if it is another kind of file.
+    """
     try:
         found = Path(path).lstat()
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode):  # a link too: it was made by somebody, for a reason
+    if not stat.S_ISSOCK(found.st_mode):  # a symbolic link is refused too
         raise OSError(errno.EEXIST, "there is a file, which is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.setblocking(False)  # where its backlog is full, somebody is alive
+        asking.setblocking(False)  # a full backlog would block; its owner is alive
         try:
             asking.connect(path)
         except ConnectionRefusedError:
@@ -182,7 +183,7 @@ def _remove_dead(path: str) -> None:
 
 
 def _open_inherited(number: int) -> socket.socket:
-    """A socket of our own for what that descriptor listens on."""
+    """A duplicate of the listening socket with that descriptor."""
     with closed_on_error(socket.socket(fileno=os.dup(number))) as opened:
         listens = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if opened.type != socket.SOCK_STREAM or not listens:

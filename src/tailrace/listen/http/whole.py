@@ -1,8 +1,8 @@
-"""The whole of a value, as JSON is to have it.
+"""Write out dataclasses, wherever they are in a value, so that JSON has all of their fields.
 
-msgspec writes of a dataclass instance what is in its ``__dict__``, and its own decoder leaves a
-plain default (``amount: int = 1``) to the class: a value that was decoded from a request would be
-answered without it. So dataclasses are written out here, wherever they are in a value.
+msgspec's encoder writes a dataclass instance's ``__dict__``, but its decoder leaves a plain default
+(``amount: int = 1``) on the class. Without this module a client that sends an order without
+`amount` would be answered without `amount`, though 1 was stored.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ _MOST: Final = 1_000_000
 
 
 def whole(value: Any) -> Any:
-    """`value` with dictionaries of all fields in place of dataclasses. RecursionError if it
-    contains itself."""
+    """`value` with dictionaries in place of dataclasses. RecursionError if it contains itself."""
     return value if type(value) in _PLAIN or _is_plain(value) else _written_out(value)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether there is nothing to write out, level by level: a call for each level, not for each
-    of a hundred thousand lists that a client may send."""
+    """Whether there is nothing to write out.
+
+    It looks at one level of nesting at a time: a client may send a hundred thousand lists, and a
+    call for each would block the event loop.
+    """
     level = [value]
     for _ in range(_DEEPEST):
         kinds = set(map(type, level))
@@ -55,7 +57,7 @@ def _written_out(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         many = cast(list[object], value)
         return [item if type(item) in _PLAIN else _written_out(item) for item in many]
-    if isinstance(value, msgspec.Struct):  # which says itself how it is written
+    if isinstance(value, msgspec.Struct):  # its class defines how it is written
         return _struct(value)
     if hasattr(kind, "__dataclass_fields__"):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
