@@ -81,9 +81,9 @@ class HttpServer:
       query is left out, as it may be the data.
     - `origins`: the sites whose pages may send here, besides the server's own:
       ``["https://app.example.com"]``, or ``"*"``. A browser that sends for another page
-      (a foreign `Origin`, or `Sec-Fetch-Site: cross-site`) hears 403.
+      (a foreign `Origin`, or `Sec-Fetch-Site: cross-site`) is answered 403.
     - `hosts`: the names that the server answers for, ``["localhost", "127.0.0.1"]``; with a port
-      if it must be that one. Requests with another `Host` hear 403. None: any.
+      if it must be that one. Requests with another `Host` are answered 403. None: any.
 
     ValueError, TypeError or OSError, which name the argument, for what cannot work.
     """
@@ -322,7 +322,7 @@ class ListenHttp(Generic[T]):
         self._quiet = quiet = asyncio.Event()
         self._conclusion = None
         try:
-            self._route.start()  # before it can be reached: nobody hears 503 for being early
+            self._route.start()  # before the socket opens, so no early client is answered 503
             await self._shared.entered(self._route)
             await self._forward(out)
         except asyncio.CancelledError:
@@ -364,7 +364,7 @@ class ListenHttp(Generic[T]):
     async def drain(self) -> None:
         """Take no more requests, and return when those that were taken make no more messages.
 
-        Later requests hear 503, or find nobody. Cancelled: it takes no more requests all the same.
+        Later requests are answered 503 or refused. Cancelled: it still takes no more requests.
         """
         self._route.drain()
         self._shared.drained()
