@@ -466,3 +466,18 @@ async def test_select_names_the_first_case_that_it_refuses(core: Any) -> None:
     case = core.Channel().recv()
     with pytest.raises(RuntimeError, match="case 1 of select was used already"):
         core.select(case, case, None, case)
+
+
+@pytest.mark.parametrize("kind", ["future", "event"])
+async def test_select_favours_neither_of_two_cases_that_are_done_at_one_instant(
+    core: Any, kind: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    chosen: set[int] = set()
+    for _ in range(64):
+        source: Any = loop.create_future() if kind == "future" else asyncio.Event()
+        parked = asyncio.ensure_future(core.select(core.done(source), core.done(source)))
+        await asyncio.sleep(0)
+        source.set_result(True) if kind == "future" else source.set()
+        chosen.add((await parked)[0])
+    assert chosen == {0, 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 from tailrace._core.base import SelectBase
@@ -78,7 +78,7 @@ class Select(SelectBase):
             try:
                 entered(here, self._attempt_or_park, choice, here)
                 if self.waiter is not None:
-                    yield from self._sleep(self.waiter)
+                    yield from self._sleep(self.waiter, choice.order)
             except BaseException as error:
                 if self.waiter is None or self._interrupted(self.waiter, error):
                     raise
@@ -106,11 +106,12 @@ class Select(SelectBase):
                 case.enqueue()
         return None
 
-    def _sleep(self, waiter: Waiter) -> Generator[Any, Any, None]:
+    def _sleep(self, waiter: Waiter, order: Sequence[int]) -> Generator[Any, Any, None]:
         """Be parked until claimed, and leave the other queues."""
         timer = None
         try:
-            for case in self.cases:
+            for index in order:  # a random one: see `_attempt_or_park`
+                case = self.cases[index]
                 if case is not None and case.watches:
                     case.watch()
             if self.timeout is not None:
