@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import gc
 import logging
@@ -902,3 +903,30 @@ def test_a_reason_that_no_file_can_hold_is_logged_with_escapes(
     FailureLog("work").add("m1", "no \ud800 text")
     (record,) = caplog.records
     assert "no \\ud800 text" in record.getMessage()
+
+
+@virtual_time
+@pytest.mark.parametrize("how", ["returns", "raises", "is cancelled"])
+async def test_a_message_left_in_a_channel_by_its_last_receiver_is_lost_at_once(how: str) -> None:
+    async def one(inbox: Receiver[Message[int]]) -> None:
+        message = await inbox.recv()
+        message.ack()
+        if how == "raises":
+            raise OSError("gone")
+        if how == "is cancelled":
+            await asyncio.sleep(60)
+
+    channel = Channel[Message[int]](5, name="orders")
+    gc.disable()
+    try:
+        ends = [asyncio.create_task(submit(channel, n)) for n in range(3)]
+        with contextlib.suppress(ExceptionGroup, TimeoutError):
+            async with asyncio.timeout(1), Group() as go:
+                go(one, channel)
+        async with asyncio.timeout(1):
+            outcomes = [await end for end in ends]
+    finally:
+        gc.enable()
+    assert [outcome.status for outcome in outcomes] == ["stored", "lost", "lost"]
+    assert outcomes[1].reason == "left in orders, whose receivers have ended"
+    assert len(channel) == 2

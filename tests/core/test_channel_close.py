@@ -253,3 +253,48 @@ async def test_channel_3_an_exception_is_a_value_and_no_cause(core: Any) -> None
     channel = filled(core, 2, CAUSE, asyncio.CancelledError())
     assert await channel.recv() is CAUSE
     assert isinstance(await channel.recv(), asyncio.CancelledError)
+
+
+class Waited:
+    """A value for which somebody waits."""
+
+    def __init__(self, told: list[tuple[int, str]], number: int) -> None:
+        self.told = told
+        self.number = number
+
+    def __abandoned__(self, channel: str) -> None:
+        self.told.append((self.number, channel))
+
+
+async def test_values_left_when_nobody_holds_the_receiving_end_are_told_and_stay(
+    core: Any,
+) -> None:
+    told: list[tuple[int, str]] = []
+    values = [Waited(told, n) for n in range(4)]
+    channel = core.Channel(3, name="c")
+    early = asyncio.ensure_future(channel.recv())
+    await asyncio.sleep(0)
+    await channel.send(values[0])
+    early.cancel()  # it gives the first value back
+    await asyncio.sleep(0)
+    for value in values[1:3]:
+        await channel.send(value)
+    with channel.receiving(), channel.receiving():
+        pass
+    assert told == [(0, "c"), (1, "c"), (2, "c")]
+    assert [channel.recv_nowait() for _ in range(3)] == values[:3]
+
+
+async def test_values_left_are_not_told_while_somebody_can_receive(core: Any) -> None:
+    told: list[tuple[int, str]] = []
+    channel = filled(core, 5, Waited(told, 1), 2, Waited(told, 3))
+    with channel.receiving():
+        with channel.receiving():
+            pass
+        assert told == []
+        with channel.sending():
+            pass
+        assert channel.closed
+        assert told == []
+        channel.recv_nowait()
+    assert told == [(3, "c")]

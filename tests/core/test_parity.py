@@ -72,7 +72,7 @@ def test_a_class_has_the_same_public_names_in_both_cores(name: str) -> None:
 
 
 PRIMITIVES = {
-    "Channel": ("_cause", "_close", "_counts", "_ends"),
+    "Channel": ("_cause", "_close", "_counts", "_ends", "_values"),
     "SendMany": ("_attempt", "_begin", "_claim", "_give_up", "_wake", "take_value"),
     "RecvMany": ("_attempt", "_begin", "_claim", "_give_up", "_wake", "take_value"),
 }

@@ -295,6 +295,7 @@ class ChannelBase(Generic[T]):
         # See `twin.ChannelLike`.
         def _close(self, cause: BaseException | None, /) -> bool: ...
         def _counts(self) -> tuple[int, int, int, int, int]: ...
+        def _values(self) -> list[Any]: ...
 
     def __repr__(self) -> str:
         buffered, _, _, senders, receivers = self._counts()
@@ -372,10 +373,21 @@ class ChannelBase(Generic[T]):
         the channel, so that senders stop."""
         return Held(self, "receive", self.receiver)
 
-    def _close_when_free(self, cause: BaseException | None) -> bool:
-        """Close as its last holder does, which may be a coroutine that the collector closes amid
-        an operation of this thread."""
-        return self._close(cause)
+    def _let_go(self, end: End, cause: BaseException | None) -> bool:
+        """The last holder of `end` has let go: close; False if it was closed.
+
+        Values that are left when nobody holds the receiving end are told so, by the method
+        ``__abandoned__`` of their type: a message among them must not be waited for.
+        """
+        closed = self._close(cause)
+        if end == "receive":
+            values: list[Any] = self._values()
+            for value in values:
+                kind: Any = type(value)
+                abandoned = getattr(kind, "__abandoned__", None)
+                if abandoned is not None:
+                    abandoned(value, label(self))
+        return closed
 
 
 def resolve_end(value: object) -> tuple[Any, End | None] | None:

@@ -28,7 +28,7 @@ class Holdable(Protocol):
 
     _ends: Holders | None
 
-    def _close_when_free(self, cause: BaseException | None, /) -> bool: ...
+    def _let_go(self, end: End, cause: BaseException | None, /) -> bool: ...
 
 
 Hold: TypeAlias = tuple[Any, End, str]
@@ -61,7 +61,7 @@ def let_go(holds: Sequence[Hold], cause: BaseException | None) -> list[Hold]:
             holders[end] = left or _LET_GO
             if not left:
                 last.append(hold)
-    return [hold for hold in last if hold[0]._close_when_free(cause)]
+    return [hold for hold in last if hold[0]._let_go(hold[1], cause)]
 
 
 def holders_of(channel: Holdable, end: End) -> int:

@@ -76,6 +76,10 @@ class ChannelLike(Protocol):
         """Close it. False if it was closed."""
         ...
 
+    def _values(self) -> list[Any]:
+        """What can be received without a sender, at one instant, in order; nothing is taken."""
+        ...
+
     def _counts(self) -> tuple[int, int, int, int, int]:
         """Buffered, sent, dropped, parked senders and parked receivers, at one instant."""
         ...

@@ -161,6 +161,11 @@ class Message(Generic[T_co]):
         """Called by a channel whose overflow policy drops this message: it fails."""
         settle_failed(self, reason)  # not logged, as the policy was chosen
 
+    def __abandoned__(self, channel: str) -> None:
+        """Called by a channel that has this message when nobody holds its receiving end: it is
+        lost. A channel may outlive its group, and the message with it."""
+        self._settle(ended("lost", f"left in {channel}, whose receivers have ended", None, None))
+
     def __unsettled__(self) -> str:
         """This message in words, "" once it is settled: for a group that finds it in a variable of
         an actor that waits for its next value."""

@@ -228,6 +228,19 @@ static PyObject *channel_counts(Channel *self, PyObject *unused) {
     return Py_BuildValue("nnnnn", channel_length(self), self->sent, self->dropped, senders, receivers);
 }
 
+/* What can be received without a sender, in order. Nothing is taken. */
+static PyObject *channel_values(Channel *self, PyObject *unused) {
+    PyObject *values = PyList_New(0); /* from here on atomic: to append runs no Python code */
+    int failed = values == NULL;
+    for (Operation *each = self->returned.head; each != NULL && !failed; each = each->next)
+        failed = PyList_Append(values, each->value);
+    for (Py_ssize_t n = 0; n < self->buffer.count && !failed; n++)
+        failed = PyList_Append(values, ring_at(&self->buffer, n));
+    if (failed)
+        Py_CLEAR(values);
+    return values;
+}
+
 static PyMemberDef channel_members[] = {
     {"name", T_OBJECT, offsetof(Channel, name), READONLY, "What logs and graphs call this channel."},
     {"capacity", T_OBJECT, offsetof(Channel, capacity), READONLY,
@@ -259,6 +272,7 @@ static PyMethodDef channel_methods[] = {
     {"_begin", (PyCFunction)channel_begin, METH_VARARGS, NULL},
     {"_close", ONE(channel_close), NULL},
     {"_counts", PLAIN(channel_counts), NULL},
+    {"_values", PLAIN(channel_values), NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL},
 };

@@ -10,6 +10,10 @@
 
 /* --- rings ------------------------------------------------------------------------------------ */
 
+static inline PyObject *ring_at(Ring *ring, Py_ssize_t n) { /* the n-th item, borrowed */
+    return ring->items[(ring->head + n) & (ring->size - 1)];
+}
+
 static COLD bool ring_grow(Ring *ring) {
     Py_ssize_t size = ring->size != 0 ? 2 * ring->size : 8;
     PyObject **items = PyMem_New(PyObject *, size);
@@ -18,7 +22,7 @@ static COLD bool ring_grow(Ring *ring) {
         return false;
     }
     for (Py_ssize_t n = 0; n < ring->count; n++)
-        items[n] = ring->items[(ring->head + n) & (ring->size - 1)];
+        items[n] = ring_at(ring, n);
     PyMem_Free(ring->items);
     *ring = (Ring){.items = items, .count = ring->count, .size = size};
     return true;
@@ -70,7 +74,7 @@ static void ring_clear(Ring *ring) {
 
 static int ring_traverse(Ring *ring, visitproc visit, void *arg) {
     for (Py_ssize_t n = 0; n < ring->count; n++)
-        Py_VISIT(ring->items[(ring->head + n) & (ring->size - 1)]);
+        Py_VISIT(ring_at(ring, n));
     return 0;
 }
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Generator, Iterable, Seque
 from typing import Any, Literal, TypeVar, cast
 
 from tailrace._core.base import ChannelBase, SendManyBase
-from tailrace._core.common import Overflow, Sending, check_capacity, check_overflow
+from tailrace._core.common import End, Overflow, Sending, check_capacity, check_overflow
 from tailrace._core.holds import Holders
 from tailrace._core.python.operations import CoreOperation, Dropped, add_effect
 from tailrace._core.python.parking import WaitQueue
@@ -85,8 +85,7 @@ class Channel(ChannelBase[T]):
         self._overflow = overflow
         self._buffer: deque[T] = deque()
         self._returned: list[tuple[int, T]] = []  # a heap of ticket and value
-        # What the buffer may hold: ``capacity - len(_returned)``. It may be negative: a value is
-        # given back whether there is room or not.
+        # ``capacity - len(_returned)``; negative if a value was given back though there was no room
         self._room = capacity
         self._senders = WaitQueue()
         self._receivers = WaitQueue()
@@ -234,8 +233,7 @@ class Channel(ChannelBase[T]):
         return waiter
 
     def _take_over(self, here: Scheduler, buffer: deque[T] | None = None) -> tuple[Any, Effect]:
-        """The value of the first parked sender, also put into `buffer` if that is given, and the
-        effect; WAIT for both if there is none."""
+        """The first parked sender's value (put into `buffer` too) and the effect, or WAIT twice."""
         sender: CoreOperation[None] | None = self._senders.claim_first(here)
         if sender is None:
             return WAIT, WAIT
@@ -249,8 +247,7 @@ class Channel(ChannelBase[T]):
         return value, waiter
 
     def _drop(self, value: T) -> Outcome:
-        """There is no room: drop `value`, or the oldest that is buffered. A returned value is never
-        dropped."""
+        """No room: drop `value`, or the oldest that is buffered; never one that was returned."""
         if self._overflow == "drop_oldest" and self._buffer:
             self._buffer.append(value)
             value = self._buffer.popleft()
@@ -266,8 +263,7 @@ class Channel(ChannelBase[T]):
         return None if effect is WAIT else effect
 
     def _give_back(self, value: T, ticket: int, here: Scheduler) -> Effect:
-        """A cancelled receiver gives `value` back: to the next parked receiver, or to its place in
-        the order."""
+        """`value` is given back: to the next parked receiver, or to its place in the order."""
         effect = self._hand_over(value, ticket, here)
         if effect is None:
             heapq.heappush(self._returned, (ticket, value))
@@ -336,11 +332,18 @@ class Channel(ChannelBase[T]):
         """Close it; False if it was closed."""
         return entered(scheduler_here(), self._shut, cause) is not None
 
-    def _close_when_free(self, cause: BaseException | None) -> bool:
+    def _let_go(self, end: End, cause: BaseException | None) -> bool:
         if not held():
-            return self._close(cause)
-        call_when_free(running_loop(), self._close, cause)
+            return super()._let_go(end, cause)
+        # The holder was a coroutine that the collector closed amid an operation of this thread.
+        call_when_free(running_loop(), super()._let_go, end, cause)
         return True
+
+    def _values(self) -> list[T]:
+        """What can be received without a sender, at one instant; nothing is taken."""
+        return locked(
+            None, lambda: [value for _, value in sorted(self._returned)] + [*self._buffer]
+        )
 
     def _counts(self) -> tuple[int, int, int, int, int]:
         """Buffered, sent, dropped, parked senders and parked receivers, at one instant."""
