@@ -381,10 +381,9 @@ class ChannelBase(Generic[T]):
         """
         closed = self._close(cause)
         if end == "receive":
-            values: list[Any] = self._values()
+            values: list[object] = self._values()
             for value in values:
-                kind: Any = type(value)
-                abandoned = getattr(kind, "__abandoned__", None)
+                abandoned = getattr(type(value), "__abandoned__", None)
                 if abandoned is not None:
                     abandoned(value, label(self))
         return closed
