@@ -8,8 +8,8 @@ Invariants
 - With a `dispose`, each success that the race does not return is disposed of, however late it
   comes.
 - A cancellation from outside is never swallowed. If it arrives while the copies are being joined,
-  it is raised after they have ended. A timeout is a timer that resumes the waiting task, and never
-  a `Task.cancel`: so it is not mistaken for a cancellation and leaves none pending.
+  it is raised after they have ended. A timeout resumes the waiting task by a timer, not by
+  `Task.cancel`: nobody takes it for a cancellation, and none is left pending.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class Race(Generic[R]):
 
     The task that runs a race awaits the race itself: it has just enough of a future for any task.
     The callback of a copy's end resumes that task at once, where a future of asyncio's would take
-    one more turn of the loop. On a loop whose turns take 1 ms, `Replicas` of instant backends
-    answers in 2.2 instead of 3.1 ms, and `query_all` of two of them in 4.5 instead of 6.2 ms. On an
-    idle loop a future would make a query of `Hedged` cost 20 % more CPU.
+    one more turn of the loop (figures: docs/architecture.md, "Backends").
     """
 
     # On the class, since most races end with most of these as they are.
@@ -82,7 +80,8 @@ class Race(Generic[R]):
     async def run(self) -> None:
         """Start the copies, wait until it is over, and end the copies that still run.
 
-        Raises `crash`, if there is one. Then, and when cancelled, the winner is disposed of.
+        Raises `crash`, if there is one. In that case, and when cancelled, the winner's answer is
+        disposed of, not returned.
         """
         try:
             self.start()
@@ -98,7 +97,7 @@ class Race(Generic[R]):
                 await self.join()
 
     def check(self) -> None:
-        """Resume the waiting task if the race is over. It runs inside this call."""
+        """Resume the waiting task if the race is over. The task runs inside this call."""
         if self.decided or self.over():
             self.decided = True
             self._resume()
@@ -153,8 +152,8 @@ class Race(Generic[R]):
     ) -> asyncio.Task[R]:
         """Start a copy: a task of ``call(argument)``, whose end calls ``ended(task)``.
 
-        If `call` itself raises, the copy fails with that error. `tasks` gets the task from the
-        caller.
+        If `call` itself raises, the copy fails with that error. The caller appends the task to
+        `tasks`.
         """
         try:
             answering: Any = call(argument)
@@ -221,7 +220,10 @@ class Race(Generic[R]):
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
-        """The first is of the task that awaits this race. Others watch when that task goes on."""
+        """Add a callback: the first is the awaiting task's.
+
+        Later ones only observe: they are called when that task is resumed.
+        """
         if self._wakeup is not None:
             self._watchers = (*self._watchers, (callback, context or copy_context()))
             return
@@ -232,7 +234,7 @@ class Race(Generic[R]):
         """Nothing: the resumed task reads the race."""
 
     def cancel(self, msg: object = None) -> bool:
-        """Resume the task. False has the task raise its cancellation then."""
+        """Resume the task. Returns False: so the task itself raises the cancellation then."""
         self.loop.call_soon(self._resume)
         return False
 
@@ -261,7 +263,7 @@ def add_origin(error: Exception, backend: object, position: int, of: int) -> Non
 
 
 async def _awaiting(awaitable: Awaitable[T]) -> T:
-    """A coroutine for an awaitable that is none."""
+    """Wrap an awaitable that is not a coroutine."""
     return await awaitable
 
 

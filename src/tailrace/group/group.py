@@ -77,9 +77,12 @@ class Group:
         self._wait_futures: set[asyncio.Future[None]] = set()  # what `wait` awaits
         # The tasks in `wait` or `idle`, and in which of the two.
         self._waiting: dict[asyncio.Task[Any] | None, Literal["wait", "idle"]] = {}
-        self._spared = False  # a drain has found the block in `wait` or `idle`, or as good as
+        # A drain has found the block's task in `wait` or `idle`, or waiting for a task that is: so
+        # the drain does not cancel it.
+        self._spared = False
         self._nest: Nest | None = None  # of the stage, or main function, that entered the block
-        self._main: Nest | None = None  # set by `run`: the block's code is a source
+        # Set by `run`: the nest of the main function, whose code counts as a source.
+        self._main: Nest | None = None
         self._abandon_after: float | None = None  # set by `run`: see `abandon_threads`
         self._notices = Notices(self._topology)
         self._watch: Watch | None = None  # from when the block is entered
@@ -179,9 +182,9 @@ class Group:
         """Stop the sources. The other stages end as their inboxes close; no value is lost.
 
         How a source is stopped: if its object has a `drain` method, that is called. If it has
-        entered groups of its own, these are drained, and the source gets one second after their
-        end. Otherwise it finishes the send that it is parked in, and is cancelled at its next
-        other await. A second call does nothing.
+        entered groups of its own, these are drained, and one second after they have ended the
+        source is stopped, if it still runs. Otherwise it finishes the send that it is parked in,
+        and is cancelled at its next other await. A second call does nothing.
 
         Under `run`, the code of an async main function is a source too, unless it waits in `wait`
         or `idle`, or for a task that does.
@@ -198,7 +201,8 @@ class Group:
     def _stop(self, stage: Stage) -> None:
         """Stop `stage` if it is a source.
 
-        Not in the background without channels: that one ends when all others have ended.
+        A background stage without channels is left alone: it is cancelled when all others have
+        ended.
         """
         if stage.source and (not stage.background or stage.wiring.holds):
             stage.stop()
@@ -254,7 +258,9 @@ class Group:
             group._spared = group._spared or group._waits(parent)
         if any(group._spared for group in around):
             return
-        for group in around:  # the cancellation passes through the blocks of all of them
+        # One task entered them all, so each block sees this cancellation and must know that it is a
+        # drain's.
+        for group in around:
             group._parent.stopped = True
         nest.note_stopped(parent)
         if self._main is not None and any(group._live for group in around):
@@ -291,7 +297,7 @@ class Group:
         self._actor_ended()
 
     def _actor_ended(self) -> None:
-        """An actor has ended, or waits in `wait`: that may be the last one waited for."""
+        """Resume the tasks in `wait` if nobody is left to wait for."""
         if self._wait_futures and self._others_have_ended():
             for waiter in self._wait_futures:
                 if not waiter.done():
@@ -396,7 +402,8 @@ class Group:
             if is_a(error, (KeyboardInterrupt, SystemExit)):
                 log_hidden([other for other in failures if other is not error])
                 raise error  # alone: it ends the process
-        # From None: an exception of the block is in the group, with its own traceback.
+        # From None: the block's exception is in the ExceptionGroup already; do not show it again as
+        # context.
         raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures) from None
 
     async def _join(self) -> None:
@@ -461,9 +468,9 @@ class Group:
     async def idle(self) -> None:
         """Return when every other actor is parked in a receive and all inboxes are empty.
 
-        By this a feedback loop, such as a crawler, knows that it is done. An actor is not idle in
-        a receive that can end without a value: one with a timeout, or in a select with `after`,
-        `ticker` or `done`. Background actors do not count, nor actors that wait here too.
+        By this a feedback loop, such as a crawler, knows that it is done. A receive that can end
+        without a value (one with a timeout, or in a select with `after`, `ticker` or `done`) does
+        not count as idle. Background actors do not count, nor actors that wait here too.
         RuntimeError before the block is entered. Cancelled: nothing has changed.
         """
         idleness = self._watching.idleness

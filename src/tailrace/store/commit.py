@@ -12,8 +12,8 @@ Invariants
   committed in the order of arrival, and so are the parts of a batch that was divided.
 - At most one batch is received ahead.
 - Every message received is settled before the actor ends, however it ends.
-- The actor itself is parked in a receive while it has no messages, and only then. So `Group.idle`
-  and the wait-for graph see a store like any other actor.
+- With no messages, the actor itself (not its helper task) is parked in the receive; with some, it
+  never is. So `Group.idle` and the wait-for graph see a store like any other actor.
 - An error is an *outage* if the retry policy applies to it: the database is out of order, and the
   same rows are tried again. Any other error is *poison*: something is wrong with a row. Then the
   batch is halved until that row is alone and fails alone (or is rejected, if the error is a
@@ -123,7 +123,8 @@ class GroupCommit(Generic[T]):
         self._received: list[Message[T]] = []  # not yet in a transaction
         self._room = asyncio.Event()
         self._receiving: asyncio.Task[None] | None = None
-        self._cancelled: asyncio.CancelledError | None = None  # put off during a transaction
+        # Came during a transaction; raised after it.
+        self._cancelled: asyncio.CancelledError | None = None
 
     def __repr__(self) -> str:
         return f"<GroupCommit of {self.name}: {len(self._received)} received>"
@@ -157,7 +158,7 @@ class GroupCommit(Generic[T]):
                 await self._commit(batch)
                 if self._cancelled is not None:
                     raise self._cancelled
-            receiving.cancel()  # exact: a value that it has not received stays in the channel
+            receiving.cancel()  # loses nothing: a cancelled receive leaves its value in the channel
             await wait_done(receiving)
             if not receiving.cancelled():
                 receiving.result()
@@ -234,7 +235,7 @@ class GroupCommit(Generic[T]):
                 message.ack()
 
     async def _store(self, rows: Messages[T]) -> Written | Exception | str:
-        """Try to write `rows` until they are written, or return why they are not.
+        """Write `rows`, trying again during an outage. Returns `Written`, or why it gave up.
 
         `Outage`: the attempts are used up. Another error is about a row. A text: the store was
         stopped.
@@ -268,7 +269,9 @@ class GroupCommit(Generic[T]):
             return False
         try:
             return self._retry.applies(error)
-        except Exception as raised:  # the predicate is user code, and the error may be one row's
+        except Exception as raised:
+            # The predicate is user code and may fail on the error of one row, so treat the error as
+            # poison, not as an outage.
             text = "%s: the predicate of its Retry raised; not trying again"
             log_error(_log, text, self.name, error=raised)
             return False

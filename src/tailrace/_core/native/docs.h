@@ -32,7 +32,8 @@
 #define send_many_doc "send_many($self, values, /)\n--\n\n" \
 "Await it to send all `values`, in order. Not a case for `select`.\n\n" \
 "After any exception, cancellation included, the operation's ``sent`` says how many were\n" \
-"sent: go on with ``values[op.sent:]`` (an iterator may stand one further)."
+"sent: go on with ``values[op.sent:]``. An iterator may already have given out the value\n" \
+"that was not sent."
 
 #define recv_many_doc "recv_many($self, n, /)\n--\n\n" \
 "Await it for 1 to `n` values: waits for one, then takes what is there, in order.\n\n" \

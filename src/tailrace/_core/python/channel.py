@@ -3,8 +3,8 @@
 Invariants, whenever the lock is free
 - A receiver is parked only while nothing is buffered or returned; a sender only while
   ``returned + buffered >= capacity``. So a running operation never overtakes a parked one.
-- Returned values, which cancelled receivers gave back, are kept by hand-off ticket. They are older
-  than the buffer, are received first, and no overflow policy drops them.
+- Returned values, given back by cancelled receivers, are kept by ticket: a value's number among all
+  that were sent. They are older than the buffer, are received first, and no policy drops them.
 - A closed channel has no parked operations.
 """
 
@@ -85,7 +85,7 @@ class Channel(ChannelBase[T]):
         self._overflow = overflow
         self._buffer: deque[T] = deque()
         self._returned: list[tuple[int, T]] = []  # a heap of ticket and value
-        # ``capacity - len(_returned)``; negative if a value was given back though there was no room
+        # ``capacity - len(_returned)``; negative if values were given back to a full channel
         self._room = capacity
         self._senders = WaitQueue()
         self._receivers = WaitQueue()
@@ -147,7 +147,8 @@ class Channel(ChannelBase[T]):
         """Await it to send all `values`, in order. Not a case for `select`.
 
         After any exception, cancellation included, the operation's ``sent`` says how many were
-        sent: go on with ``values[op.sent:]`` (an iterator may stand one further).
+        sent: go on with ``values[op.sent:]``. An iterator may already have given out the value
+        that was not sent.
         """
         return SendMany(self, values)
 
@@ -165,8 +166,8 @@ class Channel(ChannelBase[T]):
         return self
 
     async def __anext__(self) -> T:
-        # As awaiting `Next`, but without an operation if there seems to be a value. `entered` is
-        # written out: a call of it here costs 19 % of a buffered hop.
+        # Does what `await Next(self)` does; if a value seems to be there, it makes no operation for
+        # it. `entered` is written out: a call of it here costs 19 % of a buffered hop.
         here = latest.scheduler
         likely = self._buffer or self._senders
         if not likely or budget.left <= 0:
@@ -209,7 +210,7 @@ class Channel(ChannelBase[T]):
         return wait if self._overflow == "block" else self._drop(value)
 
     def _take(self, here: Scheduler) -> tuple[Any, Effect]:
-        """The next value, and the effect; WAIT for both if there is none."""
+        """Take the next value. Returns (value, effect), or (WAIT, WAIT) if there is none."""
         if self._returned:
             value: Any = heapq.heappop(self._returned)[1]
             self._room += 1
@@ -220,20 +221,20 @@ class Channel(ChannelBase[T]):
         return value, self._refill(here) if self._senders else None
 
     def _hand_over(self, value: T, ticket: int, here: Scheduler) -> Effect:
-        """Give `value` to the first parked receiver; None if there is none."""
+        """Give `value` to the first parked receiver. Returns its wake-up, or None if none waits."""
         receiver: CoreOperation[T] | None = self._receivers.claim_first(here)
         if receiver is None:
             return None
         receiver.value = value
         receiver.ticket = ticket
         if ticket > self._sent:  # noqa: PLR1730 (no call between the claim and the append)
-            self._sent = ticket  # it is new, and was not given back
+            self._sent = ticket  # a new value; one that was given back keeps its old ticket
         waiter = receiver.waiter
         waiter.scheduler.ready.append(waiter)
         return waiter
 
     def _take_over(self, here: Scheduler, buffer: deque[T] | None = None) -> tuple[Any, Effect]:
-        """The first parked sender's value (put into `buffer` too) and the effect, or WAIT twice."""
+        """Take the first parked sender's value (into `buffer` too). Returns the same as `_take`."""
         sender: CoreOperation[None] | None = self._senders.claim_first(here)
         if sender is None:
             return WAIT, WAIT
@@ -335,7 +336,7 @@ class Channel(ChannelBase[T]):
     def _let_go(self, end: End, cause: BaseException | None) -> bool:
         if not held():
             return super()._let_go(end, cause)
-        # The holder was a coroutine that the collector closed amid an operation of this thread.
+        # The garbage collector closed the holder, a coroutine, amid an operation of this thread.
         call_when_free(running_loop(), super()._let_go, end, cause)
         return True
 
@@ -470,8 +471,7 @@ class SendMany(SendManyBase, Send):
     def _drive(self) -> Generator[Any, Any, None]:
         values = self.values
         if type(values) not in (list, tuple, range) or self.channel._overflow != "block":
-            # An iterator, or a list that is more than a list, is user code, which must not run
-            # under the lock.
+            # An iterator or a subclass of list is user code, which must not run under the lock.
             for value in values:
                 yield from self._send_one(value)
             return
@@ -486,7 +486,7 @@ class SendMany(SendManyBase, Send):
         self.sent += 1
 
     def undo(self, here: Scheduler) -> None:
-        self.sent += 1  # it was taken, and what is raised is not about that
+        self.sent += 1  # a receiver took the value before the exception came: count it
 
     def _send_several(self, values: Sequence[Any]) -> int:
         """Send what can be sent at once. Returns how many that were."""

@@ -62,7 +62,8 @@ class CoreOperation(Operation[T_co]):
     __slots__ = ("channel", "queued", "ticket", "used", "value", "waiter")
 
     receives = False
-    gives_back = True  # whether `undo` must be called if the task of a claimed one is cancelled
+    # If not, the cancellation of a claimed operation may be put off, and `undo` needs no lock.
+    gives_back = True  # whether `undo` gives a value back, under the lock
     watches = False  # whether `watch` is to be called once it is parked
     simple_value = True  # whether `take_value` does nothing but return `value`
     selectable = True

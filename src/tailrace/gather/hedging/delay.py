@@ -1,7 +1,8 @@
 """Choose when to hedge: SingleR (Kaler, He, Elnikety, SPAA 2017), from a sketch of the latencies.
 
-A policy sends one more copy after d seconds, with probability q. It costs ``q P(X > d)`` copies per
-query, at most `budget`, and meets the target at the smallest t with
+A policy sends one more copy after d seconds, with probability q. The die is thrown at the start of
+the race, and not again for a third copy. The policy costs ``q P(X > d)`` copies per query, at most
+`budget`, and meets the target at the smallest t with
 ``P(X > t) (1 - q P(Y <= t - d)) <= 1 - target``. `plan` returns the policy with the smallest t.
 
 A copy that is cancelled after c seconds would have taken longer than c: its latency is *censored*.

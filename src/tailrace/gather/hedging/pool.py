@@ -233,6 +233,7 @@ class Pool:
     def choose_delay(self) -> None:
         """Choose the delay anew, as there are enough new latencies."""
         count = self.sketch.count
-        self.next_plan = count + min(PLAN_EVERY, count)
+        self.next_plan = count + min(PLAN_EVERY, count)  # at first the count doubles between plans
+        # Squared: where half of the wanted copies were denied, plan with a quarter of the budget.
         budget = PLANNED_SHARE * self._budget_rate * self.budget.paid_share() ** 2
         self.delay, self.probability = plan(self.sketch.curve(), self._target, budget)
