@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from tailrace.actors import each
+from tailrace.actors import Hub, Tee, batch, each, expand, partition, tee, throttle
 from tailrace.channel import (
     Channel,
     ChannelStatistics,
@@ -85,6 +85,7 @@ __all__ = [
     "Group",
     "Hedged",
     "HedgedStatistics",
+    "Hub",
     "Message",
     "Operation",
     "Outage",
@@ -100,17 +101,21 @@ __all__ = [
     "SyncReceiver",
     "SyncSender",
     "TailraceError",
+    "Tee",
     "WouldBlock",
     "__version__",
     "after",
     "amap",
     "backend",
+    "batch",
     "collect",
     "current_message",
     "done",
     "each",
     "emit",
+    "expand",
     "hedged",
+    "partition",
     "query_all",
     "query_each",
     "query_some",
@@ -120,6 +125,8 @@ __all__ = [
     "select_nowait",
     "submit",
     "task_factory",
+    "tee",
+    "throttle",
     "ticker",
     "together",
 ]

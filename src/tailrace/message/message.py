@@ -28,7 +28,16 @@ from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, wors
 from tailrace.message.settlement import Settlement, Waiters
 from tailrace.usercode import log_error, shown
 
-__all__ = ["Message", "OnSettled", "delayed_by_outage", "digest_of", "message_of", "settle_failed"]
+__all__ = [
+    "PLACE",
+    "Message",
+    "OnSettled",
+    "Parts",
+    "delayed_by_outage",
+    "digest_of",
+    "message_of",
+    "settle_failed",
+]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -264,12 +273,10 @@ class Message(Generic[T_co]):
                 f"split({n}): a message is split into at least one part; "
                 f"settle it instead where there are none"
             )
-        parts = _Parts(self, n)
-        headers, digest = self._headers, digest_of(self)
-        return [
-            message_of(self.data, f"{self.id}.{i}", _Part(parts, i), headers, digest)
-            for i in range(n)
-        ]
+        parts = Parts(self)
+        made = [parts.part(self.data) for _ in range(n)]
+        parts.end()
+        return made
 
     @staticmethod
     def join(messages: Iterable[Message[U]]) -> Message[list[U]]:
@@ -311,13 +318,18 @@ def message_of(
     return message
 
 
+PLACE: Final = b""
+"""The digest of a message whose id says where its data are, as the lines of a file have it."""
+
+
 def digest_of(message: Message[Any]) -> bytes | None:
     """The digest of what the client sent, if the client chose the id (`Idempotency-Key`).
 
     For stores. The same id with the same digest is a repeat, even if the data differ because a
     stage added a time; the same id with another digest is another request. None if no client chose
-    the id: compare the data. Derived messages and the parts of a split have the digest of their
-    origin, a join has none.
+    the id: compare the data. `PLACE` if the id says where the data are: the id alone makes a
+    repeat. Derived messages and the parts of a split have the digest of their origin, a join has
+    none.
     """
     return (message if message._origin is None else message._origin)._digest
 
@@ -363,36 +375,75 @@ def _of_outcome(on_settle: Callable[[Outcome], object]) -> OnSettled:
     return lambda outcome, _: on_settle(outcome)
 
 
-class _Parts:
-    """The parts of a split message, which is settled when the last of them is."""
+class Parts:
+    """Makes the parts of `message`, and settles it once `end` was called and all are settled.
 
-    __slots__ = ("_n", "_outcomes", "message")
+    The worst outcome wins. If nothing calls `end`, the message is lost as soon as nothing refers to
+    it: its parts do until they are settled. No lock is taken: if two parts are settled at once,
+    both may find that all are, and settle.
+    """
 
-    def __init__(self, message: Message[Any], n: int) -> None:
+    __slots__ = ("_done", "_made", "_special", "_total", "message")
+
+    def __init__(self, message: Message[Any]) -> None:
         self.message = message
-        self._n = n
-        self._outcomes: dict[int, Outcome] = {}
+        self._made = 0
+        self._total = -1  # unknown until `end`
+        self._done: list[None] = []  # one for each settled part: `append` is atomic
+        self._special: dict[int, Outcome] = {}  # of parts that were not merely stored
 
-    def part_settled(self, index: int, outcome: Outcome) -> None:
-        # No lock: if two parts are settled at once, both may find that all are, and settle.
-        outcomes = self._outcomes
-        outcomes[index] = outcome
-        if len(outcomes) == self._n:
-            ordered = [outcomes[i] for i in range(self._n)]
-            self.message._settle(worst(ordered))
+    @property
+    def made(self) -> int:
+        """How many parts there are."""
+        return self._made
+
+    def part(self, data: T, id: str | None = None) -> Message[T]:
+        """The next part, with the message's headers. Its id is the message's with its number."""
+        index = self._made
+        self._made += 1
+        message = self.message
+        name = f"{message.id}.{index}" if id is None else id
+        return message_of(data, name, _Part(self, index), message.headers, digest_of(message))
+
+    def end(self, outcome: Outcome = STORED) -> None:
+        """No part is made from now on. `outcome` counts as that of one more part."""
+        if outcome is not STORED:
+            self._special[self._made] = outcome
+        self._total = self._made
+        self._settle_if_all()
+
+    def _part_settled(self, index: int, outcome: Outcome) -> None:
+        if outcome is not STORED:
+            self._special[index] = outcome
+        self._done.append(None)
+        self._settle_if_all()
+
+    def _settle_if_all(self) -> None:
+        if len(self._done) == self._total:
+            self.message._settle(self._outcome())
+
+    def _outcome(self) -> Outcome:
+        special = dict(self._special)
+        if not special:
+            return STORED
+        found = worst([special[index] for index in sorted(special)])
+        if found.status != "stored":
+            return found
+        results = [special[i].result if i in special else None for i in range(self._total)]
+        return ended("stored", "", None, results)
 
 
 class _Part:
-    """Tells `_Parts` the outcome of one part."""
+    """Tells `Parts` of the outcome of one."""
 
     __slots__ = ("_index", "_parts")
 
-    def __init__(self, parts: _Parts, index: int) -> None:
+    def __init__(self, parts: Parts, index: int) -> None:
         self._parts = parts
         self._index = index
 
     def __call__(self, outcome: Outcome, data: object) -> None:
-        self._parts.part_settled(self._index, outcome)
+        self._parts._part_settled(self._index, outcome)
 
     def outage(self) -> None:
         delayed_by_outage(self._parts.message)

@@ -1,0 +1,59 @@
+"""Stock actors in right wirings: elements and directions fit."""
+
+from collections.abc import AsyncIterator, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import assert_type
+
+from tailrace import Channel, Group, Message, Receiver
+from tailrace.actors import Hub, Tee, batch, expand, partition, tee, throttle
+
+
+@dataclass
+class Order:
+    user: str
+    lines: list[int]
+
+
+def lines(order: Order) -> list[int]:
+    return order.lines
+
+
+async def lines_later(order: Order) -> tuple[int, ...]:
+    return tuple(order.lines)
+
+
+def lines_yielded(order: Order) -> Iterator[int]:
+    yield from order.lines
+
+
+async def lines_streamed(order: Order) -> AsyncIterator[int]:
+    for line in order.lines:
+        yield line
+
+
+def stages(go: Group) -> None:
+    orders, more = Channel[Message[Order]](), Channel[Message[Order]]()
+    numbers, batches = Channel[Message[int]](), Channel[Message[list[int]]]()
+    wider = Channel[Message[int | str]]()
+    go(expand(lines), orders, numbers, actors=2)
+    go(expand(lines_later), orders, numbers)
+    go(expand(lines_yielded), orders, numbers)
+    go(expand(lines_streamed), orders, numbers)
+    go(batch(100, 1.0), numbers, batches)
+    go(batch(), orders, Channel[Message[list[Order]]]())
+    go(tee, orders, more, more)
+    go(tee, numbers, numbers, wider)
+    go(Tee(copy=deepcopy), orders, more, more)
+    go(partition[Order](lambda order: order.user), orders, more, more)
+    go(partition(lines_key), orders, more)
+    go(throttle(100.0), orders, more)
+    go(throttle(0.5, burst=10), numbers, numbers)
+    hub = Hub[Order]()
+    go(hub, orders)
+    with hub.subscribe(100, "drop_oldest") as inbox:
+        assert_type(inbox, Receiver[Order])
+
+
+def lines_key(order: Order) -> int:
+    return len(order.lines)
