@@ -15,14 +15,34 @@ if TYPE_CHECKING:
     from tailrace.listen.http import ListenHttp as ListenHttp
     from tailrace.listen.http import Request as Request
     from tailrace.listen.http import listen_http as listen_http
+    from tailrace.listen.lines import ReadLines as ReadLines
+    from tailrace.listen.lines import read_lines as read_lines
 
-__all__ = ["HttpServer", "HttpStatistics", "ListenHttp", "Request", "listen_http"]
+_HOMES = {
+    "HttpServer": "http",
+    "HttpStatistics": "http",
+    "ListenHttp": "http",
+    "ReadLines": "lines",
+    "Request": "http",
+    "listen_http": "http",
+    "read_lines": "lines",
+}
+
+__all__ = [
+    "HttpServer",
+    "HttpStatistics",
+    "ListenHttp",
+    "ReadLines",
+    "Request",
+    "listen_http",
+    "read_lines",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module("tailrace.listen.http"), name)
+    found = getattr(import_module(f"tailrace.listen.{_HOMES[name]}"), name)
     globals()[name] = found
     return found
 

@@ -2,7 +2,8 @@
 
 A row with the key of a row that is there is a repeat if both are the same. If a client chose the
 message's id, they are the same if the client sent the same: the columns may differ, as a stage may
-have added the time. Otherwise they are the same if all columns are equal.
+have added the time. If the id says where the data are (a line of a file), the id alone makes them
+the same. Otherwise they are the same if all columns are equal.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def judge(
 
 
 def _same(row: Row, found: tuple[Value, ...], sent: bytes | None, key_is_id: bool) -> bool:
+    if row.known and key_is_id:
+        return True
     if row.digest is not None and sent is not None:
         if row.digest == sent:
             return True

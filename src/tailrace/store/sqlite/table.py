@@ -16,7 +16,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from tailrace.errors import Reject
 from tailrace.message import Message
-from tailrace.message.internals import digest_of
+from tailrace.message.internals import PLACE, digest_of
 from tailrace.store.fields import type_name
 from tailrace.store.sqlite.columns import Column, Layout
 from tailrace.store.sqlite.values import Value, text, whole
@@ -28,12 +28,14 @@ Key: TypeAlias = "str | Callable[[T], str | int | bytes] | None"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to insert: its place in the batch, its values, and the digest of what was sent."""
+    """One row to insert: its place in the batch, its values, and the digest of what was sent;
+    `known` if its id alone makes a repeat."""
 
     position: int
     key: Value
     values: tuple[Value, ...]
     digest: bytes | None
+    known: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Rows:
     flat: list[Value]
     positions: Sequence[int]
     digests: dict[int, bytes]  # by place in the batch
+    known: set[int]  # places of rows whose ids alone make repeats
     refused: dict[int, Exception] = field(default_factory=dict[int, Exception])
 
     def __len__(self) -> int:
@@ -111,12 +114,15 @@ class Table(Generic[T]):
     def rows(self, messages: Sequence[Message[T]]) -> Rows:
         """The rows of a batch. A message of which no row can be made is refused alone."""
         digests: dict[int, bytes] = {}
+        known: set[int] = set()
         for position, message in enumerate(messages):
             digest = digest_of(message)
-            if digest is not None:
+            if digest == PLACE:
+                known.add(position)
+            elif digest is not None:
                 digests[position] = digest
         try:
-            return Rows(self._flat(messages), range(len(messages)), digests)
+            return Rows(self._flat(messages), range(len(messages)), digests, known)
         except Exception:
             pass  # try the messages one by one, to find those it is about
         flat: list[Value] = []
@@ -129,7 +135,7 @@ class Table(Generic[T]):
                 refused[position] = error
             else:
                 positions.append(position)
-        return Rows(flat, positions, digests, refused)
+        return Rows(flat, positions, digests, known, refused)
 
     def _flat(self, messages: Sequence[Message[T]]) -> list[Value]:
         """The values of all rows.
@@ -159,7 +165,8 @@ class Table(Generic[T]):
         for number, position in enumerate(rows.positions):
             values = tuple(rows.flat[number * width : (number + 1) * width])
             digest = rows.digests.get(position)
-            cut.append(Row(position, values[self.key_index], values, digest))
+            known = position in rows.known
+            cut.append(Row(position, values[self.key_index], values, digest, known))
         return cut
 
     # SQL.

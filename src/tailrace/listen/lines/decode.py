@@ -1,0 +1,111 @@
+"""From a line to data: text, JSON and CSV, of a type.
+
+A decoder raises for a line that has no data of the type: ValueError, which msgspec's errors and
+Unicode's are, or whatever the type's own code raises.
+"""
+
+from __future__ import annotations
+
+import csv
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+import msgspec
+
+__all__ = ["Format", "LineDecoder", "decoder"]
+
+Format: TypeAlias = Literal["text", "json", "csv"]
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class LineDecoder(Protocol):
+    """Decodes the lines of one file."""
+
+    header: bool
+    """Whether the first line of a file is a header."""
+    skips_blank: bool
+    """Whether a line of white space is no line."""
+
+    def begin(self, header: bytes) -> None:
+        """A file begins, with this header."""
+        ...
+
+    def __call__(self, data: bytes) -> Any:
+        """The data of a line."""
+        ...
+
+
+def decoder(format: Format, kind: Any) -> LineDecoder:
+    """The decoder of a format; `kind` None is that format's default. ValueError for no format."""
+    match format:
+        case "text":
+            return Text(str if kind is None else kind)
+        case "json":
+            return Json(dict[str, Any] if kind is None else kind)
+        case "csv":
+            return Csv(dict[str, str] if kind is None else kind)
+        case _:
+            raise ValueError(f"read_lines: format={format!r} is none of {get_args(Format)}")
+
+
+class Text:
+    """A line is a text in UTF-8, or what is written so."""
+
+    header = skips_blank = False
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def begin(self, header: bytes) -> None:
+        """Texts have no header."""
+
+    def __call__(self, data: bytes) -> Any:
+        if self._kind is bytes:
+            return data
+        text = data.decode()
+        return text if self._kind is str else msgspec.convert(text, self._kind, strict=False)
+
+
+class Json:
+    """A line is a JSON value."""
+
+    header, skips_blank = False, True
+
+    def __init__(self, kind: Any) -> None:
+        self._decode = msgspec.json.Decoder(kind).decode
+
+    def begin(self, header: bytes) -> None:
+        """JSON lines have no header."""
+
+    def __call__(self, data: bytes) -> Any:
+        return self._decode(data)
+
+
+class Csv:
+    """A line is a record of CSV (RFC 4180), whose fields the first one names."""
+
+    header = skips_blank = True
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self._names: list[str] = []
+
+    def begin(self, header: bytes) -> None:
+        self._names = _fields(header)
+        if len(set(self._names)) < len(self._names):
+            raise ValueError(f"the header names a field twice: {', '.join(self._names)}")
+
+    def __call__(self, data: bytes) -> Any:
+        fields = _fields(data)
+        if len(fields) != len(self._names):
+            raise ValueError(f"it has {len(fields)} fields, the header {len(self._names)}")
+        record = dict(zip(self._names, fields, strict=True))
+        return msgspec.convert(record, self._kind, strict=False)
+
+
+def _fields(data: bytes) -> list[str]:
+    try:
+        [fields] = csv.reader([data.decode()], strict=True)
+    except csv.Error as error:
+        raise ValueError(f"it is no record of CSV: {error}") from None
+    return fields
