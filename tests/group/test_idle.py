@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -384,3 +385,28 @@ async def test_to_join_no_group_is_nothing() -> None:
     with idle.joining(None):
         joined = True
     assert joined
+
+
+@pytest.mark.parametrize("sends", [0, 3])
+async def test_a_group_is_idle_once_its_last_busy_actor_a_thread_has_ended(sends: int) -> None:
+    def thread(out: SyncSender[int], resume: threading.Event) -> None:
+        for n in range(sends):
+            out.send(n)
+        resume.wait(10)
+
+    async def waits(inbox: Receiver[int]) -> None:
+        async for _ in inbox:
+            pass
+
+    values = Channel[int](name="values")
+    resume = threading.Event()
+    async with Group(on_exit="cancel") as go:
+        go(waits, values)
+        with values.sending():
+            go(thread, values.sync, resume)
+            idle = asyncio.create_task(go.idle())
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not idle.done()
+            resume.set()
+            await asyncio.wait_for(idle, 10)

@@ -194,6 +194,10 @@ class ThreadActor:
         """The channel operation in which the thread was parked last."""
         return self._handle.operation
 
+    def done(self) -> bool:
+        """Whether it has ended, as the loop knows."""
+        return not self._handle.alive
+
     def when_parked(self, then: Callable[[], object]) -> None:
         """Call `then` on the loop, once, when the thread parks next, or ends.
 

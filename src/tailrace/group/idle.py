@@ -159,7 +159,7 @@ class Idleness:
 
     def _is_busy(self, member: Member) -> bool:
         if isinstance(member, ThreadActor):
-            return member.activity().woken_by != "value"
+            return not member.done() and member.activity().woken_by != "value"
         if member.done():
             return False
         waiting = [task for task, future in self._waiting.items() if not future.done()]
