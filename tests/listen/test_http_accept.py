@@ -17,7 +17,7 @@ import pytest
 from tailrace.listen import HttpServer, ListenHttp
 from tailrace.listen.http import accept as accept_module
 from tailrace.listen.http.accept import Acceptor, Seldom, connections_allowed, descriptor_limit
-from tailrace.listen.http.bind import block_new_clients
+from tailrace.listen.http.sockets import block_new_clients
 
 resource = pytest.importorskip("resource")
 

@@ -34,15 +34,10 @@ class FakeExchange:
     def __init__(self, route: FakeRoute, request: Request, respond: Callable[[Answer], None]):
         self.request = request
         self.respond = respond
-        self.max_body = MAX_BODY
         self.route = route
         self.body = b""
         self.ended = False
         self.left = False
-
-    @property
-    def draining(self) -> bool:
-        return self.route.draining
 
     def feed(self, piece: bytes) -> None:
         self.body += piece
@@ -60,6 +55,8 @@ class FakeExchange:
 
 
 class FakeRoute:
+    max_body = MAX_BODY
+
     def __init__(self) -> None:
         self.exchanges: list[FakeExchange] = []
         self.draining = False

@@ -18,7 +18,7 @@ import trustme
 
 from tailrace import Channel, Group, Message, Receiver
 from tailrace.listen import HttpServer, listen_http
-from tailrace.listen.http.bind import Address, open_sockets
+from tailrace.listen.http.sockets import Address, open_sockets
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 ANY = "127.0.0.1:0"
@@ -314,7 +314,7 @@ def names(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[int, str]) -> None:
             for family, at in addresses
         ]
 
-    monkeypatch.setattr("tailrace.listen.http.bind.socket.getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("tailrace.listen.http.sockets.socket.getaddrinfo", getaddrinfo)
 
 
 needs_ipv6 = pytest.mark.skipif(

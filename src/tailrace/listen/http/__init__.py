@@ -2,8 +2,8 @@
 
 How a request travels, with the module for each step:
 
-- `listener`: the public classes. `server`: the socket that several listeners share (`bind`,
-  `sockets` and `accept` open it and accept connections). `service`: what all connections use.
+- `listener`: the public classes. `server`: the socket that several listeners share (`sockets` and
+  `accept` open it and accept connections). `service`: what all connections use.
 - `protocol`: a connection's asyncio side. `connection`: the order of requests and answers on it,
   without I/O. `parser`: bytes to requests. `asgi`: takes the place of these three behind another
   server.

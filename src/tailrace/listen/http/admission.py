@@ -32,8 +32,6 @@ class Admission:
     `memory`. Each part of the server adds and subtracts what it holds.
     """
 
-    __slots__ = ("access_log", "answers", "bytes", "in_flight", "limit", "memory")
-
     def __init__(self, limit: int, memory: int, access_log: bool = False) -> None:
         self.access_log = access_log
         self.limit = limit

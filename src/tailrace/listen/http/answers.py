@@ -7,7 +7,7 @@ the program gives (`abort`, `reject`, ``fail("a text")``).
 
 from __future__ import annotations
 
-from http import HTTPStatus
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from tailrace.errors import Outage
@@ -51,22 +51,14 @@ class NotTakenError(Exception):
     """No channel took the message. Its client is answered 503, and may try again."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Answer:
     """An answer: `status`, `body`, its content type `kind`, and further `headers`."""
 
-    __slots__ = ("body", "headers", "kind", "status")
-
-    def __init__(
-        self,
-        status: int,
-        body: bytes,
-        kind: bytes = TEXT,
-        headers: tuple[tuple[bytes, bytes], ...] = (),
-    ) -> None:
-        self.status = status
-        self.body = body
-        self.kind = kind
-        self.headers = headers
+    status: int
+    body: bytes
+    kind: bytes = TEXT
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Answer {self.status}, {len(self.body)} bytes>"
@@ -132,19 +124,13 @@ def line_refusal(number: int, refusal: Refusal) -> tuple[int, bytes]:
 def report(statuses: set[int], lines: list[bytes]) -> Answer:
     """The answer to a request of many lines: their common status, or 207, and a line for each."""
     status = min(statuses) if len(statuses) == 1 else 207
-    headers = RETRY if status == 503 else ()
     lines.append(b"")
-    return Answer(status, b"\n".join(lines), LINES, headers)
+    return Answer(status, b"\n".join(lines), LINES, RETRY if status == 503 else ())
 
 
 def _cut(reason: str) -> str:
     """A reason cut to LONGEST_REASON: it may quote the line, and there may be many lines."""
     return reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "…"
-
-
-def phrase(status: int) -> str:
-    """The reason phrase of a status."""
-    return HTTPStatus(status).phrase
 
 
 def _of_status(outcome: Outcome) -> tuple[int, dict[str, Any]]:

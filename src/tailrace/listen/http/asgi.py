@@ -11,14 +11,7 @@ from tailrace.listen.http import answers
 from tailrace.listen.http.admission import Admission, Limits
 from tailrace.listen.http.answers import Answer
 from tailrace.listen.http.exchange import Exchange
-from tailrace.listen.http.request import (
-    Refusal,
-    Request,
-    check_host,
-    expects,
-    framing,
-    is_known,
-)
+from tailrace.listen.http.request import METHODS, Refusal, Request, check_host, expects, framing
 from tailrace.listen.http.route import Route
 
 __all__ = ["App"]
@@ -60,12 +53,26 @@ class App:
             request = _request(scope)
             _check(scope, request)
             self._limits.sites.check(request.fields, scope.get("scheme", "http").encode())
+            route = self._routes.get(request.path)
+            if route is None:
+                raise Refusal(404, "nobody listens on this path")
+            loop = asyncio.get_running_loop()
+            if route.accepting and loop is not route.loop:
+                raise RuntimeError(
+                    f"the actor of {route.path} runs on another loop than this request"
+                )
+            answered: asyncio.Future[Answer] = loop.create_future()
+            exchange = route.open(request, partial(_set, answered))
         except Refusal as refusal:
             json = request is not None and request.wants_json
             answer = answers.of_refusal(refusal, json)
             self._admission.count_refusal(request, answer)
         else:
-            answer = await self._exchange(request, receive)
+            try:
+                answer = await answered if await self._receive(exchange, route, receive) else None
+            finally:
+                if not answered.done() or answered.cancelled():
+                    exchange.gone()
         if answer is None:
             return  # the client left
         headers = [
@@ -81,26 +88,6 @@ class App:
             await send({"type": "http.response.body", "body": body})
         except OSError:
             pass  # the client left
-
-    async def _exchange(self, request: Request, receive: Receive) -> Answer | None:
-        route = self._routes.get(request.path)
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        try:
-            if route is None:
-                raise Refusal(404, "nobody listens on this path")
-            route.check_loop()
-            opened = route.open(request, partial(_set, answered))
-        except Refusal as refusal:
-            answer = answers.of_refusal(refusal, request.wants_json)
-            self._admission.count_refusal(request, answer)
-            return answer
-        try:
-            if not await self._receive(opened, route, receive):
-                return None
-            return await answered
-        finally:
-            if not answered.done() or answered.cancelled():
-                opened.gone()
 
     async def _receive(self, exchange: Exchange, route: Route, receive: Receive) -> bool:
         """Feed the body to the exchange. False: the client left before the body ended."""
@@ -171,7 +158,7 @@ def _check(scope: Scope, request: Request) -> None:
     target: bytes = scope.get("raw_path") or b""
     if b"#" in target or (request.path == "*" and request.method != "OPTIONS"):
         raise Refusal(400, "the request target is not valid")
-    if not is_known(request.method):
+    if request.method.encode() not in METHODS:
         raise Refusal(501, "the method is not known")
     if version != "1.0":
         expects(request.fields)

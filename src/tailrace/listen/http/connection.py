@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from tailrace.listen.http import answers
@@ -68,53 +69,39 @@ class Wire(Protocol):
         """Close now. What is unsent is lost."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Connection:
     """One client's connection."""
 
-    __slots__ = (
-        "_bytes_received",
-        "_bytes_waiting",
-        "_client",
-        "_complete",
-        "_deferred_answer",
-        "_eof",
-        "_exchange",
-        "_input_ended",
-        "_last_answered",
-        "_parser",
-        "_reading",
-        "_reading_paused",
-        "_request",
-        "_request_begun",
-        "_service",
-        "_wire",
-        "_write_paused",
-        "closed",
-        "deadline",
-    )
-
+    _service: Service
     _wire: Wire  # until `lost`
+    deadline: float = field(init=False, default=math.inf)
+    closed: bool = field(init=False, default=False)  # or it is about to be
+    _client: str = field(init=False, default="")  # its address
+    _parser: Parser = field(init=False)
+    _request: Request | None = field(init=False, default=None)
+    """At work: its head has come; it is not answered."""
+    _complete: bool = field(init=False, default=False)  # the body of the request at work has come
+    _exchange: Exchange | None = field(init=False, default=None)
+    """Of the request at work, if it is admitted."""
+    _deferred_answer: Answer | None = field(init=False, default=None)
+    """A refusal, sent when the body has come."""
+    _bytes_received: int = field(init=False, default=0)
+    """Of the incomplete request, or after the last answer."""
+    _bytes_waiting: int = field(init=False, default=0)
+    """In the parser, counted against `body_memory`."""
+    _request_begun: bool = field(init=False, default=False)
+    """A request is incomplete, and `receive_timeout` runs."""
+    _reading: bool = field(init=False, default=False)  # `_read` runs
+    _reading_paused: bool = field(init=False, default=False)
+    _write_paused: bool = field(init=False, default=False)  # the client does not read its answer
+    _last_answered: bool = field(init=False, default=False)
+    """To be closed once the client has read its answer."""
+    _eof: bool = field(init=False, default=False)  # the client sends no more, but may read
+    _input_ended: bool = field(init=False, default=False)  # no request is read any more
 
-    def __init__(self, service: Service, wire: Wire) -> None:
-        self.deadline = math.inf
-        self.closed = False  # or it is about to be
-        self._service = service
-        self._wire = wire
-        self._client = ""  # its address
-        self._parser = Parser(service.max_head)
-        self._request: Request | None = None  # at work: its head has come; it is not answered
-        self._complete = False  # the body of the request at work has come
-        self._exchange: Exchange | None = None  # of the request at work, if it is admitted
-        self._deferred_answer: Answer | None = None  # a refusal, sent when the body has come
-        self._bytes_received = 0  # of the incomplete request, or after the last answer
-        self._bytes_waiting = 0  # in the parser, counted against `body_memory`
-        self._request_begun = False  # a request is incomplete, and `receive_timeout` runs
-        self._reading = False  # `_read` runs
-        self._reading_paused = False
-        self._write_paused = False  # the client does not read its answer
-        self._last_answered = False  # to be closed once the client has read its answer
-        self._eof = False  # the client sends no more, but may read
-        self._input_ended = False  # no request is read any more
+    def __post_init__(self) -> None:
+        self._parser = Parser(self._service.max_head)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else repr(self._request) if self._request else "idle"
@@ -172,19 +159,16 @@ class Connection:
 
     def hurry(self) -> None:
         """A listener drains: an incomplete request for it must be complete soon."""
-        exchange, service = self._exchange, self._service
-        draining = service.draining if exchange is None else exchange.draining
-        if self._request_begun and draining:
-            self.deadline = min(self.deadline, service.time() + RECEIVE_IN_DRAIN)
+        if self._request_begun and self._draining():
+            self.deadline = min(self.deadline, self._service.time() + RECEIVE_IN_DRAIN)
 
     def retire(self, before: float) -> None:
         """The server stops: close if the client has been idle since `before`."""
-        idle_since = self.deadline - self._service.keep_alive
         if self._request is not None or self._request_begun:
             return
         if self._write_paused:
             self._last_answered = True
-        elif idle_since <= before:
+        elif self.deadline - self._service.keep_alive <= before:
             self.close()
 
     def conclude(self) -> None:
@@ -203,21 +187,22 @@ class Connection:
 
     def expire(self) -> None:
         """`deadline` has passed."""
-        exchange, service = self._exchange, self._service
-        if service.draining if exchange is None else exchange.draining:
+        slow = Refusal(408, f"no request within {self._service.receive_timeout:g} s")
+        if self._draining():
             slow = Refusal(503, "the server is stopping")
-        else:
-            slow = Refusal(408, f"no request within {service.receive_timeout:g} s")
         if self._write_paused or self._input_ended:
             self.abort()
-        elif exchange is not None:
-            exchange.refuse(slow)
+        elif self._exchange is not None:
+            self._exchange.refuse(slow)
         elif self._deferred_answer is not None:  # the body does not come
             self.answer(self._deferred_answer)
         elif self._request_begun and self._request is None:
             self._refuse_unread(slow)
         else:
             self.close()
+
+    def _draining(self) -> bool:
+        return (self._service if self._exchange is None else self._exchange.route).draining
 
     def close(self) -> None:
         """Close when all answers are sent."""
@@ -318,34 +303,27 @@ class Connection:
         request.client = self._client
         self._complete = complete = self._parser.ended
         self._bytes_received = 0
+        service, fields = self._service, request.fields
         try:
-            self._exchange = exchange = self._admit(request)
+            if request.refusal is not None:
+                raise request.refusal
+            if service.sites.restricted or b"origin" in fields or b"sec-fetch-site" in fields:
+                service.sites.check(fields, service.scheme)
+            route = service.routes.get(request.path)
+            if route is None:
+                raise Refusal(404, "nobody listens on this path")
+            self._exchange = route.open(request, self.answer)
         except Refusal as refusal:
             answer = answers.of_refusal(refusal, request.wants_json)
-            self._service.admission.count_refusal(request, answer)
+            service.admission.count_refusal(request, answer)
             self._deferred_answer = answer
-            if complete:
-                self._completed()
-            elif _body_is_large(request):
+            if not complete and _body_is_large(request):
                 self.answer(answer)  # the last one, as the request is incomplete
-            return
+        else:
+            if request.expects and not complete and not self._parser.waiting:
+                self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if complete:
-            self._request_begun = False
-            self.deadline = math.inf
-            exchange.end()
-        elif request.expects and not self._parser.waiting:
-            self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _admit(self, request: Request) -> Exchange:
-        if request.refusal is not None:
-            raise request.refusal
-        service, fields = self._service, request.fields
-        if service.sites.restricted or b"origin" in fields or b"sec-fetch-site" in fields:
-            service.sites.check(fields, service.scheme)
-        route = service.routes.get(request.path)
-        if route is None:
-            raise Refusal(404, "nobody listens on this path")
-        return route.open(request, self.answer)
+            self._completed()
 
     def _receive_body(self, received: int) -> None:
         """More of the body of the request at work may have come."""
@@ -373,7 +351,7 @@ class Connection:
             self._set_deadline()
         exchange, limit = self._exchange, self._service.max_head + SMALL_BODY
         if exchange is not None:
-            limit += CHUNKED_COST * exchange.max_body
+            limit += CHUNKED_COST * exchange.route.max_body
             if self._bytes_received > limit:
                 exchange.refuse(Refusal(413, "too much chunking for so little body"))
 
@@ -410,28 +388,11 @@ class Connection:
         if request is None or self.closed:
             return
         self._request = self._exchange = self._deferred_answer = None
-        last = not self._complete or self._service.draining or not request.keep_alive
+        service, write, body = self._service, self._wire.write, answer.body
+        last = not self._complete or service.draining or not request.keep_alive
         if self._eof and not self._parser.waiting:
             last = True
-        self._write(answer, request, last)
-        if last:
-            if not self._complete:
-                self._linger()
-            elif self._write_paused:
-                self._last_answered = True
-            else:
-                self._end()
-        elif not self._write_paused:
-            self.deadline = self._service.time() + self._service.keep_alive
-            if self._reading_paused or self._bytes_waiting:
-                self._resume()
-            if self._parser.waiting or self._eof:
-                self._read(0)
-
-    def _write(self, answer: Answer, request: Request, last: bool) -> None:
-        service, write = self._service, self._wire.write
         head = service.heads.get((answer.status, answer.kind)) or service.answer_head(answer)
-        body = answer.body
         if last or request.old or answer.headers or request.method == "HEAD":
             write(render(head, answer, request, last))
         elif len(body) < len(_LENGTHS):
@@ -441,6 +402,19 @@ class Connection:
         else:  # to join a large body to its head would copy it
             write(b"%b%d\r\n\r\n" % (head, len(body)))
             write(body)
+        if last:
+            if not self._complete:
+                self._linger()
+            elif self._write_paused:
+                self._last_answered = True
+            else:
+                self._end()
+        elif not self._write_paused:
+            self.deadline = service.time() + service.keep_alive
+            if self._reading_paused or self._bytes_waiting:
+                self._resume()
+            if self._parser.waiting or self._eof:
+                self._read(0)
 
     def _end(self) -> None:
         """The last answer is sent, and its request was complete."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import binascii
 import math
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import msgspec.inspect
@@ -34,14 +35,9 @@ MULTIPART = "multipart/form-data"
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 _MEDIA = {
-    FORM: FORM,
-    MULTIPART: MULTIPART,
-    JSON: JSON,
-    NDJSON: NDJSON,
-    "application/ndjson": NDJSON,
-    "application/jsonl": NDJSON,
+    **{kind.encode(): kind for kind in (FORM, MULTIPART, JSON, NDJSON)},
+    **dict.fromkeys((b"application/ndjson", b"application/jsonl"), NDJSON),
 }
-_MEDIA_BYTES = {kind.encode(): media for kind, media in _MEDIA.items()}
 
 # Arrays and objects in JSON take up to forty times the memory of their text, and time.
 _FEWEST_CONTAINERS = 10_000
@@ -69,18 +65,6 @@ class Decoder(Generic[T]):
     that checks a signature of the body would not have checked the query.
     """
 
-    __slots__ = (
-        "_from_json",
-        "_from_text",
-        "_json",
-        "_kind",
-        "_most_containers",
-        "_param",
-        "_structured",
-        "methods",
-        "prefix",
-    )
-
     def __init__(
         self, kind: Any, param: str, max_body: int = 1024 * 1024, json: bool = False
     ) -> None:
@@ -90,23 +74,18 @@ class Decoder(Generic[T]):
         self.methods = ("POST",) if json else ("GET", "POST")
         self._param = param.encode()
         self.prefix = self._param + b"="  # of a query that has this field alone
-        self._from_text: Callable[[str], Any] | None  # from the field's value
+        self._from_text: Callable[[str], Any] | None = None  # from the field's value, unless text
         decode, structured = _json_decoder(kind)
         self._structured = structured
-        if kind is str:
-            self._from_text = None  # the field is text
-        elif structured:
+        if structured:
             self._from_text = decode
-        else:
-            self._from_text = self._convert
+        elif kind is not str:
+            self._from_text = partial(msgspec.convert, type=kind, strict=False)
         whole = structured or kind is Any or kind is object
         self._from_json = decode if whole else _unwrapping(kind, param, decode)
 
     def __repr__(self) -> str:
         return f"<Decoder of {self._kind!r} from {self._param.decode()!r}>"
-
-    def _convert(self, text: str) -> Any:
-        return msgspec.convert(text, self._kind, strict=False)
 
     def media(self, request: Request) -> Media:
         """The kind of data that is announced. Raises Refusal(415) if it is not supported."""
@@ -123,22 +102,18 @@ class Decoder(Generic[T]):
         if b"content-type" not in fields:
             return JSON if self._json else ""
         content_type = fields[b"content-type"]
-        known = _MEDIA_BYTES.get(content_type)
+        known = _MEDIA.get(content_type)
         if known is not None:
             return JSON if self._json and known != NDJSON else known
         read = parameters(content_type)
         kind, options = (b"", {}) if read is None else read
-        media = _MEDIA_BYTES.get(kind)
+        media = _MEDIA.get(kind)
         if kind.endswith(b"+json") or (self._json and media != NDJSON):
             media = JSON
         if media is None:
             raise Refusal(415, f"Content-Type {shown(content_type)} is not supported")
         check_charset(options)
         return media
-
-    def one(self, media: Media, request: Request) -> T:
-        """The data of a request that makes one message."""
-        return self.typed(self.written(media, request))
 
     def written(self, media: Media, request: Request) -> bytes | str:
         """The data as the client wrote it: JSON as bytes, a field as str."""
@@ -176,9 +151,10 @@ class Decoder(Generic[T]):
             value = written
         else:
             value = _decoded(self._from_text, written)
-            _check_finite(value, written)
-        typed: T = value
-        return typed
+            if type(value) is float and not math.isfinite(value):
+                # Neither JSON nor databases hold `nan` and `inf`.
+                raise Refusal(422, f"{written[:20]!r} is no finite number")
+        return cast("T", value)
 
     def _limit_containers(self, written: bytes | str) -> None:
         """Raise Refusal(413) for JSON whose data would take far more memory than its text."""
@@ -259,12 +235,6 @@ def _decoded(decode: Callable[[Any], Any], written: Any) -> Any:
         raise
     except BaseException as error:
         raise Refusal(500, "an internal error") from error
-
-
-def _check_finite(value: object, written: str) -> None:
-    """Raise Refusal(422) for `nan` and `inf`, which neither JSON nor databases hold."""
-    if type(value) is float and not math.isfinite(value):
-        raise Refusal(422, f"{written[:20]!r} is no finite number")
 
 
 def _form_values(form: bytes, name: bytes) -> list[str]:

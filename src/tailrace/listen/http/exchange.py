@@ -19,8 +19,9 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from threading import get_ident
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from tailrace.listen.http import answers
 from tailrace.listen.http.access import log_access, printable
@@ -29,10 +30,9 @@ from tailrace.listen.http.answers import Answer, Show, of_outcome
 from tailrace.listen.http.decode import Decoder, packing
 from tailrace.listen.http.gzip import gunzip
 from tailrace.listen.http.request import Headers, Refusal, Request
-from tailrace.listen.http.shown import shown
 from tailrace.message import Outcome
 from tailrace.message.internals import message_of
-from tailrace.usercode import log_error
+from tailrace.usercode import log_error, shown
 
 __all__ = ["Exchange", "Owner", "Respond", "too_large"]
 
@@ -42,11 +42,17 @@ Respond = Callable[[Answer], None]
 
 CHECK_ENDS: Final = 1.0  # seconds for an `authorize` that was cancelled to end
 
+_TICK: Final = 0.01  # seconds between checks of timeouts, at least
+
 _INTERNAL: Final = Refusal(500, "an internal error")
 
 
-class Owner(Protocol):
-    """The route of an exchange: its options, and what an exchange reports."""
+@dataclass(eq=False, repr=False, kw_only=True)
+class Owner:
+    """The options of a path, and its exchanges that are in flight. `Route` adds their messages.
+
+    Everything runs on one loop, except `post`, which any thread and any finaliser may call.
+    """
 
     path: str
     decoder: Decoder[Any]
@@ -57,43 +63,78 @@ class Owner(Protocol):
     id_header: bytes
     hidden: frozenset[bytes]  # headers that messages do not have
     show: Show
-    draining: bool
-    thread: int  # of the listener's loop
-    out_of_order: bool  # an outage was reported, and nothing has been stored since
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the listener's actor has ended."""
-        ...
+    draining = False
+    stopped = True  # the listener's actor has ended, or has not begun
+    accepting = False  # requests are admitted
+    out_of_order = False  # an outage was reported, and nothing has been stored since
+    in_flight: int = field(init=False, default=0)  # requests that are admitted and not answered
+    making = 0  # requests in flight that may still make a message
+    thread = 0  # of the loop
+    loop: asyncio.AbstractEventLoop = field(init=False)  # of the listener, once it has begun
+    now: Callable[[], float] = field(init=False)  # the loop's clock
+    _timer: asyncio.TimerHandle | None = field(init=False, default=None)
+    _wake: asyncio.Future[None] | None = field(init=False, default=None)
+    _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set[asyncio.Task[None]])
+    _unanswered: dict[Exchange, float] = field(init=False, default_factory=dict["Exchange", float])
+    """With their deadlines, the earliest first."""
 
     def put(self, source: Any) -> None:
         """Queue a message, or a LinesExchange, for the channel."""
+        raise NotImplementedError
 
     def began(self, exchange: Exchange) -> None:
-        """The request is complete: its timeout begins."""
+        """A request is complete: its timeout begins."""
+        self._unanswered[exchange] = self.now() + self.timeout
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.timeout, self._expire)
 
     def made_all(self) -> None:
-        """An exchange makes no more messages."""
+        """A request makes no more messages."""
+        self.making -= 1
+        if self.draining and not self.making:
+            self._wake_up()
 
     def ended(self, exchange: Exchange) -> None:
-        """The exchange is answered, or its client left before the request was complete."""
-
-    def outage(self) -> None:
-        """An outage keeps a message from being stored for now. Any thread may call this."""
-
-    def since(self, began: float) -> float:
-        """Seconds since a time of the loop's clock."""
-        ...
-
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call a function on the loop after some seconds."""
+        """A request is answered, or its client left before it was complete."""
+        self._unanswered.pop(exchange, None)  # an incomplete request is not in it
+        self.in_flight -= 1
+        if not self.in_flight and not self.accepting:
+            self._wake_up()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine in a task that ends with the listener's actor at the latest."""
-        ...
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def post(self, report: Callable[..., None], *values: object) -> None:
-        """Call a function on the loop. Any thread and any finaliser may call this."""
+        """Call a function on the loop, from another thread or a finaliser."""
+        try:
+            self.loop.call_soon_threadsafe(report, *values)
+        except RuntimeError:
+            pass  # the loop is closed, so no client waits
+
+    def _expire(self) -> None:
+        now = self.now()
+        due: list[Exchange] = []
+        self._timer = None
+        for exchange, deadline in self._unanswered.items():
+            if deadline > now:
+                self._timer = self.loop.call_later(max(deadline - now, _TICK), self._expire)
+                break
+            due.append(exchange)
+        for exchange in due:
+            exchange.give_up(exchange.late())
+
+    async def _woken(self) -> None:
+        self._wake = self.loop.create_future()
+        await self._wake
+
+    def _wake_up(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
 
 
 class Exchange:
@@ -109,16 +150,16 @@ class Exchange:
         "_more",
         "_pending",
         "_respond",
-        "_route",
         "_size",
         "answered",
         "complete",
         "making",
         "request",
+        "route",
     )
 
     def __init__(self, owner: Owner, request: Request, media: str, respond: Respond | None) -> None:
-        self._route = owner
+        self.route = owner
         self._admission = owner.admission
         self._media = media
         self._more: dict[str, str] | None = None  # headers, from `authorize`
@@ -138,16 +179,6 @@ class Exchange:
         state = "answered" if self.answered else "complete" if self.complete else "incomplete"
         return f"<{type(self).__name__} {self.request.method} {self.request.path}, {state}>"
 
-    @property
-    def max_body(self) -> int:
-        """The limit of the body, in bytes."""
-        return self._route.max_body
-
-    @property
-    def draining(self) -> bool:
-        """Whether its listener admits no more requests."""
-        return self._route.draining
-
     # --- what the transport reports ---------------------------------------------------------
 
     def feed(self, chunk: bytes) -> None:
@@ -155,8 +186,8 @@ class Exchange:
         if self.answered:
             return
         size = self._size + len(chunk)
-        if size > self._route.max_body:
-            self.refuse(too_large(self._route.max_body))
+        if size > self.route.max_body:
+            self.refuse(too_large(self.route.max_body))
         elif self._admission.bytes + len(chunk) > self._admission.memory:
             self.refuse(Refusal(503, "too many bodies are being received"))
         else:
@@ -179,7 +210,7 @@ class Exchange:
         if body:
             self.request.body = bytes(body)
             self._body = b""
-        route = self._route
+        route = self.route
         route.began(self)
         if route.authorize is None:
             self._accept()
@@ -209,16 +240,16 @@ class Exchange:
             admission.answers[answer.status] += 1
             if admission.access_log:
                 request, body = self.request, answer.body
-                log_access(request, answer.status, len(body), self._route.since(request.began))
+                log_access(request, answer.status, len(body), self.route.now() - request.began)
             respond(answer)
 
-    def expire(self) -> None:
-        """`timeout` has passed."""
-        self.refuse(self.late())
+    def give_up(self, refusal: Refusal) -> None:
+        """Answer before the messages are settled."""
+        self.refuse(refusal)
 
     def late(self) -> Refusal:
         """The refusal when `timeout` has passed."""
-        route = self._route
+        route = self.route
         within = f"within {route.timeout:g} s"
         if self._check is not None:
             return Refusal(504, f"not authorized {within}; nothing was stored")
@@ -227,19 +258,15 @@ class Exchange:
             return Refusal(503, why)
         return Refusal(504, f"not settled {within}; it may still be stored")
 
-    def abandon(self) -> None:
-        """The listener was cancelled: answer before the messages are settled."""
-        self.refuse(Refusal(504, "the server stopped first; it may still be stored"))
-
     def _finish(self) -> None:
         self.answered = True
         self._respond = None
         self._body = b""
         if self._check is not None:
             self._check.cancel()  # its result is not needed any more
-            self._route.later(CHECK_ENDS, self._check_goes_on)
+            self.route.loop.call_later(CHECK_ENDS, self._check_goes_on)
         self.made_all()
-        self._route.ended(self)
+        self.route.ended(self)
         if not self._pending:  # no longer in flight
             admission = self._admission
             admission.in_flight -= 1
@@ -249,7 +276,7 @@ class Exchange:
         """The request makes no more messages: a draining listener waits for this."""
         if self.making:
             self.making = False
-            self._route.made_all()
+            self.route.made_all()
 
     def _one_settled(self) -> None:
         """A message is settled, or the task of `authorize` has ended."""
@@ -274,7 +301,7 @@ class Exchange:
             self._broken("authorize raised", error)
             return
         self._pending += 1  # the request is in flight until the check has ended
-        self._check = check = self._route.spawn(self._authorize_later(allowed))
+        self._check = check = self.route.spawn(self._authorize_later(allowed))
         check.add_done_callback(self._checked)  # also if it is cancelled before it begins
 
     async def _authorize_later(self, allowed: Any) -> None:
@@ -290,7 +317,7 @@ class Exchange:
         except BaseException as error:
             self._checked()
             check = cast("asyncio.Task[None]", asyncio.current_task())
-            cancelled = self.answered or self._route.stopped  # then we cancelled the task
+            cancelled = self.answered or self.route.stopped  # then we cancelled the task
             if isinstance(error, asyncio.CancelledError) and cancelled and check.cancelling():
                 self.refuse(Refusal(503, "the server is stopping"))
                 raise
@@ -327,15 +354,15 @@ class Exchange:
 
     def log_broken(self, what: str, error: BaseException | None) -> None:
         """Log that user code has failed for this request."""
-        request, path = self.request, self._route.path
-        id = request.fields.get(self._route.id_header, b"-")[:255].decode("latin-1")
+        request, path = self.request, self.route.path
+        id = request.fields.get(self.route.id_header, b"-")[:255].decode("latin-1")
         text = "%s %s (id %s): %s"
         log_error(_log, text, request.method, path, printable(id), what, error=error)
 
     # --- the message ------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        request, route = self.request, self._route
+        request, route = self.request, self.route
         decoder, digest = route.decoder, None
         try:
             key = request.key(route.id_header) if route.id_header in request.fields else None
@@ -346,7 +373,10 @@ class Exchange:
                 digest = decoder.digest(written)
             data = decoder.typed(written)
         except Refusal as refusal:
-            self._refuse_data(refusal)
+            if refusal.status == 500:
+                self._broken("the data's type raised", refusal.__cause__)
+            else:
+                self.refuse(refusal)
             return
         if route.authorize is None:  # else `authorize` may have kept the request
             request.body = b""
@@ -363,7 +393,7 @@ class Exchange:
         request, admission = self.request, self._admission
         if not request.body or not packing(request):
             return
-        body = gunzip(request.body, self._route.max_body)
+        body = gunzip(request.body, self.route.max_body)
         more = max(len(body) - self._size, 0)
         if admission.bytes + more > admission.memory:
             raise Refusal(503, "too many bodies are being received")
@@ -371,27 +401,21 @@ class Exchange:
         self._size += more
         request.body = body
 
-    def _refuse_data(self, refusal: Refusal) -> None:
-        if refusal.status == 500:
-            self._broken("the data's type raised", refusal.__cause__)
-        else:
-            self.refuse(refusal)
-
     def __call__(self, outcome: Outcome, data: Any) -> None:
         """The message is settled; `data` is its data at the end."""
         # Runs in the thread that settles; for "lost" possibly in a finaliser, anywhere.
-        route = self._route
+        route = self.route
         if get_ident() != route.thread or outcome.status == "lost":
             route.post(self._settled, outcome, data)
         else:
             self._settled(outcome, data)
 
     def outage(self) -> None:
-        """An outage keeps the message from being stored for now."""
-        self._route.outage()
+        """An outage keeps a message from being stored for now. Any thread may call this."""
+        self.route.out_of_order = True
 
     def _settled(self, outcome: Outcome, data: Any) -> None:
-        route = self._route
+        route = self.route
         if outcome.status == "stored":
             route.out_of_order = False
         if self.answered:

@@ -56,24 +56,10 @@ class LinesExchange(Exchange):
     many messages in memory.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_broken_line",
-        "_exhausted",
-        "_headers",
-        "_key",
-        "_lines",
-        "_open",
-        "_parked",
-        "_reports",
-        "_statuses",
-    )
-
     def _accept(self) -> None:
-        self._key: str | None = None
-        most = max_lines(self._route.max_body)
+        most = max_lines(self.route.max_body)
         try:
-            self._key = self.request.key(self._route.id_header)
+            self._key = self.request.key(self.route.id_header)
             self.unpack()
             body = self.request.body
             if body.count(b"\n") + (not body.endswith(b"\n")) > most:
@@ -82,18 +68,16 @@ class LinesExchange(Exchange):
             self.refuse(refusal)
             return
         # Shared by all messages of the request.
-        self._headers = Headers(self.request.fields, self._route.hidden, self._more)
+        self._headers = Headers(self.request.fields, self.route.hidden, self._more)
         self._lines = split_lines(body)
-        self._ahead: tuple[int, bytes] | None = (
-            None  # a line that was read and is not yet a message
-        )
+        self._ahead: tuple[int, bytes] | None = None  # a line that is not yet a message
         self._reports: list[bytes] = []  # in the order of lines; b"" if not settled
         self._statuses: set[int] = set()
         self._open: dict[int, tuple[int, str]] = {}  # index in reports: number and id
         self._exhausted = False
         self._parked = False
         self._broken_line = False
-        self._route.put(self)
+        self.route.put(self)
 
     @property
     def more(self) -> bool:
@@ -117,10 +101,12 @@ class LinesExchange(Exchange):
         while (numbered := self._next_line()) is not None:
             number, line = numbered
             try:
-                data = self._route.decoder.typed(line)
+                data = self.route.decoder.typed(line)
             except Refusal as refusal:
-                if refusal.status == 500:
-                    self._line_broken(number, refusal)
+                if refusal.status == 500 and not self._broken_line:  # log once: there may be many
+                    self._broken_line = True
+                    what = f"the data's type raised at line {number}; further lines are not logged"
+                    self.log_broken(what, refusal.__cause__)
                 self._add(answers.line_refusal(number, refusal))
                 if time.monotonic() > until:
                     return None
@@ -140,7 +126,7 @@ class LinesExchange(Exchange):
         if self._key is not None:
             # The spaces set it apart from every key that a client may choose.
             key = f"{self._key} line {number}"
-            digest = self._route.decoder.digest(line)
+            digest = self.route.decoder.digest(line)
         index = len(self._reports)
         message = message_of(data, key, _Line(self, index), self._headers, digest)
         self._open[index] = number, message.id
@@ -148,13 +134,6 @@ class LinesExchange(Exchange):
         self._pending += 1
         self._admission.bytes += LINE_COST
         return message
-
-    def _line_broken(self, number: int, refusal: Refusal) -> None:
-        if self._broken_line:
-            return  # log once a request: it may have very many lines
-        self._broken_line = True
-        what = f"the data's type raised at line {number}; further lines are not logged"
-        self.log_broken(what, refusal.__cause__)
 
     def not_taken(self, reason: str) -> None:
         """No channel will take the remaining lines."""
@@ -164,29 +143,21 @@ class LinesExchange(Exchange):
         self._exhausted = True
         self._report_if_done()
 
-    def line_settled(self, index: int, outcome: Outcome) -> None:
+    def settle_line(self, index: int, outcome: Outcome) -> None:
         """The message of a line is settled."""
-        route = self._route  # as in `__call__`
-        if get_ident() != route.thread or outcome.status == "lost":
-            route.post(self._settle_line, index, outcome)
-        else:
-            self._settle_line(index, outcome)
-
-    def _settle_line(self, index: int, outcome: Outcome) -> None:
         self._admission.bytes -= LINE_COST
         self._one_settled()
         if outcome.status == "stored":
-            self._route.out_of_order = False
+            self.route.out_of_order = False
         if self.answered:
             return
         number, id = self._open.pop(index)
-        route = self._route
-        large = self._size > max(SMALL_REPORT, REPORT_FACTOR * route.max_body)
-        brief = large or route.show != "data"
+        large = self._size > max(SMALL_REPORT, REPORT_FACTOR * self.route.max_body)
+        brief = large or self.route.show != "data"
         self._put(index, answers.line_report(number, outcome, id, brief))
         if self._parked:
             self._parked = False
-            self._route.put(self)
+            self.route.put(self)
         self._report_if_done()
 
     def _add(self, report: tuple[int, bytes]) -> None:
@@ -199,15 +170,8 @@ class LinesExchange(Exchange):
         self._size += len(self._reports[index])
         self._admission.bytes += len(self._reports[index])
 
-    def expire(self) -> None:
-        """`timeout` has passed: report what is known. The remaining lines are not sent."""
-        self._give_up(self.late())
-
-    def abandon(self) -> None:
-        """The listener was cancelled: report what is known."""
-        self._give_up(Refusal(504, "the server stopped first; it may still be stored"))
-
-    def _give_up(self, refusal: Refusal) -> None:
+    def give_up(self, refusal: Refusal) -> None:
+        """Report what is known. The remaining lines are not sent."""
         if self._check is not None:  # it was not authorized yet
             self.refuse(refusal)
             return
@@ -236,7 +200,11 @@ class _Line:
         self._index = index
 
     def __call__(self, outcome: Outcome, data: object) -> None:
-        self._exchange.line_settled(self._index, outcome)
+        exchange = self._exchange
+        if get_ident() != exchange.route.thread or outcome.status == "lost":  # as an Exchange does
+            exchange.route.post(exchange.settle_line, self._index, outcome)
+        else:
+            exchange.settle_line(self._index, outcome)
 
     def outage(self) -> None:
         self._exchange.outage()

@@ -12,25 +12,17 @@ from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
 
 from tailrace.channel import Sender
+from tailrace.listen.http import arguments
 from tailrace.listen.http.admission import Admission, Limits
 from tailrace.listen.http.answers import Show
-from tailrace.listen.http.arguments import (
-    check_count,
-    check_header,
-    check_headers,
-    check_param,
-    check_path,
-    check_seconds,
-    check_token,
-)
+from tailrace.listen.http.arguments import TlsFiles
 from tailrace.listen.http.asgi import App
-from tailrace.listen.http.bind import Address, TlsFiles, tls_context
 from tailrace.listen.http.decode import Decoder
-from tailrace.listen.http.request import Request
+from tailrace.listen.http.request import SECRET, Request
 from tailrace.listen.http.route import Route
 from tailrace.listen.http.server import Server
 from tailrace.listen.http.sites import Sites
-from tailrace.listen.http.sockets import Place, UnixPath, parse_bind, url_of
+from tailrace.listen.http.sockets import Address, Place, UnixPath, parse_bind, url_of
 from tailrace.message import Message
 
 __all__ = ["HttpServer", "HttpStatistics", "ListenHttp", "listen_http"]
@@ -105,24 +97,23 @@ class HttpServer:
         hosts: Iterable[str] | None = None,
     ) -> None:
         limits = Limits(
-            connections=None if connections is None else check_count("connections", connections),
-            max_head=check_count("max_head", max_head),
-            receive_timeout=check_seconds("receive_timeout", receive_timeout),
-            keep_alive=check_seconds("keep_alive", keep_alive),
+            connections=None
+            if connections is None
+            else arguments.count("connections", connections),
+            max_head=arguments.count("max_head", max_head),
+            receive_timeout=arguments.seconds("receive_timeout", receive_timeout),
+            keep_alive=arguments.seconds("keep_alive", keep_alive),
             sites=Sites(hosts, origins),
             reuse_port=reuse_port,
         )
-        admission = Admission(
-            check_count("in_flight", in_flight),
-            check_count("body_memory", body_memory),
-            access_log,
-        )
+        in_flight = arguments.count("in_flight", in_flight)
+        admission = Admission(in_flight, arguments.count("body_memory", body_memory), access_log)
         asked = None if bind is None else parse_bind(bind)
         if reuse_port and not isinstance(asked, Address):
             raise ValueError(f"reuse_port is for a host and a port, not for bind={bind!r}")
         if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
             raise ValueError("reuse_port: this system cannot share a port")
-        self._server = Server(asked, tls_context(tls), limits, admission)
+        self._server = Server(asked, arguments.tls(tls), limits, admission)
         self._app = App(self._server.routes, admission, limits)
 
     def __repr__(self) -> str:
@@ -243,27 +234,27 @@ class HttpServer:
 
         ValueError or TypeError, which name the argument, for what cannot work.
         """
-        if check_path(path) in self._server.routes:
+        if arguments.path(path) in self._server.routes:
             raise ValueError(f"path {path!r} is listened on already")
         if authorize is not None and not callable(authorize):
             raise TypeError(f"authorize must be a function of a Request, not {authorize!r}")
         memory = self._server.admission.memory
-        if check_count("max_body", max_body) > memory:
+        if arguments.count("max_body", max_body) > memory:
             raise ValueError(f"max_body {max_body} is more than the server's body_memory, {memory}")
         if body not in get_args(Body):
             raise ValueError(f"body must be one of {get_args(Body)}, not {body!r}")
         if answer not in get_args(Show):
             raise ValueError(f"answer must be one of {get_args(Show)}, not {answer!r}")
         route = Route(
-            path,
-            Decoder(type, check_param(param), max_body, json=body == "json"),
-            self._server.admission,
-            timeout=check_seconds("timeout", timeout),
+            path=path,
+            decoder=Decoder(type, arguments.param(param), max_body, json=body == "json"),
+            admission=self._server.admission,
+            timeout=arguments.seconds("timeout", timeout),
             max_body=max_body,
             authorize=authorize,
-            token=check_token(token),
-            id_header=check_header("id_header", id_header),
-            keep_headers=check_headers("keep_headers", keep_headers),
+            bearer=arguments.token(token),
+            id_header=arguments.header("id_header", id_header),
+            hidden=SECRET - arguments.headers("keep_headers", keep_headers),
             show=answer,
         )
         self._server.routes[path] = route
@@ -459,12 +450,7 @@ def listen_http(
             f"{path!r}; a server that is mounted in another is an HttpServer(None)"
         )
     server = HttpServer(
-        bind,
-        tls=tls,
-        in_flight=in_flight,
-        access_log=access_log,
-        origins=origins,
-        hosts=hosts,
+        bind, tls=tls, in_flight=in_flight, access_log=access_log, origins=origins, hosts=hosts
     )
     return server.listen(
         path,

@@ -36,9 +36,7 @@ def parameters(value: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
         at = match.end()
         name, quoted, plain = match.groups()
         if name is not None:
-            text = plain if quoted is None else quoted
-            if quoted is not None and b"\\" in quoted:
-                text = _escaped.sub(rb"\1", quoted)
+            text = plain if quoted is None else _escaped.sub(rb"\1", quoted)
             found.setdefault(name.lower(), text)
     return kind.strip().lower(), found
 

@@ -152,7 +152,7 @@ class Parser:
             request.refusal = Refusal(501, "the method is not known")
         if name is None or method == b"CONNECT":  # what follows may be no request
             request.keep_alive = False
-        if b"expect" in fields and not old:
+        if not old and b"expect" in fields:
             try:
                 request.expects = expects(fields)
             except Refusal as refusal:

@@ -15,10 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
 
-from tailrace.listen.http.bind import unacknowledged
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None  # type: ignore[assignment]  # modules, or nothing
+
 from tailrace.listen.http.connection import Connection, Wire
 from tailrace.listen.http.service import MOST_UNSENT, Service
 
@@ -27,58 +34,67 @@ __all__ = ["HttpProtocol", "Supervisor"]
 STALLED: Final = 5.0  # seconds in which a client reads nothing, when the server stops
 
 
-class Supervisor(Protocol):
-    """What a protocol tells of its connection to those who count connections."""
+class Supervisor:
+    """The protocols of a server whose connections have not ended."""
 
-    @property
-    def stopped(self) -> bool:
-        """Whether no connection may begin any more."""
-        ...
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.stopped = False  # no connection may begin any more
+        self._protocols: set[HttpProtocol] = set()
+        self._write_paused: dict[HttpProtocol, None] = {}  # the longest paused first
+        self._empty = asyncio.Event()
 
-    def lost(self, protocol: HttpProtocol, /) -> bool:
-        """The connection has ended. False: that was known."""
-        ...
+    def lost(self, protocol: HttpProtocol) -> bool:
+        """A connection has ended. False if that was known."""
+        if protocol not in self._protocols:
+            return False
+        self._protocols.remove(protocol)
+        if not self._protocols:
+            self._empty.set()
+        return True
 
-    def write_paused(self, protocol: HttpProtocol, /) -> None:
-        """The client does not read its answer."""
+    def write_paused(self, protocol: HttpProtocol) -> None:
+        """A client does not read its answer. While `body_memory` is exceeded, cut off the client
+        that has not read for the longest."""
+        admission, paused = self.service.admission, self._write_paused
+        paused[protocol] = None
+        while admission.bytes > admission.memory and len(paused) > 1:
+            oldest = next(iter(paused))
+            if oldest is protocol:
+                return
+            oldest.connection.abort()
 
-    def write_resumed(self, protocol: HttpProtocol, /) -> None:
-        """The client reads again, or the connection has ended."""
+    def write_resumed(self, protocol: HttpProtocol) -> None:
+        """The client reads again, or its connection has ended."""
+        self._write_paused.pop(protocol, None)
 
 
-class HttpProtocol(asyncio.Protocol):
+@dataclass(slots=True, eq=False, repr=False)
+class HttpProtocol(asyncio.BaseProtocol):
     """What the event loop calls for one client; it is the `Wire` of the connection."""
 
-    __slots__ = (
-        "_buffer_full",
-        "_left",
-        "_moved",
-        "_paused",
-        "_rest",
-        "_service",
-        "_supervisor",
-        "_transport",
-        "_unsent",
-        "connection",
-        "made",
-        "write",
-    )
+    _service: Service
+    _supervisor: Supervisor
+    connection: Connection = field(init=False)
+    write: Callable[[bytes], None] = field(init=False)
+    data_received: Callable[[bytes], None] = field(init=False)
+    """The connection's, so the base is not `asyncio.Protocol`, where this is a method."""
+    made: bool = field(init=False, default=False)  # there is a transport
+    _transport: asyncio.Transport = field(init=False)
+    _buffer_full: bool = field(init=False, default=False)  # of the transport
+    _paused: bool = field(init=False, default=False)  # writing, as the connection was told
+    _rest: memoryview = field(init=False, default=memoryview(b""))
+    """Of an answer: what the transport has not been given."""
+    _unsent: int = field(init=False, default=0)  # bytes, counted against `body_memory`
+    _left: float = field(init=False, default=math.inf)
+    """Bytes that the client had not read at `_moved`; see `stalled`."""
+    _moved: float = field(init=False, default=0.0)
 
-    _transport: asyncio.Transport
-
-    def __init__(self, service: Service, supervisor: Supervisor) -> None:
-        self._service = service
-        self._supervisor = supervisor
-        self.write: Callable[[bytes], None] = self._write_pieces  # or the transport's
+    def __post_init__(self) -> None:
+        self.write = self._write_pieces  # or the transport's
         wire = cast(Wire, self)  # pyright takes the slot `write` for a method
-        self.connection = Connection(service, wire)
-        self.made = False  # there is a transport
-        self._buffer_full = False  # of the transport
-        self._paused = False  # writing, as the connection was told
-        self._rest = memoryview(b"")  # of an answer: what the transport has not been given
-        self._unsent = 0  # bytes, counted against `body_memory`
-        self._left = math.inf  # bytes that the client had not read at `_moved`; see `stalled`
-        self._moved = 0.0
+        self.connection = Connection(self._service, wire)
+        self.data_received = self.connection.receive
 
     def __repr__(self) -> str:
         return f"<HttpProtocol of {self.connection!r}>"
@@ -105,10 +121,6 @@ class HttpProtocol(asyncio.Protocol):
             self.connection.lost()
             self._discard()
             del self.write  # it may refer to this protocol
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes came."""
-        self.connection.receive(data)
 
     def eof_received(self) -> bool:
         """The client sends no more. True: keep the transport open."""
@@ -175,7 +187,7 @@ class HttpProtocol(asyncio.Protocol):
         """Whether the client has read nothing for STALLED seconds, or has nothing left to read."""
         left = self._buffered()
         if left or self._service.tls:  # a TLS transport does not count all that it keeps
-            left += unacknowledged(self._transport.get_extra_info("socket"))
+            left += _unacknowledged(self._transport.get_extra_info("socket"))
         if not left:
             return True
         now = self._service.time()
@@ -221,3 +233,17 @@ class HttpProtocol(asyncio.Protocol):
         self._buffer_full = self._paused = False
         self.count_unsent()
         self._supervisor.write_resumed(self)
+
+
+def _unacknowledged(endpoint: Any) -> int:
+    """The bytes that the system has sent or buffered and the peer has not acknowledged.
+
+    0 where the system does not tell.
+    """
+    if fcntl is None or termios is None:
+        return 0
+    try:
+        raw = fcntl.ioctl(endpoint.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except (OSError, ValueError, AttributeError):
+        return 0
+    return int.from_bytes(raw, sys.byteorder)

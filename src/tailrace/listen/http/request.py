@@ -20,7 +20,6 @@ __all__ = [
     "expects",
     "framing",
     "is_host",
-    "is_known",
     "is_token",
 ]
 
@@ -193,18 +192,12 @@ class Request:
         return int(raw)
 
 
-def is_known(method: str) -> bool:
-    """Whether the method is one of RFC 9110's, or PATCH."""
-    return method.encode() in METHODS
-
-
 def check_host(fields: Mapping[bytes, bytes], needed: bool) -> None:
     """Raise Refusal(400) if Host is not valid, or is missing though `needed`."""
     host = fields.get(b"host")
-    if host is None:
-        if needed:
-            raise Refusal(400, "the Host header is missing")
-    elif not is_host(host):
+    if host is None and needed:
+        raise Refusal(400, "the Host header is missing")
+    if host is not None and not is_host(host):
         raise Refusal(400, "the Host header is not valid")
 
 

@@ -4,7 +4,7 @@ Complete requests wait in a queue, in order of arrival. One task, the listener's
 messages (`forward`), so a request needs no task. If the channel is slow, the queue grows until
 admission is full: further clients are answered 503.
 
-Everything runs on one loop, except `post` and `outage`, which any thread may call.
+Everything runs on one loop, except `post`, which any thread may call.
 """
 
 from __future__ import annotations
@@ -12,72 +12,34 @@ from __future__ import annotations
 import asyncio
 import hmac
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tailrace.channel import Sender
-from tailrace.listen.http.admission import Admission
-from tailrace.listen.http.answers import NotTakenError, Show
-from tailrace.listen.http.decode import NDJSON, Decoder
-from tailrace.listen.http.exchange import Exchange, Respond, too_large
+from tailrace.listen.http.answers import NotTakenError
+from tailrace.listen.http.decode import NDJSON
+from tailrace.listen.http.exchange import Exchange, Owner, Respond, too_large
 from tailrace.listen.http.lines import LinesExchange
-from tailrace.listen.http.request import SECRET, Refusal, Request
+from tailrace.listen.http.request import Refusal, Request
 from tailrace.message import Message
 
 __all__ = ["RECEIVE_IN_DRAIN", "Route"]
 
 RECEIVE_IN_DRAIN: Final = 5.0  # seconds for an incomplete request, once a drain has begun
 
-_TICK = 0.01  # seconds between checks of timeouts, at least
-
 Source = Message[Any] | LinesExchange
 """What is queued: a message, or a request that makes many."""
 
 
-class Route:
-    """The options of one path, and its requests that are in flight."""
+@dataclass(eq=False, repr=False, kw_only=True)
+class Route(Owner):
+    """The requests of one path: admits them, and sends their messages."""
 
-    def __init__(
-        self,
-        path: str,
-        decoder: Decoder[Any],
-        admission: Admission,
-        *,
-        timeout: float,
-        max_body: int,
-        authorize: Callable[[Request], Any] | None,
-        token: str | None,
-        id_header: str,
-        keep_headers: frozenset[str],
-        show: Show,
-    ) -> None:
-        self.path = path
-        self.decoder = decoder
-        self.admission = admission
-        self.timeout = timeout
-        self.max_body = max_body
-        self.authorize = authorize
-        self.id_header = id_header.encode()
-        self.hidden = SECRET - {name.encode() for name in keep_headers}
-        self.show: Show = show
-        self.draining = False
-        self.in_flight = 0  # requests that are admitted and not answered
-        self.making = 0  # requests in flight that may still make a message
-        self._bearer = None if token is None else b"Bearer " + token.encode()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.thread = 0
-        self.receiving: set[asyncio.Timeout] = set()  # of ASGI requests that are incomplete
-        self.accepting = False  # requests are admitted
-        self._now: Callable[[], float] = time.monotonic  # of the loop
-        self.out_of_order = False  # an outage was reported, and nothing has been stored since
-        self._sending = False  # False: what is queued is refused, not sent
-        self._queue: deque[Source] = deque()
-        self._unanswered: dict[Exchange, float] = {}  # with their deadlines, earliest first
-        self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._wake: asyncio.Future[None] | None = None
+    bearer: bytes | None  # the `Authorization` that clients need
+    receiving: set[asyncio.Timeout] = field(init=False, default_factory=set[asyncio.Timeout])
+    """Of ASGI requests that are incomplete."""
+    _queue: deque[Source] = field(init=False, default_factory=deque[Source])
 
     def __repr__(self) -> str:
         return f"<Route {self.path}: {len(self._queue)} queued, {self.in_flight} in flight>"
@@ -86,10 +48,10 @@ class Route:
 
     def start(self) -> None:
         """Admit requests from now on, on the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time
         self.thread = threading.get_ident()
-        self._sending = True
+        self.stopped = False
         self.accepting = not self.draining
 
     async def forward(self, out: Sender[Any]) -> None:
@@ -124,14 +86,14 @@ class Route:
         self.draining = True
         self.accepting = False
         for timeout in self.receiving:
-            when, soon = timeout.when(), self._now() + RECEIVE_IN_DRAIN
+            when, soon = timeout.when(), self.now() + RECEIVE_IN_DRAIN
             if not timeout.expired() and when is not None and soon < when:
                 timeout.reschedule(soon)
         self._wake_up()
 
     def refuse_queued(self, reason: str) -> None:
         """Admit no more requests, and refuse the queued ones."""
-        self.accepting = self._sending = False
+        self.accepting, self.stopped = False, True
         while self._queue:
             first = self._queue.popleft()
             if isinstance(first, Message):
@@ -142,7 +104,7 @@ class Route:
     def abandon(self) -> None:
         """Answer all requests now."""
         for exchange in list(self._unanswered):
-            exchange.abandon()
+            exchange.give_up(Refusal(504, "the server stopped first; it may still be stored"))
 
     async def all_answered(self) -> None:
         """Wait until all requests are answered, at the latest by their timeouts."""
@@ -151,41 +113,24 @@ class Route:
 
     def stop(self) -> None:
         """The actor has ended."""
-        self.accepting = self._sending = False
+        self.accepting, self.stopped = False, True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for task in self._tasks:
             task.cancel()
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the listener's actor has ended."""
-        return not self._sending
-
-    async def _woken(self) -> None:
-        assert self._loop is not None
-        self._wake = self._loop.create_future()
-        await self._wake
-
-    def _wake_up(self) -> None:
-        wake = self._wake
-        if wake is not None:
-            self._wake = None
-            if not wake.done():
-                wake.set_result(None)
-
     # --- for transports ---------------------------------------------------------------------
 
     def open(self, request: Request, respond: Respond) -> Exchange:
         """Admit a request at its head. Raises Refusal, which the caller answers and counts."""
         fields = request.fields
-        if request.method not in self.decoder.methods:
-            methods = self.decoder.methods
-            allowed = ", ".join(methods).encode()
-            raise Refusal(405, f"use {' or '.join(methods)}", ((b"allow", allowed),))
-        if self._bearer is not None:
-            self._check_token(fields.get(b"authorization", b""), self._bearer)
+        methods = self.decoder.methods
+        if request.method not in methods:
+            allowed = ((b"allow", ", ".join(methods).encode()),)
+            raise Refusal(405, f"use {' or '.join(methods)}", allowed)
+        if self.bearer is not None:
+            _check_token(fields.get(b"authorization", b""), self.bearer)
         if not self.accepting:
             raise Refusal(503, "the server is stopping" if self.draining else "not running")
         media = self.decoder.media(request)
@@ -197,27 +142,14 @@ class Route:
         self.making += 1
         self.admission.in_flight += 1
         if self.admission.access_log:
-            request.began = self._now()
+            request.began = self.now()
         return (LinesExchange if media == NDJSON else Exchange)(self, request, media, respond)
 
-    def _check_token(self, authorization: bytes, bearer: bytes) -> None:
-        if hmac.compare_digest(authorization, bearer):
-            return
-        scheme, _, given = authorization.partition(b" ")  # other case of the scheme, or more spaces
-        right = hmac.compare_digest(b"Bearer " + given.strip(), bearer)
-        if not right or scheme.lower() != b"bearer":
-            raise Refusal(401, "a token is needed", ((b"www-authenticate", b"Bearer"),))
-
-    def check_loop(self) -> None:
-        """Raise RuntimeError if the actor runs on another loop than the caller."""
-        if self.accepting and asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError(f"the actor of {self.path} runs on another loop than this request")
-
-    # --- for exchanges: see exchange.Owner --------------------------------------------------
+    # --- for exchanges ----------------------------------------------------------------------
 
     def put(self, source: Source) -> None:
         """Queue a source. It is refused if the route sends no more."""
-        if self._sending:
+        if not self.stopped:
             self._queue.append(source)
             if self._wake is not None:
                 self._wake_up()
@@ -226,64 +158,11 @@ class Route:
         else:
             source.not_taken("the server is stopping")
 
-    def made_all(self) -> None:
-        """A request makes no more messages."""
-        self.making -= 1
-        if self.draining and not self.making:
-            self._wake_up()
 
-    def since(self, began: float) -> float:
-        """Seconds since a time of the loop's clock."""
-        return self._now() - began
-
-    def began(self, exchange: Exchange) -> None:
-        """A request is complete: its timeout begins."""
-        self._unanswered[exchange] = self._now() + self.timeout
-        if self._timer is None:
-            assert self._loop is not None
-            self._timer = self._loop.call_later(self.timeout, self._expire)
-
-    def ended(self, exchange: Exchange) -> None:
-        """A request is answered, or its client left before it was complete."""
-        self._unanswered.pop(exchange, None)  # an incomplete request is not in it
-        self.in_flight -= 1
-        if not self.in_flight and not self.accepting:
-            self._wake_up()
-
-    def _expire(self) -> None:
-        assert self._loop is not None
-        now = self._now()
-        due: list[Exchange] = []
-        self._timer = None
-        for exchange, deadline in self._unanswered.items():
-            if deadline > now:
-                self._timer = self._loop.call_later(max(deadline - now, _TICK), self._expire)
-                break
-            due.append(exchange)
-        for exchange in due:
-            exchange.expire()
-
-    def outage(self) -> None:
-        """An outage keeps a message from being stored for now. Any thread may call this."""
-        self.out_of_order = True
-
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call a function after some seconds."""
-        assert self._loop is not None
-        self._loop.call_later(seconds, call)
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine in a task that ends with the actor at the latest."""
-        assert self._loop is not None
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def post(self, report: Callable[..., None], *values: object) -> None:
-        """Call a function on the loop, from another thread or a finaliser."""
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(report, *values)
-        except RuntimeError:
-            pass  # the loop is closed, so no client waits
+def _check_token(authorization: bytes, bearer: bytes) -> None:
+    if hmac.compare_digest(authorization, bearer):
+        return
+    scheme, _, given = authorization.partition(b" ")  # other case of the scheme, or more spaces
+    right = hmac.compare_digest(b"Bearer " + given.strip(), bearer)
+    if not right or scheme.lower() != b"bearer":
+        raise Refusal(401, "a token is needed", ((b"www-authenticate", b"Bearer"),))

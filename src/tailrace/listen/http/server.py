@@ -19,7 +19,7 @@ from tailrace.listen.http import answers
 from tailrace.listen.http.accept import Acceptor, Seldom, connections_allowed, descriptor_limit
 from tailrace.listen.http.admission import Admission, Limits
 from tailrace.listen.http.connection import Connection
-from tailrace.listen.http.protocol import HttpProtocol
+from tailrace.listen.http.protocol import HttpProtocol, Supervisor
 from tailrace.listen.http.request import Refusal
 from tailrace.listen.http.route import RECEIVE_IN_DRAIN, Route
 from tailrace.listen.http.service import Service, render
@@ -34,7 +34,7 @@ TURNED_AWAY: Final = 16  # connections above the limit that are kept while the c
 TURNED_AWAY_SECONDS: Final = 1.0  # for as long as this
 
 
-class Connections:
+class Connections(Supervisor):
     """The open socket of a server and its connections, on the running loop."""
 
     def __init__(
@@ -45,29 +45,21 @@ class Connections:
         tls: ssl.SSLContext | None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
-        self.service = Service(
-            routes,
-            admission,
-            limits,
-            tls=tls is not None,
-            time=loop.time,
-            call_soon=loop.call_soon,
+        secure = tls is not None
+        super().__init__(
+            Service(routes, admission, limits, tls=secure, time=loop.time, call_soon=loop.call_soon)
         )
-        self.stopped = False
         self._tls = tls
         self._reuse_port = limits.reuse_port
         self._max_connections = connections_allowed(limits.connections)
         self._descriptors = descriptor_limit()
-        self._protocols: set[HttpProtocol] = set()
         self._seldom = Seldom(loop.time)
         self._acceptor: Acceptor | None = None
         self._listening: Listening | None = None
-        self._write_paused: dict[HttpProtocol, None] = {}  # the longest paused first
         self._hurry: asyncio.TimerHandle | None = None
         self._joining: dict[HttpProtocol, asyncio.Task[None]] = {}  # to their transports
         self._turned_away: deque[tuple[float, socket.socket]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._empty: asyncio.Event = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Connections: {len(self)}>"
@@ -85,10 +77,6 @@ class Connections:
             raise
         self._sweep()
         return listening.address
-
-    def drain(self) -> None:
-        """From now on each answer is the last of its connection."""
-        self.service.draining = True
 
     def hurry(self) -> None:
         """A listener drains: incomplete requests for it must be complete soon."""
@@ -230,32 +218,6 @@ class Connections:
                 pass
             oldest.close()
 
-    # --- what protocols report --------------------------------------------------------------
-
-    def lost(self, protocol: HttpProtocol) -> bool:
-        """A connection has ended. False if that was known."""
-        if protocol not in self._protocols:
-            return False
-        self._protocols.remove(protocol)
-        if not self._protocols:
-            self._empty.set()
-        return True
-
-    def write_paused(self, protocol: HttpProtocol) -> None:
-        """A client does not read its answer. While `body_memory` is exceeded, cut off the client
-        that has not read for the longest."""
-        admission, paused = self.service.admission, self._write_paused
-        paused[protocol] = None
-        while admission.bytes > admission.memory and len(paused) > 1:
-            oldest = next(iter(paused))
-            if oldest is protocol:
-                return
-            oldest.connection.abort()
-
-    def write_resumed(self, protocol: HttpProtocol) -> None:
-        """The client reads again, or its connection has ended."""
-        self._write_paused.pop(protocol, None)
-
     # --- time -------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
@@ -331,8 +293,7 @@ class Server:
             return
         if self._started is None:
             self._connections = Connections(self.routes, self.admission, self._limits, self.tls)
-            start = self._start(self._connections, self.asked)
-            self._started = asyncio.get_running_loop().create_task(start)
+            self._started = asyncio.create_task(self._start(self._connections, self.asked))
         await asyncio.shield(self._started)
 
     async def _start(self, connections: Connections, asked: Place) -> None:
@@ -342,7 +303,7 @@ class Server:
         """A listener drains. When all listeners drain, each answer is its connection's last."""
         if self._connections is not None:
             if all(route.draining for route in self._running):
-                self._connections.drain()
+                self._connections.service.draining = True
             self._connections.hurry()
 
     async def left(self, route: Route) -> None:

@@ -7,11 +7,13 @@ does no I/O, so that a connection can be tested with a clock and a transport of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, Final
 
 from tailrace.listen.http.admission import Admission, Limits
-from tailrace.listen.http.answers import Answer, phrase
+from tailrace.listen.http.answers import Answer
 from tailrace.listen.http.request import Request
 from tailrace.listen.http.route import Route
 
@@ -20,35 +22,32 @@ __all__ = ["MOST_UNSENT", "Service", "render"]
 MOST_UNSENT: Final = 64 * 1024  # bytes of answers that a transport may buffer
 
 
+@dataclass(eq=False, repr=False)
 class Service:
     """The routes, limits, clock and answer heads of the connections of one server.
 
     `time` is the clock of deadlines. `call_soon` calls a function in the next turn of the loop.
     """
 
-    def __init__(
-        self,
-        routes: Mapping[str, Route],
-        admission: Admission,
-        limits: Limits,
-        *,
-        tls: bool,
-        time: Callable[[], float],
-        call_soon: Callable[[Callable[[], None]], Any],
-    ) -> None:
-        self.routes = routes
-        self.admission = admission
-        self.max_head = limits.max_head
-        self.receive_timeout = limits.receive_timeout
-        self.keep_alive = limits.keep_alive
-        self.sites = limits.sites
-        self.tls = tls
-        self.scheme = b"https" if tls else b"http"
-        self.time = time
-        self.call_soon = call_soon
-        self.draining = False  # each answer is the last of its connection
-        self.heads: dict[tuple[int, bytes], bytes] = {}  # by status and content type
-        self._date = ""
+    routes: Mapping[str, Route]
+    admission: Admission
+    limits: Limits
+    _: KW_ONLY
+    tls: bool
+    time: Callable[[], float]
+    call_soon: Callable[[Callable[[], None]], Any]
+    draining: bool = field(init=False, default=False)  # each answer is the last of its connection
+    heads: dict[tuple[int, bytes], bytes] = field(
+        init=False, default_factory=dict[tuple[int, bytes], bytes]
+    )
+    """By status and content type."""
+
+    def __post_init__(self) -> None:
+        self.max_head = self.limits.max_head
+        self.receive_timeout = self.limits.receive_timeout
+        self.keep_alive = self.limits.keep_alive
+        self.sites = self.limits.sites
+        self.scheme = b"https" if self.tls else b"http"
         self.renew_date()
 
     def __repr__(self) -> str:
@@ -61,13 +60,12 @@ class Service:
 
     def answer_head(self, answer: Answer) -> bytes:
         """The head of an answer, up to the value of Content-Length, which comes last."""
-        try:
-            return self.heads[answer.status, answer.kind]
-        except KeyError:
+        head = self.heads.get((answer.status, answer.kind))
+        if head is None:
             # An answer may quote what its client sent: caches must not keep it, and a browser must
             # not take it for another content type.
             head = (
-                f"HTTP/1.1 {answer.status} {phrase(answer.status)}\r\n"
+                f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
                 f"date: {self._date}\r\n"
                 f"content-type: {answer.kind.decode()}\r\n"
                 f"cache-control: no-store\r\n"
@@ -75,7 +73,7 @@ class Service:
                 f"content-length: "
             ).encode()
             self.heads[answer.status, answer.kind] = head
-            return head
+        return head
 
 
 def render(head: bytes, answer: Answer, request: Request | None, last: bool) -> bytes:

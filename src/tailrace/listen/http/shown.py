@@ -12,9 +12,8 @@ from typing import Any, Final, cast
 import msgspec
 
 from tailrace.listen.http.whole import whole
-from tailrace.usercode import shown
 
-__all__ = ["as_json", "as_text", "encoded", "said", "shown"]
+__all__ = ["as_json", "as_text", "encoded", "said"]
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -30,8 +29,7 @@ def said(value: object) -> str:
 
 
 def _name(value: object) -> str:
-    name = type.__dict__["__name__"].__get__(type(value))  # a metaclass may have another
-    return str(name)
+    return str(type.__dict__["__name__"].__get__(type(value)))  # a metaclass may have another
 
 
 def encoded(text: str) -> bytes:

@@ -56,8 +56,10 @@ class Sites:
     def check(self, fields: Mapping[bytes, bytes], scheme: bytes) -> None:
         """Raise Refusal(403) for another host's request, or one of a foreign site's page."""
         host = fields.get(b"host", b"").lower()
-        if self._hosts is not None and not self._answers_for(host, scheme):
-            raise Refusal(403, "this server does not answer for that Host")
+        if self._hosts is not None:
+            name, port = _with_port(host, scheme)
+            if self._hosts.isdisjoint((name, name + b":" + port)):
+                raise Refusal(403, "this server does not answer for that Host")
         if self._origins is None:
             return
         site = fields.get(b"sec-fetch-site", b"").strip().lower()
@@ -69,11 +71,6 @@ class Sites:
         origin = origin.strip().lower()
         if not self._allowed(origin) and not _same(origin, scheme, host, site):
             raise Refusal(403, _FOREIGN)
-
-    def _answers_for(self, host: bytes, scheme: bytes) -> bool:
-        assert self._hosts is not None
-        name, port = _with_port(host, scheme)
-        return name in self._hosts or name + b":" + port in self._hosts
 
     def _allowed(self, origin: bytes) -> bool:
         if not self._origins:

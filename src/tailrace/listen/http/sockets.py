@@ -3,37 +3,51 @@
 Invariants:
 - A file is removed only if it is a Unix socket on which no process listens, or, at the end, our own
   socket, if the path still leads to it.
+- Without a host the address is the loopback: a server for other machines must say so
+  (``0.0.0.0:8080``). Every error names the address.
 - An inherited socket belongs to the process that passed it on. It stays open and unchanged for the
   next process; clients that connect meanwhile wait for that process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import socket
 import stat
+import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import quote
 
-from tailrace.listen.http.bind import (
-    Address,
-    block_new_clients,
-    cannot_listen,
-    closed_on_error,
-    listen_at,
-    open_sockets,
-    parse_address,
-)
+__all__ = ["Address", "Listening", "Place", "UnixPath", "listen_on", "parse_bind", "url_of"]
 
-__all__ = ["Inherited", "Listening", "Place", "UnixPath", "listen_on", "parse_bind", "url_of"]
+LOOPBACK = "127.0.0.1"
+BACKLOG = 1024
+PORT_ATTEMPTS: Final = 5  # to find a port that is free in both families
+# This machine lacks the address family, or has no address of it.
+_NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_SO_ATTACH_FILTER = 26  # Linux's; the socket module does not name it
 
+_BIND = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]/\s]*)):(?P<port>\d+)")
 _DESCRIPTOR: Final = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port, written as in a URL."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,20 @@ def parse_bind(bind: object) -> Place:
             if not _DESCRIPTOR.fullmatch(rest):
                 raise ValueError(f"bind must have the number of a descriptor, 'fd:3': {bind!r}")
             return Inherited(int(rest))
-    return parse_address(bind)
+    return _parse_address(bind)
+
+
+def _parse_address(bind: object) -> Address:
+    """``"host:port"``, ``"[::1]:port"``, or ``":port"`` for the loopback."""
+    if not isinstance(bind, str):
+        raise TypeError(f"bind must be a text like '127.0.0.1:8080', not {bind!r}")
+    match = _BIND.fullmatch(bind)
+    if match is None:
+        raise ValueError(f"bind must be like '127.0.0.1:8080', ':8080' or '[::1]:8080': {bind!r}")
+    port = int(match["port"])
+    if port > 65535:
+        raise ValueError(f"bind {bind!r}: there is no port {port}")
+    return Address(match["six"] or match["host"] or LOOPBACK, port)
 
 
 def url_of(address: Place, scheme: str) -> str:
@@ -143,8 +170,90 @@ def listen_on(asked: Place, reuse_port: bool = False) -> Listening:
             return Listening([opened], asked, asked, shared=False)
         opened = _open_inherited(asked.number)
     except OSError as error:
-        raise cannot_listen(asked, error) from error
+        raise _cannot_listen(asked, error) from error
     return Listening([opened], asked, _address_of(opened, asked), shared=False)
+
+
+def open_sockets(address: Address, reuse_port: bool = False) -> list[socket.socket]:
+    """Listening sockets on one port, one for each address of the host's name.
+
+    ``localhost`` mostly has an address of IPv4 and one of IPv6. Raises OSError, which names the
+    address, if the port is taken on any address that this machine has.
+    """
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise _cannot_listen(address, error) from error
+    places = list(dict.fromkeys((family, proto, where) for family, _, proto, _, where in found))
+    for attempt in range(PORT_ATTEMPTS):
+        try:
+            return _open_all(places, reuse_port)
+        except OSError as error:
+            # Port 0: the port that is free in IPv4 may be taken in IPv6. Try another one.
+            if address.port or error.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
+                raise _cannot_listen(address, error) from error
+    raise AssertionError("unreachable")
+
+
+def _open_all(
+    places: Sequence[tuple[int, int, tuple[Any, ...]]], reuse_port: bool
+) -> list[socket.socket]:
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    with ExitStack() as on_error:
+        for family, proto, where in places:
+            if opened and not where[1]:  # the port of the first socket
+                where = (where[0], opened[0].getsockname()[1], *where[2:])
+            try:
+                opened.append(_open_one(family, proto, where, len(places) == 1, reuse_port))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                missing = error
+            else:
+                on_error.callback(opened[-1].close)
+        if missing is not None and not opened:
+            raise missing
+        on_error.pop_all()
+    return opened
+
+
+def _open_one(
+    family: int, proto: int, where: tuple[Any, ...], alone: bool, reuse_port: bool
+) -> socket.socket:
+    with _closed_on_error(socket.socket(family, socket.SOCK_STREAM, proto)) as opened:
+        if os.name == "posix":  # on Windows it would share the port with another server
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6 and not alone:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _listen_at(opened, where)
+    return opened
+
+
+@contextmanager
+def _closed_on_error(opened: socket.socket) -> Generator[socket.socket]:
+    """Close the socket if the block raises."""
+    with ExitStack() as stack:
+        stack.callback(opened.close)
+        yield opened
+        stack.pop_all()
+
+
+def _listen_at(opened: socket.socket, where: tuple[Any, ...] | str) -> None:
+    """Make the socket listen at an address of its family."""
+    opened.setblocking(False)
+    opened.bind(where)
+    opened.listen(BACKLOG)
+
+
+def _cannot_listen(address: object, error: OSError) -> OSError:
+    """An error of the same kind that names the address."""
+    why = error.strerror or str(error)
+    return OSError(error.errno, f"cannot listen on {address}: {why}")
 
 
 def _open_unix(path: str) -> socket.socket:
@@ -152,8 +261,8 @@ def _open_unix(path: str) -> socket.socket:
     if sys.platform == "win32":
         raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
     _remove_dead(path)
-    with closed_on_error(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as opened:
-        listen_at(opened, path)
+    with _closed_on_error(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as opened:
+        _listen_at(opened, path)
     return opened
 
 
@@ -184,7 +293,7 @@ def _remove_dead(path: str) -> None:
 
 def _open_inherited(number: int) -> socket.socket:
     """A duplicate of the listening socket with that descriptor."""
-    with closed_on_error(socket.socket(fileno=os.dup(number))) as opened:
+    with _closed_on_error(socket.socket(fileno=os.dup(number))) as opened:
         listens = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if opened.type != socket.SOCK_STREAM or not listens:
             raise OSError(errno.EINVAL, "it is no listening stream socket")
@@ -198,3 +307,32 @@ def _address_of(opened: socket.socket, asked: Inherited) -> Place:
         host, port, *_ = cast("tuple[str, int]", name)
         return Address(host, port)
     return UnixPath(os.fsdecode(name)) if name else asked
+
+
+def block_new_clients(listening: socket.socket) -> None:
+    """Block new connections, while clients that have begun to connect can still be accepted.
+
+    Linux only. Elsewhere it does nothing, and the clients below are reset.
+    """
+    # To close a listening socket resets every connection whose handshake is under way or which is
+    # not yet accepted: with a round trip of 100 ms and 1000 connections a second, 100 clients at
+    # each restart. So a filter drops the packets that begin a connection (SYN is set). A client
+    # that is dropped sends SYN again, and reaches the next process or is refused. The socket module
+    # has no call for this; the filter is four instructions of classic BPF.
+    if sys.platform != "linux":
+        return
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, 13),  # load the byte with the flags of the TCP header
+            (0x45, 0, 1, 0x02),  # if SYN is set go on, else skip one
+            (0x06, 0, 0, 0),  # drop
+            (0x06, 0, 0, 0xFFFF),  # accept
+        )
+    )
+    code = ctypes.create_string_buffer(program, len(program))
+    filtering = struct.pack("HP", len(program) // 8, ctypes.addressof(code))
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filtering)
+    except OSError:
+        pass  # this system forbids filters
