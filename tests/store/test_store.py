@@ -24,7 +24,8 @@ from tailrace.errors import Outage
 from tailrace.message.internals import message_of
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store
-from tailrace.store.target import ThreadedTarget, Written
+from tailrace.store.target import PlainFunction, ThreadedTarget, Written
+from tailrace.worker import LeftBehind, leave_behind
 
 pytestmark = pytest.mark.virtual_time
 
@@ -755,6 +756,29 @@ async def test_what_a_database_raises_when_it_is_closed_is_raised_by_the_store()
     with pytest.raises(OSError, match="cannot close"):
         await actor(channel)
     assert message.outcome == Outcome("stored")
+
+
+async def test_the_thread_of_a_write_that_was_left_behind_ends_with_that_write() -> None:
+    threads: list[threading.Thread] = []
+    began, gate = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def write(rows: Sequence[int]) -> None:
+        threads.append(threading.current_thread())
+        loop.call_soon_threadsafe(began.set)
+        assert gate.wait(10)
+
+    target = ThreadedTarget(PlainFunction(write, None), "writes")
+    writing = target.write([Message(1)])
+    await began.wait()
+    assert leave_behind(loop) == ["writes"]
+    with pytest.raises(LeftBehind):
+        await writing
+    await target.close()  # does not wait
+    gate.set()
+    (thread,) = threads
+    await asyncio.to_thread(thread.join, 5)
+    assert not thread.is_alive()
 
 
 # What it says.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 import msgspec
 import pytest
@@ -20,8 +23,12 @@ import pytest
 from tailrace import Channel, Group, Message, Outcome, emit
 from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store_sqlite
-from tailrace.store.sqlite.table import Table
+from tailrace.store.sqlite import files
+from tailrace.store.sqlite.files import Files, alone, identity, put_aside_foreign
+from tailrace.store.sqlite.table import Rows, Table
 from tailrace.store.sqlite.target import SqliteTarget
+from tailrace.store.sqlite.write import Writer
+from tailrace.store.target import Written
 
 T = TypeVar("T")
 
@@ -410,6 +417,162 @@ async def test_the_end_leaves_one_file_with_everything_in_it(path: Path) -> None
     assert list(path.parent.iterdir()) == [path]
 
 
+# The files that lie beside it.
+
+can_mark = pytest.mark.skipif(not hasattr(os, "setxattr"), reason="a WAL cannot be marked here")
+
+
+def test_while_a_store_opens_a_database_no_other_of_its_folder_is_opened(path: Path) -> None:
+    pytest.importorskip("fcntl")
+    other = alone(path.with_name("other.db"), 0)
+    refused = pytest.raises(BlockingIOError, match="another store has been opening")
+    with alone(path, 0), refused, other:
+        raise AssertionError("two at a time")
+    with alone(path, 0):
+        pass
+
+
+def test_who_is_to_wait_no_time_for_the_folder_tries_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+
+    class Stopped:
+        """Clock whose resolution is too coarse to see the time that a try takes."""
+
+        def monotonic(self) -> float:
+            return 7.0
+
+        def sleep(self, seconds: float) -> None:
+            raise AssertionError("it waits")
+
+    with alone(path, 0):
+        monkeypatch.setattr(files, "time", Stopped())
+        with pytest.raises(BlockingIOError), alone(path, 0):
+            raise AssertionError("two at a time")
+
+
+async def test_a_folder_that_cannot_be_locked_is_no_trouble(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    asked: list[int] = []
+
+    def flock(folder: int, how: int) -> None:
+        asked.append(how)
+        if asked == [fcntl.LOCK_EX | fcntl.LOCK_NB] * 2:
+            raise AssertionError("it tries for ever")
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert await stored(store_sqlite(path), [Message("a")]) == [Outcome("stored")]
+    assert rows(path) == ["a"]
+    assert asked
+
+
+@can_mark
+def test_a_wal_stays_that_of_the_database_for_which_it_was_made(path: Path) -> None:
+    restored, wal = path.with_name("backup.db"), path.with_name("events.db-wal")
+    for file in (path, restored, wal):
+        overwrite(file, b"x")
+    for _ in range(2):
+        database = identity(path)
+        assert database is not None
+        Files(path, path, database)
+        if restored.exists():
+            assert put_aside_foreign(path) is None
+            path.rename(path.with_name("archive.db"))
+            restored.rename(path)
+    assert put_aside_foreign(path) is not None
+    assert not wal.exists()
+
+
+CRASHES: Final = """
+import asyncio, math, os, sys
+from tailrace import Channel, Message
+from tailrace.store import store_sqlite
+
+async def main():
+    channel = Channel[Message[str]](math.inf)
+    storing = asyncio.create_task(store_sqlite(sys.argv[1], type=str)(channel))
+    message = Message(sys.argv[2])
+    await channel.send(message)
+    os._exit(not (await message.settled(10)).ok)
+
+asyncio.run(main())
+"""
+
+
+def crash(path: Path, data: str) -> None:
+    """Store this in a process that ends without closing the database."""
+    subprocess.run([sys.executable, "-c", CRASHES, str(path), data], check=True)
+
+
+@can_mark
+async def test_of_several_wals_that_were_put_aside_a_database_gets_its_own(path: Path) -> None:
+    names: dict[int, str] = {}
+    for name in ("one", "two", "three"):
+        crash(path, name)
+        names[path.with_name("events.db-wal").stat().st_ino] = name
+        path.rename(path.with_name(name))
+        overwrite(path, b"")  # another database, which has just been made
+        assert put_aside_foreign(path) is not None
+        path.unlink()
+    *_, last = path.parent.glob("events.db-wal-saved-*")  # those of others are looked at first
+    name = names[last.stat().st_ino]
+    path.with_name(name).rename(path)
+    assert await stored(store_sqlite(path, type=str), [Message("after")]) == [Outcome("stored")]
+    assert rows(path) == [name, "after"]
+    assert len(list(path.parent.glob("events.db-wal-saved-*"))) == 2
+
+
+def test_a_connection_to_a_file_that_was_replaced_meanwhile_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    made: list[sqlite3.Connection] = []
+
+    def late(*args: Any, **options: Any) -> sqlite3.Connection:
+        path.unlink()
+        made.append(connect(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", late)
+    target = SqliteTarget[str](
+        str(path), lambda _: pytest.fail("not asked for"), None, durability="full", busy_timeout=0
+    )
+    with pytest.raises(OSError, match="was replaced while it was being opened"):
+        target.open(None)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        made[-1].execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB]
+)
+async def test_after_an_error_that_a_new_connection_may_not_have_there_is_a_new_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    connections: list[sqlite3.Connection] = []
+
+    class Broken(Writer[T]):
+        def store(self, rows: Rows) -> Written:
+            connections.append(self._connection)
+            if self._connection is connections[0]:
+                error = sqlite3.DatabaseError("broken")
+                error.sqlite_errorcode = code
+                raise error
+            return super().store(rows)
+
+    monkeypatch.setattr("tailrace.store.sqlite.target.Writer", Broken)
+    actor = store_sqlite(path, type=str, retry=Retry(3, backoff=0))
+    assert await stored(actor, [Message("a")]) == [Outcome("stored")]
+    assert rows(path) == ["a"]
+    assert len(connections) == 2
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connections[0].execute("SELECT 1")
+
+
 # Refusals, before anything is received.
 
 
@@ -551,6 +714,8 @@ async def test_a_view_is_no_table(path: Path) -> None:
         "(n INTEGER PRIMARY KEY, id TEXT UNIQUE, number INT, customer TEXT, price DOUBLE, x TEXT)",
         "(id TEXT PRIMARY KEY, number INT, customer TEXT, price REAL, at NOT NULL DEFAULT 'now')",
         "(id TEXT PRIMARY KEY, number INT, customer TEXT, price REAL) WITHOUT ROWID",
+        "(id BLOB PRIMARY KEY, number BLOB, customer BLOB, price LONGBLOB)",
+        "(id ANY PRIMARY KEY, number ANY, customer ANY, price ANY) STRICT",
     ],
 )
 async def test_a_table_that_keeps_the_rows_as_they_are_fits(path: Path, table: str) -> None:
