@@ -126,6 +126,57 @@ async def test_a_line_that_cannot_be_read_is_rejected_alone_and_named(
     assert f"(line {3 if format == 'csv' else 2})" in caplog.text
 
 
+def test_every_record_of_csv_on_standard_input_is_read() -> None:
+    program = """
+        import asyncio
+        from tailrace import Channel, Group, Message, Receiver
+        from tailrace.listen import read_lines
+        async def show(inbox: Receiver[Message[dict[str, str]]]) -> None:
+            async for message in inbox:
+                print(message.data)
+                message.ack()
+        async def main():
+            lines = Channel[Message[dict[str, str]]]()
+            async with Group() as go:
+                go(read_lines("-", format="csv", progress="off"), lines)
+                go(show, lines)
+        asyncio.run(main())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        input="a,b\n1,2\n3,4\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == ["{'a': '1', 'b': '2'}", "{'a': '3', 'b': '4'}"]
+
+
+async def test_each_file_that_is_followed_has_the_header_of_its_own(tmp_path: Path) -> None:
+    one, other, later = (tmp_path / f"{name}.csv" for name in ("a", "b", "c"))
+    one.write_text("a,b\n1,2\n", encoding="utf-8")
+    other.write_text("c\n3\n", encoding="utf-8")
+    later.write_text("", encoding="utf-8")
+    came = Channel[dict[str, str]](10)
+
+    async def tell(inbox: Receiver[Message[dict[str, str]]]) -> None:
+        async for message in inbox:
+            await came.send(message.data)
+            message.ack()
+
+    lines = Channel[Message[dict[str, str]]]()
+    async with asyncio.timeout(30), Group() as go:
+        go(read_lines(tmp_path / "*.csv", format="csv", follow=True), lines)
+        go(tell, lines)
+        assert [await came.recv() for _ in range(2)] == [{"a": "1", "b": "2"}, {"c": "3"}]
+        for path, text in ((one, "4,5\n"), (later, "d\n6\n")):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        assert [await came.recv() for _ in range(2)] == [{"a": "4", "b": "5"}, {"d": "6"}]
+        go.drain()
+
+
 async def test_what_the_types_own_code_raises_rejects_the_line(tmp_path: Path) -> None:
     @dataclass
     class Odd:
@@ -152,13 +203,13 @@ def test_chunks_of_any_size_make_the_same_lines(
     path.write_bytes(content)
 
     def lines() -> list[Line]:
-        file = LineFile(str(path), max_line=20, quoted=quoted)
+        file = LineFile(str(path), max_line=20, table=quoted)
         found: list[Line] = []
         while (some := file.read()) is not None:
             found += some
         found += file.rest()
         file.close()
-        return found
+        return found if file.header is None else [file.header, *found]
 
     found = lines()
     monkeypatch.setattr(lines_files, "CHUNK", 1024)
@@ -280,6 +331,30 @@ async def test_an_import_of_which_too_much_fails_stops_and_goes_on_later(tmp_pat
     sink = await read(source)
     assert sorted(sink.data) == sorted(f"bad {n}" for n in range(100))
     assert source.counts == {"stored": 100, "open": 0}
+
+
+async def test_an_import_that_stopped_goes_on_with_the_same_options(tmp_path: Path) -> None:
+    path, kept = tmp_path / "in", tmp_path / "kept"
+    path.write_text("".join(f"bad {n}\n" for n in range(20)), encoding="utf-8")
+
+    def again() -> ReadLines[Any]:
+        return read_lines(path, checkpoint=kept, in_flight=5, progress="off")
+
+    with pytest.raises(ExceptionGroup):
+        await read(again(), Sink(fail_some))
+    source = again()
+    assert len((await read(source)).data) == 20
+    assert source.counts == {"stored": 20, "open": 0}
+
+
+async def test_a_repeated_line_that_is_rejected_moves_nothing_back(tmp_path: Path) -> None:
+    path, kept = tmp_path / "in", tmp_path / "kept"
+    path.write_text("bad\n1\n2\n", encoding="utf-8")
+    await read(read_lines(path, checkpoint=kept, progress="off"), Sink(fail_some))
+    source = read_lines(path, type=int, checkpoint=kept, progress="off")
+    assert (await read(source)).data == []
+    assert source.counts == {"stored": 2, "rejected": 1, "open": 0}
+    assert (await read(read_lines(path, checkpoint=kept, progress="off"))).data == []
 
 
 async def test_another_file_under_the_name_is_a_new_generation(tmp_path: Path) -> None:

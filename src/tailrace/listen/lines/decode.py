@@ -19,19 +19,15 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class LineDecoder(Protocol):
-    """Decodes the lines of one file."""
+    """Decodes the lines of files."""
 
-    header: bool
-    """Whether the first line of a file is a header."""
+    table: bool
+    """Whether the first line of a file is a header, which names the fields of the others."""
     skips_blank: bool
     """Whether a line of white space is no line."""
 
-    def begin(self, header: bytes) -> None:
-        """A file begins, with this header."""
-        ...
-
-    def __call__(self, data: bytes) -> Any:
-        """The data of a line."""
+    def __call__(self, data: bytes, header: bytes) -> Any:
+        """The data of a line of a file with this header."""
         ...
 
 
@@ -51,15 +47,12 @@ def decoder(format: Format, kind: Any) -> LineDecoder:
 class Text:
     """A line is a text in UTF-8, or what is written so."""
 
-    header = skips_blank = False
+    table = skips_blank = False
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
 
-    def begin(self, header: bytes) -> None:
-        """Texts have no header."""
-
-    def __call__(self, data: bytes) -> Any:
+    def __call__(self, data: bytes, header: bytes) -> Any:
         if self._kind is bytes:
             return data
         text = data.decode()
@@ -69,38 +62,40 @@ class Text:
 class Json:
     """A line is a JSON value."""
 
-    header, skips_blank = False, True
+    table, skips_blank = False, True
 
     def __init__(self, kind: Any) -> None:
         self._decode = msgspec.json.Decoder(kind).decode
 
-    def begin(self, header: bytes) -> None:
-        """JSON lines have no header."""
-
-    def __call__(self, data: bytes) -> Any:
+    def __call__(self, data: bytes, header: bytes) -> Any:
         return self._decode(data)
 
 
 class Csv:
     """A line is a record of CSV (RFC 4180), whose fields the first one names."""
 
-    header = skips_blank = True
+    table = skips_blank = True
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
+        self._header = b""  # the last one, and its names
         self._names: list[str] = []
 
-    def begin(self, header: bytes) -> None:
-        self._names = _fields(header)
-        if len(set(self._names)) < len(self._names):
-            raise ValueError(f"the header names a field twice: {', '.join(self._names)}")
-
-    def __call__(self, data: bytes) -> Any:
+    def __call__(self, data: bytes, header: bytes) -> Any:
+        if header != self._header:
+            self._header, self._names = header, _names(header)
         fields = _fields(data)
         if len(fields) != len(self._names):
             raise ValueError(f"it has {len(fields)} fields, the header {len(self._names)}")
         record = dict(zip(self._names, fields, strict=True))
         return msgspec.convert(record, self._kind, strict=False)
+
+
+def _names(header: bytes) -> list[str]:
+    names = _fields(header)
+    if len(set(names)) < len(names):
+        raise ValueError(f"the header names a field twice: {', '.join(names)}")
+    return names
 
 
 def _fields(data: bytes) -> list[str]:

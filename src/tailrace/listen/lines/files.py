@@ -79,14 +79,16 @@ class Line(NamedTuple):
 class LineFile:
     """Reads the lines of one file, from `offset` on, of which the first has `number`.
 
-    At most `max_line` bytes of a line are kept. With `quoted`, a line that leaves a quote (``"``)
-    open goes on in the next, as the records of CSV do.
+    At most `max_line` bytes of a line are kept. With `table`, the file is one of CSV: a line that
+    leaves a quote (``"``) open goes on in the next, and the first line is the `header`, None until
+    it was read, and not among the lines.
     """
 
-    def __init__(self, path: str, *, max_line: int, quoted: bool = False) -> None:
+    def __init__(self, path: str, *, max_line: int, table: bool = False) -> None:
         self.path = path
         self._max_line = max_line
-        self._quoted = quoted
+        self._quoted = self._headed = table
+        self.header: Line | None = None
         self._raw = cast(BufferedReader, sys.stdin.buffer if path == STDIN else _open(path))
         self.identity = None if path == STDIN else Identity.of(self._raw)
         self.packed = path != STDIN and os.pread(self._raw.fileno(), 2, 0) == GZIP_MAGIC
@@ -113,8 +115,23 @@ class LineFile:
 
     def seek(self, offset: int, number: int) -> None:
         """Go to `offset`, where line `number` begins; in an archive by unpacking up to there."""
+        if offset == self.offset and not (self._kept or self._dropped):
+            return  # standard input can go nowhere else
+        if self._headed and self.header is None:
+            self._first_line()
         self._file.seek(offset)
         self._begin(offset, number)
+
+    def line_at(self, offset: int, number: int) -> Line | None:
+        """The line that begins at `offset`; None at the end of the file."""
+        self.seek(offset, number)
+        return self._first_line()
+
+    def _first_line(self) -> Line | None:
+        while (lines := self.read()) == []:
+            pass
+        lines = self.rest() if lines is None else lines
+        return lines[0] if lines else None
 
     @property
     def size(self) -> int | None:
@@ -126,11 +143,16 @@ class LineFile:
     def read(self) -> list[Line] | None:
         """The lines that end in the next chunk, perhaps none; None at the end of the file."""
         chunk = self._file.read1(CHUNK)
-        return list(self._split(chunk)) if chunk else None
+        return self._without_header(list(self._split(chunk))) if chunk else None
 
     def rest(self) -> list[Line]:
         """At the end of the file: the last line, if it has no line break."""
-        return [self._end(0)] if self._kept or self._dropped else []
+        return self._without_header([self._end(0)] if self._kept or self._dropped else [])
+
+    def _without_header(self, lines: list[Line]) -> list[Line]:
+        if self._headed and self.header is None and lines:
+            self.header = lines.pop(0)
+        return lines
 
     def is_cut(self) -> bool:
         """Whether the file is shorter than what was read of it."""

@@ -27,7 +27,7 @@ class Meter(Protocol):
 
 
 def check_style(style: Style) -> Style:
-    """The same; ValueError if it is none."""
+    """`style` itself. ValueError if it is no style."""
     if style not in get_args(Style):
         raise ValueError(f"read_lines: progress={style!r} is none of {get_args(Style)}")
     return style

@@ -129,7 +129,7 @@ class ReadLines(Generic[T]):
         try:
             window.advance()
             while window.open:
-                await window.changed()
+                await window.news().wait()
                 window.advance()
                 self._show()
         finally:
@@ -140,6 +140,8 @@ class ReadLines(Generic[T]):
     async def _read(self, window: Window, out: Sender[Message[T]]) -> None:
         for place in [place for place in self._checkpoint.files if place.again]:
             await self._read_again(place, out)
+        while window.open:  # only then is it known which of them have failed once more
+            await self._next_settle(window)
         for place in self._checkpoint.files[:]:
             if place.end is None and await self._blocking(_is_renamed, place):
                 await self._read_older(place, out)
@@ -178,7 +180,7 @@ class ReadLines(Generic[T]):
                 await self._save()
             elif place.identity is not None and place.identity.length < HEAD:
                 place.identity = file.identity  # it may have grown since
-            await self._blocking(self._go_to, file, place)
+            await self._blocking(file.seek, place.offset, place.number)
         except BaseException:
             self._shut(file)
             raise
@@ -188,7 +190,7 @@ class ReadLines(Generic[T]):
         return await self._blocking(self._open_in_thread, name)
 
     def _open_in_thread(self, name: str) -> LineFile:
-        file = LineFile(name, max_line=self._max_line, quoted=self._decoder.header)
+        file = LineFile(name, max_line=self._max_line, table=self._decoder.table)
         self._files.append(file)  # whoever waits for it may be cancelled: see `_close`
         return file
 
@@ -201,27 +203,12 @@ class ReadLines(Generic[T]):
         for file in self._files:
             file.close()
 
-    def _go_to(self, file: LineFile, place: Progress) -> None:
-        """In a thread: read the header, and go to the place."""
-        if self._decoder.header:
-            while (lines := file.read()) == []:
-                pass
-            lines = file.rest() if lines is None else lines
-            if not lines or lines[0].data is None:
-                return  # empty as yet
-            header = lines[0]
-            self._decoder.begin(_trimmed(header))
-            if place.offset == 0:
-                place.offset, place.number = header.end, header.next_number
-        if file.path != STDIN:
-            file.seek(place.offset, place.number)
-
     # --- reading ----------------------------------------------------------------------------
 
     async def _read_to_end(self, file: LineFile, place: Progress, out: Sender[Message[T]]) -> None:
         while (lines := await self._blocking(file.read)) is not None:
-            await self._send(place, lines, out)
-        await self._send(place, file.rest(), out)
+            await self._send(file, place, lines, out)
+        await self._send(file, place, file.rest(), out)
 
     async def _read_following(self, out: Sender[Message[T]]) -> None:
         """Read what is written to the files, and to those that come to have their names."""
@@ -239,7 +226,7 @@ class ReadLines(Generic[T]):
                         place.end = file.offset
                         self._shut(files.pop(name)[0])
                     moved |= lines is not None
-                    await self._send(place, lines or [], out)
+                    await self._send(file, place, lines or [], out)
                 if not moved:
                     await self._pause()
         finally:
@@ -258,7 +245,7 @@ class ReadLines(Generic[T]):
         """Read the rest of a file that was renamed since."""
         async with self._found(place) as file:
             if file is not None:
-                await self._blocking(self._go_to, file, place)
+                await self._blocking(file.seek, place.offset, place.number)
                 await self._read_to_end(file, place, out)
             place.end = place.offset if file is None else file.offset
 
@@ -267,11 +254,10 @@ class ReadLines(Generic[T]):
         async with self._found(place) as file:
             if file is None:
                 return
-            await self._blocking(self._go_to, file, place)
             for offset, number in sorted(place.again):
-                line = await self._blocking(_line_at, file, offset, number)
+                line = await self._blocking(file.line_at, offset, number)
                 if line is not None:
-                    await self._send(place, [line], out, repeated=True)
+                    await self._send(file, place, [line], out, repeated=True)
 
     @asynccontextmanager
     async def _found(self, place: Progress) -> AsyncGenerator[LineFile | None, None]:
@@ -295,38 +281,50 @@ class ReadLines(Generic[T]):
     # --- sending ----------------------------------------------------------------------------
 
     async def _send(
-        self, place: Progress, lines: list[Line], out: Sender[Message[T]], repeated: bool = False
+        self,
+        file: LineFile,
+        place: Progress,
+        lines: list[Line],
+        out: Sender[Message[T]],
+        *,
+        repeated: bool = False,
     ) -> None:
-        """Send lines in order, as far as there is room for them."""
+        """Send lines of a file in order, as far as there is room for them."""
         window = self._window
         assert window is not None
+        header = b""
+        if file.header is not None:
+            header = _trimmed(file.header)
+            if place.offset == 0:
+                place.offset, place.number = file.header.end, file.header.next_number
         at = 0
         while at < len(lines):
             if self._draining.is_set():
                 raise _Stopped
             window.advance()
-            self._check_failures(window)
+            if not repeated:
+                self._check_failures(window)
             room = min(window.room, SLICE)
             if room > 0:
                 part = lines[at : at + room]
                 at += len(part)
-                messages = [self._message(window, place, line, repeated) for line in part]
+                messages = [self._message(window, place, line, header, repeated) for line in part]
                 await out.send_many([m for m in messages if m is not None])
                 del messages
             else:
-                await self._wait_for_room(window)
+                await self._next_settle(window)
             self._show()
             await self._save_if_due()
 
-    async def _wait_for_room(self, window: Window) -> None:
-        change = asyncio.ensure_future(window.changed())
-        try:
-            await select(done(change), done(self._draining))
-        finally:
-            change.cancel()
+    async def _next_settle(self, window: Window) -> None:
+        """Wait until a line is settled, and count it."""
+        index, _ = await select(done(window.news()), done(self._draining))
+        if index == 1:
+            raise _Stopped
+        window.advance()
 
     def _message(
-        self, window: Window, place: Progress, line: Line, repeated: bool
+        self, window: Window, place: Progress, line: Line, header: bytes, repeated: bool
     ) -> Message[T] | None:
         """The message of a line; None for a line that is blank or rejected."""
         name = f"{place.name}#{place.generation}:{line.offset}"
@@ -335,14 +333,14 @@ class ReadLines(Generic[T]):
                 raise ValueError(f"it is longer than max_line={self._max_line} bytes")
             text = _trimmed(line)
             if self._decoder.skips_blank and not text.strip():
-                window.skip(place, line, BLANK)
+                window.skip(place, line, repeated, BLANK)
                 return None
-            data = self._decoder(text)
+            data = self._decoder(text, header)
         except Exception as error:
             # Of a line's own fault nobody needs a traceback; of the type's code, its author does.
             why = str(error) if isinstance(error, ValueError) else error
             self._failures.add(f"{name} (line {line.number})", why)
-            window.skip(place, line, "rejected")
+            window.skip(place, line, repeated, "rejected")
             return None
         headers = {"file": place.name, "line": str(line.number)}
         return message_of(data, name, window.add(place, line, repeated), headers, PLACE)
@@ -381,8 +379,12 @@ class ReadLines(Generic[T]):
         self._worker.submit(self._close_files)  # after what the thread may be doing
         self._worker.shutdown(wait=False)
         # Not before the checkpoint was read: nothing is known then.
-        if self._saved is not None and self._text and self._checkpoint.text() != self._text:
-            save(self._saved, self._checkpoint.text())
+        if (
+            self._saved is not None
+            and self._text
+            and (text := self._checkpoint.text()) != self._text
+        ):
+            save(self._saved, text)
 
     def _show(self) -> None:
         if self._meter is not None:
@@ -402,18 +404,10 @@ class ReadLines(Generic[T]):
 
 def _trimmed(line: Line) -> bytes:
     """The bytes of a line, without what editors on Windows put around them."""
-    assert line.data is not None
-    data = line.data.removeprefix(BYTE_ORDER_MARK) if line.offset == 0 else line.data
+    data = line.data or b""
+    if line.offset == 0:
+        data = data.removeprefix(BYTE_ORDER_MARK)
     return data.removesuffix(b"\r")
-
-
-def _line_at(file: LineFile, offset: int, number: int) -> Line | None:
-    """In a thread: the line that begins at `offset`."""
-    file.seek(offset, number)
-    while (lines := file.read()) == []:
-        pass
-    lines = file.rest() if lines is None else lines
-    return lines[0] if lines else None
 
 
 def _is_of(place: Progress, file: LineFile) -> bool:

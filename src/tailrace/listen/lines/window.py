@@ -46,9 +46,9 @@ class Window:
         self._unsettled += 1
         return sent
 
-    def skip(self, file: Progress, line: Line, status: str) -> None:
+    def skip(self, file: Progress, line: Line, repeated: bool, status: str) -> None:
         """A line is not sent: it is blank, or "rejected"."""
-        self._sent.append(Sent(self, file, line, False, status))
+        self._sent.append(Sent(self, file, line, repeated, status))
 
     @property
     def room(self) -> int:
@@ -66,18 +66,17 @@ class Window:
         """How many lines are unsettled."""
         return self._unsettled
 
-    async def changed(self) -> None:
-        """Wait for a settle. Cancelled: nothing has happened."""
+    def news(self) -> asyncio.Event:
+        """An event that the next settle sets; set already if there was one since `advance`."""
         self._news.clear()
         self._waiting = True  # first, then look: a settle does both in the other order
-        try:
-            if not self._settled:
-                await self._news.wait()
-        finally:
-            self._waiting = False
+        if self._settled:
+            self._news.set()
+        return self._news
 
     def advance(self) -> None:
         """Count what was settled since, and move the places of the files on."""
+        self._waiting = False
         while self._settled:
             self._settled.popleft()
             self._unsettled -= 1
