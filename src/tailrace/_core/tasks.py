@@ -17,6 +17,22 @@ T = TypeVar("T")
 _EMPTY = Context()
 
 
+def resume_then(
+    resume: Callable[[Any], object], then: Callable[[], object]
+) -> Callable[[Any], None]:
+    """A callback of a waiter that resumes its task by `resume`, and then calls `then`."""
+    once = [resume]
+
+    def callback(waiter: Any) -> None:
+        try:
+            once.pop()(waiter)
+        finally:
+            del waiter  # with `pop`: what the task raises keeps this frame alive
+        then()
+
+    return callback
+
+
 def wanted() -> bool:
     """Whether the environment asks for stock tasks. ImportError for a value that is none."""
     how = os.environ.get("TAILRACE_TASKS", "auto")

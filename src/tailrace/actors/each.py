@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
+from tailrace.actors.stock import Stock, is_being_cancelled, name_of
 from tailrace.channel import Receiver, Sender
 from tailrace.deadline import within
 from tailrace.errors import Abort, Reject
 from tailrace.message import Message
 from tailrace.message.internals import FailureLog, current, failure, make_current, settle_failed
-from tailrace.usercode import close, is_async, is_generator, unwrapped
+from tailrace.usercode import close, is_async, is_generator
 from tailrace.worker import Worker
 
 __all__ = ["Each", "EachStatistics", "each"]
@@ -95,7 +96,7 @@ class EachStatistics:
     skipped: int = 0
 
 
-class Each(Generic[A, B]):
+class Each(Stock, Generic[A, B]):
     """The actor that `each` makes. It keeps nothing of a message, so several tasks may run it."""
 
     def __init__(
@@ -108,7 +109,7 @@ class Each(Generic[A, B]):
     ) -> None:
         if not callable(fn):
             raise TypeError(f"each takes a function of a message's data, not {fn!r}")
-        self.name = _name(fn)
+        super().__init__(name_of(fn))
         asynchronous = is_async(fn)
         if on_error not in get_args(OnError):
             raise ValueError(
@@ -135,7 +136,7 @@ class Each(Generic[A, B]):
         self._threads = threads
         self._call = _on_loop(fn, self._timeout, asynchronous)
         self._failures = FailureLog(repr(self))
-        self._passed = self._aborted = self._rejected = self._failed = self._skipped = 0
+        self._passed = self._aborted = self._rejected = self._failed = 0
 
     async def __call__(self, inbox: Receiver[Message[A]], out: Sender[Message[B]]) -> None:
         """Handle the messages of `inbox` until it closes. See `each`."""
@@ -199,7 +200,7 @@ class Each(Generic[A, B]):
         except Exception as error:
             self._failure(message, error)
         except asyncio.CancelledError as error:
-            if _is_being_cancelled():
+            if is_being_cancelled():
                 self._not_passed(message, error)
                 raise
             self._failure(message, error)  # the function awaited something that was cancelled
@@ -223,14 +224,10 @@ class Each(Generic[A, B]):
             raise error
         self._failures.add(message.id, error)
 
-    def _not_passed(self, message: Message[Any], error: BaseException) -> None:
-        """The actor ends with `message` in hand: fail it, so that no sender waits in vain."""
-        cancelled = isinstance(error, asyncio.CancelledError)
-        reason = f"{self!r} was cancelled while it had the message in hand"
-        if settle_failed(message, reason if cancelled else error):
-            self._failed += 1
-            if cancelled:  # any other error ends the actor, and its group reports it
-                self._failures.add(message.id, reason)
+    def _not_passed(self, message: Message[Any], error: BaseException) -> bool:
+        settled = super()._not_passed(message, error)
+        self._failed += settled
+        return settled
 
 
 # --- calling the function -------------------------------------------------------------------
@@ -303,9 +300,9 @@ def _finished(fn: Callable[[Any], Any], data: Any) -> Any:
     try:
         value = fn(data)
     except StopIteration as error:  # no future can hold it: its waiter would hang
-        raise RuntimeError(f"{_name(fn)} raised StopIteration") from error
+        raise RuntimeError(f"{name_of(fn)} raised StopIteration") from error
     if inspect.isawaitable(value) or type(value) in _NOT_RUN:
-        raise _not_run(_name(fn), value)
+        raise _not_run(name_of(fn), value)
     return value
 
 
@@ -320,14 +317,3 @@ def _not_run(name: str, value: Any) -> TypeError:
         f"function that returns its result; await what is async (no threads=True for an async "
         f"function), and return a list instead of yielding"
     )
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-def _name(fn: Callable[..., Any]) -> str:
-    fn = unwrapped(fn)
-    name = getattr(fn, "__name__", None)
-    return name if isinstance(name, str) else type(fn).__name__

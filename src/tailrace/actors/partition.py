@@ -43,7 +43,7 @@ class partition(Stock, Generic[T]):  # noqa: N801 (it is called as a function is
         try:
             async for message in inbox:
                 if self._is_open(message):
-                    code: Any = self._call(message, self._hash)
+                    code: Any = self._apply(message, self._hash)
                     if code is not RAISED:
                         lane: Sender[Message[T]] = lanes[int(code) % len(lanes)]
                         await self._pass_on(message, lane)

@@ -21,7 +21,7 @@ __all__ = ["RAISED", "Stock", "check_sync", "is_being_cancelled", "name_of", "ou
 T = TypeVar("T")
 
 RAISED: Final = object()
-"""What `Stock._call` returns when a function raised."""
+"""What `Stock._apply` returns when a function raised."""
 
 
 class Stock:
@@ -30,7 +30,7 @@ class Stock:
     def __init__(self, name: str) -> None:
         self.name = name
         self._failures = FailureLog(name)
-        self._skipped = 0
+        self._skipped: int = 0
 
     def __repr__(self) -> str:
         return self.name
@@ -54,11 +54,14 @@ class Stock:
         finally:
             del message  # the traceback refers to this frame
 
-    def _not_passed(self, message: Message[Any], error: BaseException) -> None:
-        """The actor is about to end with `message` in hand: let no sender wait for it in vain."""
+    def _not_passed(self, message: Message[Any], error: BaseException) -> bool:
+        """The actor ends with `message` in hand: fail it, so that no sender waits in vain. True if
+        this call settled it."""
         outcome = self._ending(error)
-        if message._settle(outcome) and outcome.error is None:
-            self._failures.add(message.id, outcome.reason)  # else the group tells of the error
+        settled = message._settle(outcome)
+        if settled and outcome.error is None:  # any other error the group reports
+            self._failures.add(message.id, outcome.reason)
+        return settled
 
     def _ending(self, error: BaseException) -> Outcome:
         """The outcome of a message in hand when the actor ends by `error`."""
@@ -66,7 +69,7 @@ class Stock:
             return failure(f"{self!r} was cancelled while it had the message in hand")
         return failure(error)
 
-    def _call(self, message: Message[Any], fn: Callable[..., Any], *args: Any) -> Any:
+    def _apply(self, message: Message[Any], fn: Callable[..., Any], *args: Any) -> Any:
         """``fn(data, *args)``, or `RAISED`: then the message is settled, and the actor goes on."""
         try:
             return fn(message.data, *args)

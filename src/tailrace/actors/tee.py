@@ -54,7 +54,7 @@ class Tee(Stock):
     async def _send_branches(
         self, message: Message[T], outs: tuple[Sender[Message[T]], ...]
     ) -> None:
-        copies = self._call(message, self._copies, len(outs))
+        copies = self._apply(message, self._copies, len(outs))
         if copies is RAISED:
             return
         parts = Parts(message)

@@ -15,6 +15,7 @@ from weakref import ref
 
 from tailrace._core.common import TIMED_OUT
 from tailrace._core.native._engine import Actor, Waiter
+from tailrace._core.tasks import resume_then
 
 # asyncio's own ways to make a third-party task known, as they are on this version.
 current_tasks: Any = getattr(_asyncio, "_current_tasks", None)
@@ -122,16 +123,7 @@ def when_resumed(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
     if isinstance(task, Actor):
         task._after = _both(task._after, then)
     elif parked._driver is not None:
-        resume = [parked._driver]
-
-        def resume_then(parked: Any) -> None:
-            try:
-                resume.pop()(parked)
-            finally:
-                del parked  # with `pop`: what the task raises keeps this frame alive
-            then()
-
-        parked._driver = resume_then
+        parked._driver = resume_then(parked._driver, then)
     return True
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tailrace._core.python.channel import Send
 from tailrace._core.python.parking import Waiter
 from tailrace._core.python.scheduler import scheduler_of
+from tailrace._core.tasks import resume_then
 
 
 def parked_on(task: asyncio.Task[Any]) -> Any:
@@ -35,16 +36,7 @@ def when_resumed(task: asyncio.Task[Any], then: Callable[[], object]) -> bool:
     if parked is None:
         return False
     waiter: Waiter = parked.waiter
-    resume = [waiter.callback]
-
-    def resume_then(waiter: Waiter) -> None:
-        try:
-            resume.pop()(waiter)
-        finally:
-            del waiter  # with `pop`: what the task raises keeps this frame alive
-        then()
-
-    waiter.callback = resume_then
+    waiter.callback = resume_then(waiter.callback, then)
     return True
 
 
