@@ -23,6 +23,7 @@ SRC = Path(__file__).parent.parent / "src"
 LAYERS = {
     "tailrace.errors": 0,
     "tailrace.usercode": 0,
+    "tailrace.arguments": 0,
     "tailrace.deadline": 0,
     "tailrace.jsontext": 0,
     "tailrace.worker": 0,

@@ -27,7 +27,14 @@ ROOT = Path(__file__).parent.parent
 # Modules that are public themselves, and those that are nobody's to import.
 OUTER = {"listen", "store", "testing"}
 PROGRAMS = {"cli", "dashboard", "demo", "metrics"}
-INSIDE = {"clockwork", "deadline", "jsontext", "usercode", "worker"}  # what several packages use
+INSIDE = {
+    "arguments",
+    "clockwork",
+    "deadline",
+    "jsontext",
+    "usercode",
+    "worker",
+}  # what several packages use
 
 
 def modules(short_names: set[str]) -> list[ModuleType]:

@@ -64,7 +64,7 @@ def test_on_says_which_errors_are_worth_another_try(on: Any, yes: Exception, no:
 @pytest.mark.parametrize(
     ("wrong", "error", "says"),
     [
-        ({"attempts": 0}, ValueError, "first try"),
+        ({"attempts": 0}, ValueError, "attempts must be a whole number of at least 1"),
         ({"attempts": 1.5}, TypeError, "attempts .*1.5"),
         ({"attempts": True}, TypeError, "attempts"),
         ({"backoff": -1}, ValueError, "backoff .*-1"),

@@ -152,7 +152,7 @@ async def test_timers_refuse_what_is_no_duration(make: Any, seconds: float) -> N
 
 
 async def test_ticker_refuses_zero() -> None:
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="seconds above 0"):
         ticker(0)
 
 

@@ -8,11 +8,12 @@ a fresh iterator each time.
 
 from __future__ import annotations
 
-import math
 import random as _random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, cast
+
+from tailrace.arguments import check_count, check_seconds
 
 __all__ = ["Retry"]
 
@@ -39,9 +40,10 @@ class Retry:
     on: _On | None = None
 
     def __post_init__(self) -> None:
-        _check_attempts(self.attempts)
-        _check_seconds("backoff", self.backoff)
-        _check_seconds("cap", self.cap)
+        if self.attempts is not None:
+            check_count("attempts", self.attempts)
+        check_seconds("backoff", self.backoff)
+        check_seconds("cap", self.cap)
         _check_on(self.on)
 
     def applies(self, error: BaseException) -> bool:
@@ -62,22 +64,6 @@ class Retry:
             yield random() * bound
             bound = min(bound * 2, self.cap)
             tries += 1
-
-
-def _check_seconds(name: str, seconds: object) -> None:
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
-        raise TypeError(f"{name} must be seconds, not {seconds!r}")
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"{name} must be seconds of 0 or more, not {seconds!r}")
-
-
-def _check_attempts(attempts: object) -> None:
-    if attempts is None:
-        return
-    if not isinstance(attempts, int) or isinstance(attempts, bool):
-        raise TypeError(f"attempts must be a whole number or None, not {attempts!r}")
-    if attempts < 1:
-        raise ValueError(f"attempts counts the first try too, so it is never {attempts!r}")
 
 
 def _check_on(on: object) -> None:

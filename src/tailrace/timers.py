@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from tailrace.arguments import check_seconds
 from tailrace.channel import Receiver
 from tailrace.clockwork import start_timer
 
@@ -16,7 +15,7 @@ def after(seconds: float) -> Receiver[float]:
     RuntimeError where no event loop runs. TypeError or ValueError unless `seconds` is a duration
     of 0 or more.
     """
-    _check(seconds, positive=False)
+    check_seconds("seconds", seconds)
     return start_timer(f"after({seconds:g})", seconds, None)
 
 
@@ -27,13 +26,5 @@ def ticker(seconds: float) -> Receiver[float]:
     others are dropped, as in Go. RuntimeError where no event loop runs. TypeError or ValueError
     unless `seconds` is a positive duration.
     """
-    _check(seconds, positive=True)
+    check_seconds("seconds", seconds, positive=True)
     return start_timer(f"ticker({seconds:g})", seconds, seconds)
-
-
-def _check(seconds: float, *, positive: bool) -> None:
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
-        raise TypeError(f"a timer takes seconds, not {seconds!r}")
-    if not 0 <= seconds < math.inf or (positive and seconds == 0):
-        wanted = "positive" if positive else "0 or more"
-        raise ValueError(f"a timer takes a finite number of seconds, {wanted}, not {seconds!r}")

@@ -592,8 +592,8 @@ async def test_an_exception_that_refuses_attributes_fails_its_message_as_it_is(
     [
         (TypeError, "not 42", {"fn": 42}),
         (ValueError, "on_error='ignore' is none of", {"on_error": "ignore"}),
-        (ValueError, "timeout=0 is not a positive", {"timeout": 0}),
-        (ValueError, "timeout=nan is not a positive", {"timeout": float("nan")}),
+        (ValueError, "timeout must be seconds above 0, not 0", {"timeout": 0}),
+        (ValueError, "timeout must be seconds above 0, not nan", {"timeout": float("nan")}),
         (ValueError, "does not run in threads", {"threads": True}),
         (ValueError, "make it async, or give it threads=True", {"fn": str.upper, "timeout": 1}),
     ],

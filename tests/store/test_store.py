@@ -806,8 +806,8 @@ def test_its_repr_shows_what_it_did_and_no_secrets() -> None:
     ("wrong", "error", "says"),
     [
         ({"write": None}, TypeError, "takes a function that writes rows, not None"),
-        ({"max_batch": 0}, ValueError, "max_batch must be at least 1, not 0"),
-        ({"max_batch": 1.5}, TypeError, "max_batch must be a whole number, not 1.5"),
+        ({"max_batch": 0}, ValueError, "max_batch must be a whole number of at least 1, not 0"),
+        ({"max_batch": 1.5}, TypeError, "max_batch must be a whole number of at least 1, not 1.5"),
         ({"key": "id"}, TypeError, "key must be a function of a message's data, not 'id'"),
         ({"key": Database.write}, TypeError, "key must be a plain function.*not async"),
         ({"key": generates}, TypeError, "key must be a plain function.*generator"),

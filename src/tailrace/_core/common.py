@@ -7,7 +7,6 @@ differ.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -120,17 +119,6 @@ def check_overflow(overflow: object, capacity: float) -> None:
             "overflow='drop_oldest' needs a capacity of at least 1: "
             "a channel of capacity 0 holds no oldest value"
         )
-
-
-def check_timeout(timeout: float | None) -> float | None:
-    """`timeout`, with no bound (`math.inf`) as None. TypeError or ValueError for no duration."""
-    if timeout is None or timeout == math.inf:
-        return None
-    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
-        raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
-    if math.isnan(timeout):
-        raise ValueError("timeout must be a number of seconds, not nan")
-    return min(timeout, threading.TIMEOUT_MAX)
 
 
 def kind_of(channel: object) -> str:

@@ -17,10 +17,10 @@ from tailrace._core.common import (
     TIMED_OUT,
     UNCLAIMED,
     ParkedThread,
-    check_timeout,
     label,
 )
 from tailrace._core.twin import OperationLike
+from tailrace.arguments import check_timeout
 
 T = TypeVar("T")
 

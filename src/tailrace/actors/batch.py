@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TypeVar
 
 from tailrace.actors.stock import Stock
+from tailrace.arguments import check_count, check_seconds
 from tailrace.channel import Receiver, Sender
 from tailrace.errors import Closed, WouldBlock
 from tailrace.message import Message
@@ -32,14 +32,8 @@ class batch(Stock):  # noqa: N801 (it is called as a function is)
     """
 
     def __init__(self, max_items: int = 100, max_seconds: float = 1.0) -> None:
-        if not isinstance(max_items, int) or isinstance(max_items, bool):
-            raise TypeError(f"batch: max_items must be a whole number, not {max_items!r}")
-        if max_items < 1:
-            raise ValueError(f"batch: max_items must be at least 1, not {max_items}")
-        if not isinstance(max_seconds, (int, float)) or isinstance(max_seconds, bool):
-            raise TypeError(f"batch: max_seconds must be seconds, not {max_seconds!r}")
-        if not 0 <= max_seconds < math.inf:
-            raise ValueError(f"batch: max_seconds must be seconds of 0 or more, not {max_seconds}")
+        check_count("batch: max_items", max_items)
+        check_seconds("batch: max_seconds", max_seconds)
         super().__init__(f"batch({max_items}, {max_seconds:g})")
         self._max_items = max_items
         self._max_seconds = max_seconds

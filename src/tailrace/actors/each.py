@@ -22,6 +22,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
 from tailrace.actors.stock import Stock, is_being_cancelled, name_of
+from tailrace.arguments import check_seconds
 from tailrace.channel import Receiver, Sender
 from tailrace.deadline import within
 from tailrace.errors import Abort, Reject
@@ -115,8 +116,8 @@ class Each(Stock, Generic[A, B]):
             raise ValueError(
                 f"each({self.name}): on_error={on_error!r} is none of {get_args(OnError)}"
             )
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"each({self.name}): timeout={timeout!r} is not a positive time")
+        if timeout is not None:
+            check_seconds(f"each({self.name}): timeout", timeout, positive=True, endless=True)
         if threads and asynchronous:
             raise ValueError(f"each({self.name}): an async function does not run in threads")
         if is_generator(fn):

@@ -12,6 +12,7 @@ import math
 from typing import Final, TypeVar
 
 from tailrace.actors.stock import Stock
+from tailrace.arguments import check_count, check_number
 from tailrace.channel import Receiver, Sender
 from tailrace.message import Message
 
@@ -35,14 +36,9 @@ class throttle(Stock):  # noqa: N801 (it is called as a function is)
     """
 
     def __init__(self, rate: float, burst: int = 1) -> None:
-        if not isinstance(rate, (int, float)) or isinstance(rate, bool):
-            raise TypeError(f"throttle: rate must be messages a second, not {rate!r}")
-        if not 0 < rate < math.inf:
-            raise ValueError(f"throttle: rate must be more than 0 a second, not {rate}")
-        if not isinstance(burst, int) or isinstance(burst, bool):
-            raise TypeError(f"throttle: burst must be a whole number, not {burst!r}")
-        if burst < 1:
-            raise ValueError(f"throttle: burst must be at least 1, not {burst}")
+        wanted = "messages a second, above 0 and finite"
+        check_number("throttle: rate", rate, wanted, lambda number: 0 < number < math.inf)
+        check_count("throttle: burst", burst)
         super().__init__(f"throttle({rate:g}, {burst})")
         self._period = 1 / rate
         self._ahead = (burst - 1) * self._period

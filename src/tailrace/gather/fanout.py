@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from typing import Generic, TypeVar
 
 from tailrace import deadline
+from tailrace.arguments import check_timeout
 from tailrace.gather.backends import Answer, label
 from tailrace.gather.race import Dispose, Race, add_origin
 from tailrace.usercode import is_a
@@ -48,7 +48,7 @@ class FanOut(Race[R], Generic[T, R]):
         self._ask = ask
         self._needed = needed
         self._tolerated = tolerated
-        self._timeout = None if timeout == math.inf else timeout
+        self._timeout = check_timeout(timeout, f"{caller}: timeout")
         self._ends: dict[asyncio.Task[R], float] = {}  # when, in order of arrival
         self._failures: dict[asyncio.Task[R], Exception] = {}  # the late ones too
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from operator import methodcaller
 from typing import Any, TypeVar, overload
 
+from tailrace.arguments import check_count
 from tailrace.gather.backends import Answer, Backend, check, close_unstarted
 from tailrace.gather.fanout import FanOut
 
@@ -89,11 +90,11 @@ async def query_some(
     """
     check("query_some", backends)
     asked = len(backends)
-    if first is not None and not 1 <= first <= asked:
+    if first is not None and check_count("query_some: first", first) > asked:
         raise ValueError(f"query_some: first={first} of {asked} backends")
     if at_least is None:
         at_least = first or 1
-    elif not 0 <= at_least <= (first or asked):
+    elif check_count("query_some: at_least", at_least, least=0) > (first or asked):
         raise ValueError(
             f"query_some: at_least={at_least} of "
             + (f"first={first}" if first else f"{asked} backends")

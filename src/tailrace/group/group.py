@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Literal, Never, NoReturn, TypeVarTuple
 
+from tailrace.arguments import check_count, check_seconds
 from tailrace.errors import Closed
 from tailrace.group.activity import ActorState
 from tailrace.group.actor import Actor, TaskActor
@@ -60,8 +61,8 @@ class Group:
     ) -> None:
         if on_exit not in ("wait", "drain", "cancel"):
             raise ValueError(f"on_exit must be 'wait', 'drain' or 'cancel', not {on_exit!r}")
-        if stall_after is not None and not stall_after > 0:
-            raise ValueError(f"stall_after must be seconds above 0 or None, not {stall_after!r}")
+        if stall_after is not None:
+            check_seconds("stall_after", stall_after, positive=True, endless=True)
         self._on_exit = on_exit
         self._stall_after = stall_after
         self._topology = Topology()
@@ -138,8 +139,7 @@ class Group:
                 f"go has no keyword {', '.join(map(repr, unknown))}; give {name} keywords of its "
                 f"own by go(functools.partial({name}, {given}), ...)"
             )
-        if not isinstance(actors, int) or isinstance(actors, bool) or actors < 1:
-            raise ValueError(f"actors must be a whole number of at least 1, not {actors!r}")
+        check_count("actors", actors)
         called = name or stage_name(fn)
         wiring = wire(called, fn, args)
         unique, ordinal = self._topology.name_for(called, given=name is not None)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVarTuple
 
+from tailrace.arguments import check_seconds
 from tailrace.group.group import Group
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.signals import Signals
@@ -64,8 +65,7 @@ def run(
 
 def run_in(group: Group, main: Main, grace: float) -> None:
     """As `run`, in a group that the caller has made."""
-    if not grace >= 0:
-        raise ValueError(f"grace must be seconds of 0 or more, not {grace!r}")
+    check_seconds("grace", grace, endless=True)
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("run() makes an event loop, but one runs here: use `async with Group()`")
     program = _Program(group, grace)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from types import AsyncGeneratorType
 from typing import Any, Generic, TypeVar, cast
 
+from tailrace.arguments import check_count
 from tailrace.channel import Channel, Receiver, Sender
 from tailrace.errors import Closed
 from tailrace.group.actor import Feed
@@ -87,10 +88,9 @@ def amap(
     result has been given. One more item is read ahead. An exception of `fn` is raised at once, an
     exception of `items` after the results of the items before it. Then, and when the iteration is
     left early, the running calls are cancelled and waited for (at once with
-    `contextlib.aclosing`). ValueError unless `concurrency` is 1 or more.
+    `contextlib.aclosing`). TypeError or ValueError unless `concurrency` is 1 or more.
     """
-    if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
-        raise ValueError(f"concurrency must be a whole number of at least 1, not {concurrency!r}")
+    check_count("concurrency", concurrency)
     return _amap(fn, items, concurrency, ordered)
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
+from tailrace.arguments import check_timeout
 from tailrace.message.failures import log_failure
 from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, worst
 from tailrace.message.settlement import Settlement, Waiters
@@ -234,7 +235,7 @@ class Message(Generic[T_co]):
         outcome = root._outcome
         if outcome is not None and waiters.outcome is None:
             waiters.settle(outcome, self.data)
-        return Settlement(waiters, timeout)
+        return Settlement(waiters, None if timeout is None else check_timeout(timeout))
 
     def __repr__(self) -> str:
         outcome = self.outcome

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TypeVar
 
+from tailrace.arguments import check_timeout
 from tailrace.channel import Sender
 from tailrace.message.message import Message
 from tailrace.message.outcome import Outcome
@@ -28,8 +29,10 @@ async def submit(
     `id` and `headers` are as for `Message`; a store recognises a repeat by its id.
     `timeout` is for sending and waiting together. TimeoutError says whether the message was sent:
     if so, it may still be stored; else it never will be. What the send raises (`Closed`) passes
-    through. Cancelled: as after a timeout.
+    through. TypeError or ValueError for a `timeout` that is no number. Cancelled: as after a
+    timeout.
     """
+    timeout = check_timeout(timeout)
     # Neither the message nor the operation that carries it may stay in a variable: see `settled`.
     message = Message(data, id=id) if headers is None else Message(data, id=id, headers=headers)
     settlement = message.settled()

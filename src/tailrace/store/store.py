@@ -7,6 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
+from tailrace.arguments import check_count
 from tailrace.channel import Receiver
 from tailrace.errors import StoreError
 from tailrace.message import Message
@@ -37,7 +38,7 @@ class Store(Generic[T]):
         max_batch: int,
         retry: Retry,
     ) -> None:
-        check_max_batch(max_batch)
+        check_count("max_batch", max_batch)
         self.name = name
         """The name of this actor in graphs and in test kits."""
         self._make_target = make_target
@@ -170,14 +171,6 @@ def store(
         max_batch=max_batch,
         retry=check_retry(retry),
     )
-
-
-def check_max_batch(max_batch: object) -> None:
-    """TypeError or ValueError unless `max_batch` is a number of rows."""
-    if not isinstance(max_batch, int) or isinstance(max_batch, bool):
-        raise TypeError(f"max_batch must be a whole number, not {max_batch!r}")
-    if max_batch < 1:
-        raise ValueError(f"max_batch must be at least 1, not {max_batch!r}")
 
 
 def check_retry(retry: object) -> Retry:

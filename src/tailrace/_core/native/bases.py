@@ -26,9 +26,9 @@ from tailrace._core.common import (
     Verb,
     check_capacity,
     check_overflow,
-    check_timeout,
     label,
 )
+from tailrace.arguments import check_timeout
 from tailrace.errors import WouldBlock
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 from tailrace._core.base import SelectBase
-from tailrace._core.common import TIMED_OUT, check_timeout
+from tailrace._core.common import TIMED_OUT
 from tailrace._core.done import DoneBase, Watch
 from tailrace._core.python.operations import CoreOperation, interrupted
 from tailrace._core.python.parking import Waiter, new_budget, wake
@@ -22,6 +22,7 @@ from tailrace._core.python.scheduler import (
     rng,
     scheduler_here,
 )
+from tailrace.arguments import check_timeout
 from tailrace.errors import Closed, WouldBlock
 
 T = TypeVar("T")

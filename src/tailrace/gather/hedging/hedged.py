@@ -8,6 +8,7 @@ import random as _random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from tailrace.arguments import check_count, check_number, check_seconds
 from tailrace.gather.backends import Backend, backend, check, label
 from tailrace.gather.hedging.copies import HedgedRace
 from tailrace.gather.hedging.pool import Pool
@@ -69,8 +70,9 @@ class Hedged(Generic[Q_contra, R_co]):
         name: str = "",
     ) -> None:
         check("Hedged", backends)
-        _check_numbers(target=target, budget=budget, delay=delay)
-        _check_counts(max_copies=max_copies, limit=limit)
+        _check_numbers(
+            target=target, budget=budget, max_copies=max_copies, delay=delay, limit=limit
+        )
         _check_parts(balance, eject, fatal, dispose, random)
         self.backends = backends
         self.name = name
@@ -158,27 +160,16 @@ def hedged(
 # --- arguments
 
 
-def _check_numbers(*, target: float, budget: float, delay: float | None) -> None:
-    for name, value in (("target", target), ("budget", budget), ("delay", delay)):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number and (name, value) != ("delay", None):
-            raise TypeError(f"Hedged: {name}={value!r} is not a number")
-    if not 0 < target < 1:
-        raise ValueError(f"Hedged: target={target} is not between 0 and 1")
-    if not budget >= 0:
-        raise ValueError(f"Hedged: budget={budget} is not 0 or more")
-    if delay is not None and not delay >= 0:
-        raise ValueError(f"Hedged: delay={delay} is not 0 or more")
-
-
-def _check_counts(*, max_copies: int, limit: int | None) -> None:
-    for name, value in (("max_copies", max_copies), ("limit", limit)):
-        if (name, value) == ("limit", None):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"Hedged: {name}={value!r} is not a whole number")
-        if value < 1:
-            raise ValueError(f"Hedged: {name}={value} is less than 1")
+def _check_numbers(
+    *, target: float, budget: float, max_copies: int, delay: float | None, limit: int | None
+) -> None:
+    check_number("Hedged: target", target, "a number between 0 and 1", lambda x: 0 < x < 1)
+    check_number("Hedged: budget", budget, "a number of 0 or more", lambda x: x >= 0)
+    check_count("Hedged: max_copies", max_copies)
+    if delay is not None:
+        check_seconds("Hedged: delay", delay, endless=True)
+    if limit is not None:
+        check_count("Hedged: limit", limit)
 
 
 def _check_parts(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from tailrace.arguments import check_count, check_number, check_seconds
 from tailrace.gather.backends import label
 
 __all__ = ["BALANCERS", "Balance", "Eject", "Health", "Queued", "Replica"]
@@ -37,13 +38,14 @@ class Eject:
     longest: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.failures < 1:
-            raise ValueError(f"Eject: failures={self.failures} is less than 1")
-        if not 0 <= self.success_rate < 1:
-            raise ValueError(f"Eject: success_rate={self.success_rate} is not in [0, 1)")
-        if not 0 < self.seconds <= self.longest:
+        check_count("Eject: failures", self.failures)
+        wanted = "a number of at least 0 and below 1"
+        check_number("Eject: success_rate", self.success_rate, wanted, lambda x: 0 <= x < 1)
+        check_seconds("Eject: seconds", self.seconds, positive=True, endless=True)
+        check_seconds("Eject: longest", self.longest, positive=True, endless=True)
+        if self.seconds > self.longest:
             raise ValueError(
-                f"Eject: seconds={self.seconds} is not above 0 and at most longest={self.longest}"
+                f"Eject: seconds must be at most longest={self.longest}, not {self.seconds}"
             )
 
 

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import ssl
 from collections.abc import Iterable
 from typing import cast
 
-__all__ = ["TlsFiles", "count", "header", "headers", "param", "path", "seconds", "tls", "token"]
+__all__ = ["TlsFiles", "header", "headers", "param", "path", "tls", "token"]
 
 TlsFiles = tuple[str | os.PathLike[str], str | os.PathLike[str]]
 """The paths of a certificate chain and of its key, in PEM."""
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PATH = re.compile(r"/[^?#%\s\x00-\x1f]*")
-
-
-def count(name: str, value: object) -> int:
-    """A whole number above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return value
-
-
-def seconds(name: str, value: object) -> float:
-    """A number of seconds above 0."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-        raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must end: {value!r} does not")
-    return float(value)
 
 
 def path(given: object) -> str:

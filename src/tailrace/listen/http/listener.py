@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
 
+from tailrace.arguments import check_count, check_seconds
 from tailrace.channel import Sender
 from tailrace.listen.http import arguments
 from tailrace.listen.http.admission import Admission, Limits
@@ -97,17 +98,15 @@ class HttpServer:
         hosts: Iterable[str] | None = None,
     ) -> None:
         limits = Limits(
-            connections=None
-            if connections is None
-            else arguments.count("connections", connections),
-            max_head=arguments.count("max_head", max_head),
-            receive_timeout=arguments.seconds("receive_timeout", receive_timeout),
-            keep_alive=arguments.seconds("keep_alive", keep_alive),
+            connections=None if connections is None else check_count("connections", connections),
+            max_head=check_count("max_head", max_head),
+            receive_timeout=check_seconds("receive_timeout", receive_timeout, positive=True),
+            keep_alive=check_seconds("keep_alive", keep_alive, positive=True),
             sites=Sites(hosts, origins),
             reuse_port=reuse_port,
         )
-        in_flight = arguments.count("in_flight", in_flight)
-        admission = Admission(in_flight, arguments.count("body_memory", body_memory), access_log)
+        in_flight = check_count("in_flight", in_flight)
+        admission = Admission(in_flight, check_count("body_memory", body_memory), access_log)
         asked = None if bind is None else parse_bind(bind)
         if reuse_port and not isinstance(asked, Address):
             raise ValueError(f"reuse_port is for a host and a port, not for bind={bind!r}")
@@ -239,7 +238,7 @@ class HttpServer:
         if authorize is not None and not callable(authorize):
             raise TypeError(f"authorize must be a function of a Request, not {authorize!r}")
         memory = self._server.admission.memory
-        if arguments.count("max_body", max_body) > memory:
+        if check_count("max_body", max_body) > memory:
             raise ValueError(f"max_body {max_body} is more than the server's body_memory, {memory}")
         if body not in get_args(Body):
             raise ValueError(f"body must be one of {get_args(Body)}, not {body!r}")
@@ -249,7 +248,7 @@ class HttpServer:
             path=path,
             decoder=Decoder(type, arguments.param(param), max_body, json=body == "json"),
             admission=self._server.admission,
-            timeout=arguments.seconds("timeout", timeout),
+            timeout=check_seconds("timeout", timeout, positive=True),
             max_body=max_body,
             authorize=authorize,
             bearer=arguments.token(token),

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 
+from tailrace.arguments import check_count
 from tailrace.channel import Sender
 from tailrace.errors import TailraceError
 from tailrace.listen.lines.checkpoint import Checkpoint, Progress, save
@@ -64,9 +65,8 @@ class ReadLines(Generic[T]):
                 "read_lines: standard input can be neither followed nor read again: it takes no "
                 "checkpoint and no follow"
             )
-        for name, value in (("in_flight", in_flight), ("max_line", max_line)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"read_lines: {name} must be a whole number from 1 on: {value!r}")
+        check_count("read_lines: in_flight", in_flight)
+        check_count("read_lines: max_line", max_line)
         self.name = f"read_lines({self.path})"
         self._decoder = decoder(format, kind)
         self._saved = None if checkpoint is None else Path(checkpoint)

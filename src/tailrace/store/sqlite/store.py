@@ -7,12 +7,12 @@ it is acked.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast, get_args, overload
 
+from tailrace.arguments import check_seconds
 from tailrace.retry import Retry
 from tailrace.store.sqlite.codes import is_outage
 from tailrace.store.sqlite.columns import layout_of
@@ -101,8 +101,7 @@ def store_sqlite(
         raise TypeError(f"key must be a field's name or a function of the data, not {key!r}")
     if durability not in get_args(Durability):
         raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
-    if not 0 <= busy_timeout < math.inf:
-        raise ValueError(f"busy_timeout must be seconds of 0 or more, not {busy_timeout!r}")
+    check_seconds("busy_timeout", busy_timeout)
     policy = check_retry(retry)
     if policy.on is None:
         policy = replace(policy, on=is_outage)
