@@ -22,9 +22,9 @@ import pytest
 from tailrace import Channel, Message
 from tailrace.store import StoreError, store_sqlite
 from tailrace.store.sqlite.files import check_none_is_cut_off
-from tailrace.store.sqlite.table import Rows
 from tailrace.store.sqlite.target import SqliteTarget
 from tailrace.store.sqlite.write import Writer
+from tailrace.store.table import Rows
 from tailrace.store.target import Written
 
 from .stores import SOON, database, put, rows, running

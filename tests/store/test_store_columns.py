@@ -27,10 +27,16 @@ from typing import (
 import msgspec
 import pytest
 
-from tailrace.store.sqlite.columns import layout_of
+from tailrace.store.columns import Layout
+from tailrace.store.columns import layout_of as layout_for
+from tailrace.store.sqlite.values import SQLITE
 
 Celsius = NewType("Celsius", float)
 T = TypeVar("T")
+
+
+def layout_of(row_type: Any) -> Layout:
+    return layout_for(row_type, SQLITE)
 
 
 class Colour(enum.Enum):

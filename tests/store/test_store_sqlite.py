@@ -25,9 +25,10 @@ from tailrace.retry import Retry
 from tailrace.store import Store, StoreError, StoreStatistics, store_sqlite
 from tailrace.store.sqlite import files
 from tailrace.store.sqlite.files import Files, alone, identity, put_aside_foreign
-from tailrace.store.sqlite.table import Rows, Table
+from tailrace.store.sqlite.table import SqliteTable
 from tailrace.store.sqlite.target import SqliteTarget
 from tailrace.store.sqlite.write import Writer
+from tailrace.store.table import Rows
 from tailrace.store.target import Written
 
 T = TypeVar("T")
@@ -381,7 +382,7 @@ async def test_all_of_sqlite_happens_in_one_thread_that_ends_with_the_store(path
 def test_the_database_is_in_wal_mode_and_synchronous(
     path: Path, durability: Any, synchronous: int
 ) -> None:
-    def make_table(row_type: Any) -> Table[Any]:
+    def make_table(row_type: Any) -> SqliteTable[Any]:
         raise AssertionError("not asked for")
 
     target = SqliteTarget[str](str(path), make_table, None, durability=durability, busy_timeout=1.5)

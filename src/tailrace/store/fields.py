@@ -129,3 +129,16 @@ def bare_type(hint: Any) -> tuple[Any, bool]:
             hint = hint.__value__
         else:
             return hint, nullable
+
+
+def is_naive(hint: Any) -> bool:
+    """Whether a hint says that its datetimes have no time zone.
+
+    ``Annotated[datetime, msgspec.Meta(tz=False)]`` says so, and pydantic's `NaiveDatetime`.
+    """
+    if getattr(hint, "__name__", "") == "NaiveDatetime":
+        return True
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+        return is_naive(kind) or any(getattr(note, "tz", None) is False for note in notes)
+    return any(is_naive(member) for member in get_args(hint))

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tailrace.store.sqlite.columns import Column
-from tailrace.store.sqlite.table import Table, quoted
-from tailrace.store.sqlite.values import SqlType
+from tailrace.store.columns import Column
+from tailrace.store.sqlite.table import SqliteTable
+from tailrace.store.table import quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class _Found(NamedTuple):
     hidden: int
 
 
-def fit_of(connection: sqlite3.Connection, table: Table[Any]) -> Fit:
+def fit_of(connection: sqlite3.Connection, table: SqliteTable[Any]) -> Fit:
     """How the table in the database fits `table`. Changes nothing."""
     described = connection.execute(
         "SELECT type, sql FROM main.sqlite_master "
@@ -109,7 +109,7 @@ def _is_strict(connection: sqlite3.Connection, name: str) -> bool:
 
 
 def _mismatches(
-    connection: sqlite3.Connection, table: Table[Any], columns: list[_Found], strict: bool
+    connection: sqlite3.Connection, table: SqliteTable[Any], columns: list[_Found], strict: bool
 ) -> Iterator[str]:
     found = {column.name.lower(): column for column in columns}
     for column in table.columns:
@@ -127,7 +127,7 @@ def _mismatches(
 
 
 def _key_is_unique(
-    connection: sqlite3.Connection, table: Table[Any], columns: list[_Found]
+    connection: sqlite3.Connection, table: SqliteTable[Any], columns: list[_Found]
 ) -> bool:
     key = table.key_column.lower()
     if [column.name.lower() for column in columns if column.pk] == [key]:
@@ -173,7 +173,7 @@ def _affinity(declared: str, strict: bool) -> str:
     return "NUMERIC"
 
 
-def _keeps(affinity: str, sql_type: SqlType, never_number: bool) -> bool:
+def _keeps(affinity: str, sql_type: str, never_number: bool) -> bool:
     """Whether a column of this affinity returns a value as it was stored.
 
     A NUMERIC column (DATETIME, BOOLEAN, JSON, …) keeps texts that do not look like numbers.

@@ -14,11 +14,13 @@ from typing import Any, Final, TypeVar, cast, get_args, overload
 
 from tailrace.arguments import check_seconds
 from tailrace.retry import Retry
+from tailrace.store.columns import layout_of
 from tailrace.store.sqlite.codes import is_outage
-from tailrace.store.sqlite.columns import layout_of
-from tailrace.store.sqlite.table import Key, Table
+from tailrace.store.sqlite.table import SqliteTable
 from tailrace.store.sqlite.target import Durability, SqliteTarget
+from tailrace.store.sqlite.values import SQLITE
 from tailrace.store.store import Store, check_retry
+from tailrace.store.table import Key
 from tailrace.store.target import Target, ThreadedTarget
 
 __all__ = ["Durability", "store_sqlite"]
@@ -106,8 +108,8 @@ def store_sqlite(
     if policy.on is None:
         policy = replace(policy, on=is_outage)
 
-    def make_table(row_type: Any) -> Table[Any]:
-        return Table(table, layout_of(row_type), key, id_column)
+    def make_table(row_type: Any) -> SqliteTable[Any]:
+        return SqliteTable(table, layout_of(row_type, SQLITE), key, id_column)
 
     known = None if type is None else make_table(type)
     absolute = str(Path(path).absolute())

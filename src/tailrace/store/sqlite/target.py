@@ -27,7 +27,7 @@ from tailrace.store.sqlite.files import (
     identity,
     put_aside_foreign,
 )
-from tailrace.store.sqlite.table import Table
+from tailrace.store.sqlite.table import SqliteTable
 from tailrace.store.sqlite.write import Writer, transaction
 from tailrace.store.target import Messages, Written
 from tailrace.usercode import is_a
@@ -47,8 +47,8 @@ class SqliteTarget(Generic[T]):
     def __init__(
         self,
         path: str,
-        make_table: Callable[[Any], Table[T]],
-        table: Table[T] | None,
+        make_table: Callable[[Any], SqliteTable[T]],
+        table: SqliteTable[T] | None,
         *,
         durability: Durability,
         busy_timeout: float,
@@ -268,7 +268,7 @@ class SqliteTarget(Generic[T]):
                 why = f"there is no folder {str(path.parent)!r}"
         return f"cannot use database {self._path!r}: {why}"
 
-    def _connected(self, table: Table[T]) -> tuple[sqlite3.Connection, Files, Writer[T]]:
+    def _connected(self, table: SqliteTable[T]) -> tuple[sqlite3.Connection, Files, Writer[T]]:
         """The connection, made anew if the database is no longer the file that it was made to."""
         connection, files = self._connection, self._files
         if connection is not None and files is not None and files.moved():

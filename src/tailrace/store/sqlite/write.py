@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from typing import Final, Generic, Literal, TypeVar
 
 from tailrace.errors import Reject, StoreError
+from tailrace.store.repeats import Judged, judge
 from tailrace.store.sqlite.codes import result_code
 from tailrace.store.sqlite.fit import Fit, fit_of
-from tailrace.store.sqlite.repeats import Judged, judge
-from tailrace.store.sqlite.table import Row, Rows, Table
+from tailrace.store.sqlite.table import SqliteTable
 from tailrace.store.sqlite.values import Value
+from tailrace.store.table import Row, Rows
 from tailrace.store.target import Written
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ _CREATE_DIGESTS: Final = (
 class Writer(Generic[T]):
     """Writes rows into `table`. `prepare` comes before each `store`."""
 
-    def __init__(self, path: str, connection: sqlite3.Connection, table: Table[T]) -> None:
+    def __init__(self, path: str, connection: sqlite3.Connection, table: SqliteTable[T]) -> None:
         self._path = path
         self._connection = connection
         self._table = table

@@ -1,4 +1,4 @@
-"""The columns of a table, from the type of its rows.
+"""The columns of a table, from the type of its rows, for any database (`values.Dialect`).
 
 A str, bytes, number, date, … is one column, `data`. A type with fields has a column for each. A
 field whose type SQL does not have (a list, dict, nested class, union) is JSON text. A type none of
@@ -17,28 +17,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from tailrace.jsontext import KEPT
 from tailrace.store.fields import (
     attributes_of,
     bare_type,
     field_names,
     hints_of,
     is_class,
+    is_naive,
     items_of,
     optional_keys,
     type_name,
 )
-from tailrace.store.sqlite.values import Convert, SqlType, Value, enumerated, json_of, scalar
+from tailrace.store.values import Convert, Dialect, Form
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `convert` checks a value and makes of it what SQLite stores.
+    """One column. `convert` checks a value and makes of it what the driver takes.
 
     `never_number`: the texts of this column never look like numbers.
     """
 
     name: str
-    sql_type: SqlType
+    sql_type: str
     nullable: bool
     convert: Convert
     python_type: str
@@ -54,24 +56,27 @@ class Layout:
 
     row_type: str
     columns: tuple[Column, ...]
-    values: Callable[[Any], Sequence[Value]]
+    values: Callable[[Any], Sequence[Any]]
 
 
-def layout_of(row_type: Any) -> Layout:
+def layout_of(row_type: Any, dialect: Dialect) -> Layout:
     """The layout for rows of `row_type`. TypeError, with the reason, if there is none."""
+    hint = row_type
     row_type = bare_type(row_type)[0] if get_origin(row_type) is Annotated else row_type
     shown = type_name(row_type)
     base = get_origin(row_type) or row_type
     names = field_names(base)
     if names is None:
-        column = _column("data", row_type, shown)
+        column = _column("data", hint, shown, dialect)
         if column.nullable and row_type not in (Any, object):
             raise TypeError(f"rows of {shown} cannot be stored: what would a row of None be?")
         return Layout(shown, (column,), lambda data: (column.convert(data),))
     if not names:
         raise TypeError(f"{shown} has no fields, so there is nothing to store")
     hints = hints_of(base)
-    columns = tuple(_column(name, hints.get(name, Any), f"{shown}.{name}") for name in names)
+    columns = tuple(
+        _column(name, hints.get(name, Any), f"{shown}.{name}", dialect) for name in names
+    )
     if typing.is_typeddict(base):
         optional = optional_keys(base, hints)
         columns = tuple(
@@ -86,14 +91,15 @@ def _converters(columns: Sequence[Column]) -> list[tuple[str, Convert]]:
     return [(column.name, column.convert) for column in columns]
 
 
-def _column(name: str, hint: Any, where: str) -> Column:
+def _column(name: str, hint: Any, where: str, dialect: Dialect) -> Column:
     bare, nullable = bare_type(hint)
-    sql_type, convert, never_number = _converter(bare, where)
+    form = _form_of(bare, where, dialect, naive=is_naive(hint))
+    convert = form.convert
     if bare in (Any, object):
         nullable = True  # None is a value too
     if nullable:
         convert = _or_null(convert)
-    return Column(name, sql_type, nullable, convert, type_name(hint), never_number)
+    return Column(name, form.sql_type, nullable, convert, type_name(hint), form.never_number)
 
 
 def _or_null(convert: Convert) -> Convert:
@@ -104,29 +110,26 @@ def _class_of(value: object) -> type[Any]:
     return type(value)
 
 
-def _converter(bare: Any, where: str) -> tuple[SqlType, Convert, bool]:
-    """The SQL type of a hint, its converter, and whether its texts never look like numbers.
-
-    TypeError if no value of that type could be stored.
-    """
+def _form_of(bare: Any, where: str, dialect: Dialect, *, naive: bool = False) -> Form:
+    """How values of a type are stored. TypeError if no value of that type could be stored."""
     base: object = get_origin(bare) or bare
     if base is Literal:
         kinds = {_class_of(value) for value in get_args(bare)}
         if len(kinds) == 1:
-            return _converter(kinds.pop(), where)
-        return "TEXT", json_of(where), False
+            return _form_of(kinds.pop(), where, dialect)
+        return dialect.nested(where)
     if not is_class(base) or base in (Any, object, types.UnionType):
         if not storable(bare):  # a union of types that could not
             raise _nothing_for(bare, where)
-        return "TEXT", json_of(where), False
+        return dialect.nested(where)
     if issubclass(base, enum.Enum):
-        return *enumerated(base, where), False
-    if (found := scalar(base, where)) is not None:
+        return dialect.enumerated(base, where)
+    if (found := dialect.scalar(base, where, naive=naive)) is not None:
         return found
     if not storable(bare):
         raise _nothing_for(bare, where)
     kind = dict if typing.is_typeddict(base) else base
-    return "TEXT", json_of(where, kind), _is_object_or_array(base)
+    return dialect.nested(where, kind, never_number=_is_object_or_array(base))
 
 
 def _nothing_for(bare: Any, where: str) -> TypeError:
@@ -145,7 +148,7 @@ def storable(hint: Any, seen: frozenset[str] = frozenset()) -> bool:
     base: object = get_origin(bare) or bare
     if not is_class(base) or base in (Any, object, types.NoneType) or repr(bare) in seen:
         return True
-    if scalar(base, "") is not None or issubclass(base, (bytearray, enum.Enum)):
+    if issubclass(base, (str, int, float, enum.Enum, *KEPT)):
         return True
     inside = seen | {repr(bare)}
     names = field_names(base)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from tailrace.errors import Reject
-from tailrace.store.sqlite.table import Row
-from tailrace.store.sqlite.values import Value
+from tailrace.store.table import Row
 
 OTHER_DATA: Final = "a row of the same {} is there already, with other data; it was left as it is"
 
@@ -32,8 +31,8 @@ class Judged:
 
 def judge(
     rows: Sequence[Row],
-    there: Mapping[Value, tuple[Value, ...]],
-    digests: Mapping[Value, bytes],
+    there: Mapping[Any, tuple[Any, ...]],
+    digests: Mapping[Any, bytes],
     *,
     key_is_id: bool,
 ) -> Judged:
@@ -48,15 +47,17 @@ def judge(
             known[row.key] = row.values
             if row.digest is not None:
                 sent[row.key] = row.digest
-        elif _same(row, found, sent.get(row.key), key_is_id):
+        elif is_repeat(row, row.values == found, sent.get(row.key), key_is_id=key_is_id):
             judged.repeats.append(row)
         else:
-            reason = OTHER_DATA.format("id" if key_is_id else "key")
-            judged.refused[row.position] = Reject(reason)
+            judged.refused[row.position] = other_data(key_is_id=key_is_id)
     return judged
 
 
-def _same(row: Row, found: tuple[Value, ...], sent: bytes | None, key_is_id: bool) -> bool:
+def is_repeat(row: Row, equal: bool, sent: bytes | None, *, key_is_id: bool) -> bool:
+    """Whether `row` repeats the row of its key that is there. `equal`: all columns are equal;
+    `sent`: the digest of what the client sent then.
+    """
     if row.known and key_is_id:
         return True
     if row.digest is not None and sent is not None:
@@ -64,4 +65,9 @@ def _same(row: Row, found: tuple[Value, ...], sent: bytes | None, key_is_id: boo
             return True
         if key_is_id:
             return False  # even if all columns are equal
-    return row.values == found
+    return equal
+
+
+def other_data(*, key_is_id: bool) -> Reject:
+    """The error for a row whose key is taken by a row that is not the same."""
+    return Reject(OTHER_DATA.format("id" if key_is_id else "key"))
