@@ -24,6 +24,7 @@ LAYERS = {
     "tailrace.errors": 0,
     "tailrace.usercode": 0,
     "tailrace.arguments": 0,
+    "tailrace.classes": 0,
     "tailrace.deadline": 0,
     "tailrace.jsontext": 0,
     "tailrace.worker": 0,

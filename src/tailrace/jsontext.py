@@ -1,14 +1,14 @@
 """Layer 0: values as JSON text in one form, so that equal values have equal texts.
 
 Keys and sets are sorted, times that have a zone are in UTC, a Decimal has no trailing zeros, a
-timedelta is whole microseconds. The same whether or not msgspec is installed; a
-msgspec Struct is turned into plain values by msgspec, which knows of its tags and renamed fields.
+timedelta is whole microseconds. The same whether or not msgspec is installed. A msgspec Struct is
+turned into plain values by msgspec, which knows of its tags and renamed fields, and a pydantic
+model by pydantic, which knows of its aliases.
 """
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import datetime
 import decimal
 import enum
@@ -17,6 +17,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Final, TypeGuard, cast
+
+from tailrace.classes import attribute_names, is_pydantic_model
 
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
 _EXACT: Final = decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)
@@ -76,8 +78,10 @@ def _plain(value: object) -> object:
     if hasattr(value, "__struct_fields__"):
         to_builtins: Callable[..., object] = import_module("msgspec").to_builtins
         return to_builtins(value, builtin_types=KEPT, order="deterministic")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if is_pydantic_model(type(value)):
+        return cast("Any", value).model_dump(by_alias=True, warnings=False)
+    if (names := attribute_names(type(value))) is not None:
+        return {name: getattr(value, name) for name in names}
     if isinstance(value, datetime.datetime):
         return moment_text(value)
     if isinstance(value, (datetime.date, datetime.time)):

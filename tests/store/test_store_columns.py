@@ -24,7 +24,9 @@ from typing import (
     TypeVar,
 )
 
+import attrs
 import msgspec
+import pydantic
 import pytest
 
 from tailrace.store.columns import Layout
@@ -345,3 +347,129 @@ class Tree:
 def test_a_type_that_refers_to_itself_has_columns() -> None:
     (values,) = layout_of(Tree).values(Tree([Tree([])]))
     assert values == '[{"children":[]}]'
+
+
+@attrs.define
+class Parcel:
+    number: int
+    _weight: float = 1.5
+    inner: Inner | None = None
+
+
+@attrs.frozen
+class Labelled(Parcel):
+    label: str = "fragile"
+
+
+@attrs.define
+class Crate:
+    parcels: list[Parcel]
+
+
+class Address(pydantic.BaseModel):
+    street: str
+    zip_code: str = pydantic.Field(alias="zipCode")
+    tags: set[str] = set()
+
+
+class Customer(pydantic.BaseModel):
+    number: pydantic.PositiveInt
+    born: datetime.date | None
+    since: pydantic.AwareDatetime
+    until: pydantic.NaiveDatetime | None = None
+    address: Address
+    known: dict[str, decimal.Decimal] = {}
+
+
+class Open(pydantic.BaseModel, extra="allow"):
+    name: str
+
+
+class Directory(pydantic.BaseModel):
+    customers: list[LaterDefined]
+
+
+class LaterDefined(pydantic.BaseModel):
+    name: str
+
+
+def test_an_attrs_class_has_a_column_for_each_attribute() -> None:
+    layout = layout_of(Labelled)
+    assert [(c.name, c.sql_type, c.nullable) for c in layout.columns] == [
+        ("number", "INTEGER", False),
+        ("_weight", "REAL", False),
+        ("inner", "TEXT", True),
+        ("label", "TEXT", False),
+    ]
+    inner = Inner(MOMENT.date(), {"b", "a"})
+    assert layout.values(Labelled(1, 2.0, inner, "heavy")) == [
+        1,
+        2.0,
+        '{"tags":["a","b"],"when":"2026-11-23"}',
+        "heavy",
+    ]
+    with pytest.raises(TypeError, match="expected Labelled, not Parcel"):
+        layout.values(Parcel(1))
+
+
+def test_attrs_objects_within_a_row_become_json() -> None:
+    (value,) = layout_of(Crate).values(Crate([Parcel(1), Parcel(2, 3.5)]))
+    assert value == (
+        '[{"_weight":1.5,"inner":null,"number":1},{"_weight":3.5,"inner":null,"number":2}]'
+    )
+
+
+def test_a_pydantic_model_has_a_column_for_each_field() -> None:
+    layout = layout_of(Customer)
+    assert [(c.name, c.sql_type, c.nullable) for c in layout.columns] == [
+        ("number", "INTEGER", False),
+        ("born", "TEXT", True),
+        ("since", "TEXT", False),
+        ("until", "TEXT", True),
+        ("address", "TEXT", False),
+        ("known", "TEXT", False),
+    ]
+    customer = Customer(
+        number=1,
+        born=None,
+        since=MOMENT.astimezone(datetime.timezone(datetime.timedelta(hours=2))),
+        address=Address(street="a", zipCode="1", tags={"y", "x"}),
+        known={"b": decimal.Decimal("1.10")},
+    )
+    assert layout.values(customer) == [
+        1,
+        None,
+        "2026-11-23T12:30:00+00:00",
+        None,
+        '{"street":"a","tags":["x","y"],"zipCode":"1"}',
+        '{"b":"1.1"}',
+    ]
+
+
+def test_a_row_of_a_pydantic_model_is_checked_as_it_is_now() -> None:
+    customer = Customer.model_validate(
+        {"number": 1, "born": None, "since": MOMENT, "address": {"street": "a", "zipCode": "1"}}
+    )
+    customer.number = "1"  # type: ignore[assignment]  # pydantic does not validate this
+    with pytest.raises(TypeError, match=r"Customer\.number: expected int, not str"):
+        layout_of(Customer).values(customer)
+
+
+def test_fields_that_a_pydantic_model_does_not_name_are_refused_and_not_lost() -> None:
+    layout = layout_of(Open)
+    assert layout.values(Open(name="a")) == ["a"]
+    with pytest.raises(TypeError, match="Open has no note, size: it would not be stored"):
+        layout.values(Open.model_validate({"name": "a", "size": 1, "note": "b"}))
+
+
+def test_a_pydantic_model_may_refer_to_a_later_one() -> None:
+    (value,) = layout_of(Directory).values(Directory(customers=[LaterDefined(name="a")]))
+    assert value == '[{"name":"a"}]'
+
+
+def test_a_pydantic_type_without_a_column_is_refused() -> None:
+    class Page(pydantic.BaseModel):
+        url: pydantic.HttpUrl
+
+    with pytest.raises(TypeError, match=r"Page\.url: no column for HttpUrl"):
+        layout_of(Page)

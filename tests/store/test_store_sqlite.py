@@ -14,10 +14,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypedDict, TypeVar
 
+import attrs
 import msgspec
+import pydantic
 import pytest
 
 from tailrace import Channel, Group, Message, Outcome, emit
@@ -89,6 +92,18 @@ class Event(msgspec.Struct):
     tags: list[str]
 
 
+@attrs.define
+class Parcel:
+    number: int
+    tags: set[str] = attrs.field(factory=set)
+
+
+class Customer(pydantic.BaseModel):
+    name: str
+    since: datetime
+    address: dict[str, str]
+
+
 # What is stored.
 
 
@@ -123,6 +138,18 @@ async def test_rows_are_stored_in_order_under_their_messages_ids(path: Path) -> 
             ("s", 1.5),
         ),
         (Message[Event], Event("e", ["a"]), "id TEXT, name TEXT, tags TEXT", ("e", '["a"]')),
+        (
+            Message[Parcel],
+            Parcel(1, {"b", "a"}),
+            "id TEXT, number INTEGER, tags TEXT",
+            (1, '["a","b"]'),
+        ),
+        (
+            Message[Customer],
+            Customer(name="a", since=datetime(2026, 1, 2, tzinfo=UTC), address={"b": "c"}),
+            "id TEXT, name TEXT, since TEXT, address TEXT",
+            ("a", "2026-01-02T00:00:00+00:00", '{"b":"c"}'),
+        ),
     ],
 )
 async def test_the_columns_are_those_of_the_channels_element(

@@ -135,8 +135,8 @@ def _form_of(bare: Any, where: str, dialect: Dialect, *, naive: bool = False) ->
 def _nothing_for(bare: Any, where: str) -> TypeError:
     return TypeError(
         f"{where}: no column for {type_name(bare)}; there is one for str, int, float, bool, bytes, "
-        f"dates and times, Decimal, UUID and Enum, and lists, dicts, dataclasses, TypedDicts, "
-        f"NamedTuples and msgspec Structs of these become JSON"
+        f"dates and times, Decimal, UUID and Enum; lists, dicts, dataclasses, TypedDicts, "
+        f"NamedTuples, msgspec Structs, attrs classes and pydantic models of these become JSON"
     )
 
 

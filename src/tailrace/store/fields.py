@@ -1,17 +1,21 @@
 """The fields of a type of rows: their names and types, and how a row is taken apart into them.
 
-A dataclass, TypedDict, NamedTuple or msgspec Struct has fields; any other type is one value. A
-Struct is recognised by its attributes, so msgspec is not imported. Nothing here knows a database.
+A dataclass, TypedDict, NamedTuple, msgspec Struct, attrs class or pydantic model has fields; any
+other type is one value. Classes of third parties are recognised by their attributes: msgspec, attrs
+and pydantic are not imported. Nothing here knows a database.
 """
 
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
+import datetime
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Annotated, Any, Final, TypeAlias, TypeGuard, Union, cast, get_args, get_origin
+
+from tailrace.classes import attribute_names, is_pydantic_model
 
 Converters: TypeAlias = "Sequence[tuple[str, Callable[[Any], Any]]]"
 """The names of fields, and for each what converts its value."""
@@ -30,8 +34,10 @@ def field_names(base: object) -> tuple[str, ...] | None:
         return None
     if typing.is_typeddict(base):
         return tuple(base.__annotations__)
-    if dataclasses.is_dataclass(base):
-        return tuple(field.name for field in dataclasses.fields(base))
+    if is_pydantic_model(base):
+        return tuple(cast("Any", base).model_fields)
+    if (names := attribute_names(base)) is not None:
+        return names
     is_tuple = issubclass(base, tuple)
     attribute = "_fields" if is_tuple else "__struct_fields__"
     fields: object = getattr(base, attribute, None)  # of a NamedTuple, or a msgspec Struct
@@ -46,12 +52,44 @@ def is_class(value: object) -> TypeGuard[type[Any]]:
 def hints_of(base: type) -> Mapping[str, Any]:
     """The types of the fields, by name. TypeError if an annotation cannot be evaluated."""
     try:
+        if is_pydantic_model(base):
+            return _hints_of_model(base)
         return typing.get_type_hints(base, include_extras=True)
     except Exception as error:  # an annotation is user code
         raise TypeError(
             f"cannot read the field types of {type_name(base)}: {error}; they must be names that "
             f"its module has at run time"
         ) from error
+
+
+def _hints_of_model(model: Any) -> Mapping[str, Any]:
+    """The types of a pydantic model's fields, which pydantic has evaluated where it could."""
+    if not model.__pydantic_complete__:
+        model.model_rebuild()  # names that were not defined when the class was made
+    return {name: _hint_of_value(field.annotation) for name, field in model.model_fields.items()}
+
+
+def _hint_of_value(annotation: Any) -> Any:
+    """The type of a field's values, where pydantic has a class of its own for the annotation.
+
+    The values of an `AwareDatetime` are datetimes, those of an `EmailStr` are texts.
+    """
+    bare, nullable = bare_type(annotation)
+    schema_of = getattr(bare, "__get_pydantic_core_schema__", None)
+    if not is_class(bare) or schema_of is None or not bare.__module__.startswith("pydantic."):
+        return annotation
+    schema: Any = import_module("pydantic").TypeAdapter(bare).core_schema
+    while schema["type"].startswith("function-") and "schema" in schema:
+        schema = schema["schema"]
+    found = _TYPES_OF_SCHEMAS.get(schema["type"], bare)
+    return found | None if nullable else found
+
+
+_TYPES_OF_SCHEMAS: Final[Mapping[str, Any]] = {
+    "str": str,
+    "datetime": datetime.datetime,
+    "date": datetime.date,
+}
 
 
 def attributes_of(base: type, shown: str, converters: Converters) -> Callable[[Any], list[Any]]:
@@ -65,7 +103,13 @@ def attributes_of(base: type, shown: str, converters: Converters) -> Callable[[A
             raise TypeError(f"expected {shown}, not {type_name(type(row))}")
         return [convert(getattr(row, name)) for name, convert in converters]
 
-    return values
+    def values_of_model(row: Any) -> list[Any]:
+        found = values(row)
+        if row.model_extra:  # the model allows fields that it does not name
+            raise _unknown_fields(shown, row.model_extra)
+        return found
+
+    return values_of_model if is_pydantic_model(base) else values
 
 
 def items_of(
@@ -91,8 +135,13 @@ def _check_keys(
 ) -> None:
     if missing := sorted(required - keys):
         raise TypeError(f"{shown}: {', '.join(missing)} missing")
-    if extra := sorted(map(str, keys - known)):
-        raise TypeError(f"{shown} has no {', '.join(extra)}: it would not be stored")
+    if extra := keys - known:
+        raise _unknown_fields(shown, extra)
+
+
+def _unknown_fields(shown: str, names: Iterable[object]) -> TypeError:
+    listed = ", ".join(sorted(map(str, names)))
+    return TypeError(f"{shown} has no {listed}: it would not be stored")
 
 
 def optional_keys(base: Any, hints: Mapping[str, Any]) -> frozenset[str]:

@@ -73,9 +73,9 @@ def store_sqlite(
 
     Database and table are made if they do not exist. The columns come from `type`: by default the
     channel's element type, or else the type of the first message. A str, number, bytes, date, … is
-    one column `data`; a dataclass, TypedDict, NamedTuple or msgspec Struct has one for each field;
-    nested values are JSON text. If a table that exists does not fit, `StoreError` names the column;
-    also if it is altered later.
+    one column `data`. A dataclass, TypedDict, NamedTuple, msgspec Struct, attrs class or pydantic
+    model has a column for each field; nested values are JSON text. If a table that exists does not
+    fit, `StoreError` names the column; also if it is altered later.
 
     If the id of a message is in the table already, the message is acked and not stored again if it
     is the same, else rejected. It is the same if the client sent the same under its
