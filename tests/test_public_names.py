@@ -29,6 +29,7 @@ OUTER = {"listen", "store", "testing"}
 PROGRAMS = {"cli", "dashboard", "demo", "metrics"}
 INSIDE = {
     "arguments",
+    "classes",
     "clockwork",
     "deadline",
     "jsontext",
