@@ -3,7 +3,8 @@
 The blocks of a page run in order, in one namespace and on the virtual clock, as they would in
 `python -m asyncio`. A ``text`` block is all that the ``python`` block before it prints.
 A ``console`` block is what curl hears of the program above it, with the status after the answer,
-as docs/http.md says. ``sh`` and ``yaml`` are shown only. docs/testing.md has a test of its own.
+as docs/http.md says; at port 8000, of the ASGI application `app`. ``sh`` and ``yaml`` are shown
+only. docs/testing.md has a test of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 import tailrace.listen
 from tailrace import Group, testing
@@ -42,6 +44,9 @@ PAGES = (
     "recipes",
     "stores",
 )
+
+APP = "127.0.0.1:8000"
+"""Where a page's `app` is served: by uvicorn, whose usual port that is."""
 
 LONGEST = 300
 """Lines: a page that has more is two pages."""
@@ -88,7 +93,8 @@ async def play(page: str, found: list[Block], module: ModuleType) -> None:
             shown = after.code if after is not None and after.language == "text" else ""
             assert printed == shown, f"docs/{page}.md:{block.line}"
         elif block.language == "console":
-            async with serving(module.main, port) as client:
+            served = serving_app(module.app) if APP in block.code else serving(module.main, port)
+            async with served as client:
                 assert await transcript(block.code, client) == block.code
 
 
@@ -135,6 +141,20 @@ async def serving(main: Any, port: int) -> AsyncGenerator[httpx.AsyncClient]:
             yield client
 
 
+@contextlib.asynccontextmanager
+async def serving_app(app: Any) -> AsyncGenerator[httpx.AsyncClient]:
+    """Serve an ASGI application of the page with uvicorn, for the length of the block."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    running = asyncio.ensure_future(server._serve())  # `serve` would take over the signals
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        yield client
+    server.should_exit = True
+    await running
+
+
 async def transcript(shown: str, client: httpx.AsyncClient) -> str:
     """The same commands, with what they answer now."""
     lines: list[str] = []
@@ -162,7 +182,7 @@ async def curl(line: str, client: httpx.AsyncClient) -> str:
             headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
         else:
             url = argument
-    path = url.removeprefix("127.0.0.1:8080")
+    path = url.removeprefix("127.0.0.1:8080").removeprefix(APP)
     assert path.startswith("/"), line
     method = "GET" if body is None else "POST"
     answer = await client.request(method, path, content=body, headers=headers)

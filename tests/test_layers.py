@@ -40,6 +40,7 @@ LAYERS = {
     "tailrace.message": 4,
     "tailrace.testing": 4,  # of its modules, only `pipeline` needs to be: it settles messages
     "tailrace": 4.5,  # re-exports what is below; nothing below may come back through it
+    "tailrace.asgi": 5,
     "tailrace.listen": 5,
     "tailrace.store": 5,
     "tailrace.__main__": 6,

@@ -25,7 +25,7 @@ import tailrace.store
 ROOT = Path(__file__).parent.parent
 
 # Modules that are public themselves, and those that are nobody's to import.
-OUTER = {"listen", "store", "testing"}
+OUTER = {"asgi", "listen", "store", "testing"}
 PROGRAMS = {"cli", "dashboard", "demo", "metrics"}
 INSIDE = {
     "arguments",

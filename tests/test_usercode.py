@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from dataclasses import dataclass
 
 import pytest
 
-from tailrace.usercode import add_note, describe, log_error
+from tailrace.usercode import add_note, clear_frames, describe, log_error
 
 
 @dataclass(frozen=True)
@@ -117,3 +119,45 @@ def test_a_log_filter_that_raises_is_no_reason_to_raise(error: BaseException | N
         log_error(log, "%s failed", "a", error=error)
     finally:
         log.removeFilter(exits)
+
+
+class Held:
+    """Something that a function has in hand when it raises."""
+
+
+def fails(held: list[weakref.ref[Held]], cause: BaseException | None = None) -> BaseException:
+    """An exception whose traceback holds a `Held`."""
+
+    def fail() -> None:
+        in_hand = Held()
+        held.append(weakref.ref(in_hand))
+        raise Speechless("x") from cause
+
+    with pytest.raises(Speechless) as caught:
+        fail()
+    return caught.value
+
+
+def test_what_the_functions_had_in_hand_is_released_although_the_exception_is_kept() -> None:
+    held: list[weakref.ref[Held]] = []
+    cause = fails(held)
+    context = fails(held, cause)
+    context.__context__ = fails(held)
+    group = BaseExceptionGroup("two", [context, fails(held)])
+    gc.collect()
+    assert len(held) == 4
+    assert all(ref() for ref in held)
+    gc.disable()
+    try:
+        clear_frames(group)
+        assert not any(ref() for ref in held)
+    finally:
+        gc.enable()
+
+
+def test_a_circle_of_exceptions_ends() -> None:
+    held: list[weakref.ref[Held]] = []
+    first = fails(held)
+    first.__cause__ = fails(held, first)
+    clear_frames(first)
+    assert not any(ref() for ref in held)

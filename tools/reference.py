@@ -27,7 +27,7 @@ from typing import Any
 import tailrace._core.python
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
-MODULES = ("tailrace", "tailrace.listen", "tailrace.store", "tailrace.testing")
+MODULES = ("tailrace", "tailrace.asgi", "tailrace.listen", "tailrace.store", "tailrace.testing")
 WIDTH = 88
 
 HEAD = """\

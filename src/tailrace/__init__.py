@@ -3,7 +3,7 @@
 The layers. Each imports only from itself and from those below:
 
 6. `cli`, `demo`: run a program, show one.
-5. `listen`, `store`: the world outside. From here up, modules may use third-party packages.
+5. `asgi`, `listen`, `store`: the world outside. From here up, modules may use third-party packages.
 4. `actors`, `gather`, `message`: built from the layers below. `testing`: a virtual clock, and
    stand-ins for stages.
 3. `group`: the owner of actors.

@@ -12,6 +12,7 @@ import inspect
 import itertools
 import logging
 import reprlib
+import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeGuard, TypeVar
 
 __all__ = [
     "add_note",
+    "clear_frames",
     "close",
     "describe",
     "is_a",
@@ -100,6 +102,31 @@ def _called(fn: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., A
 def is_a(error: object, classes: type[E] | tuple[type[E], ...]) -> TypeGuard[E]:
     """As `isinstance`, but without calling a `__class__` property of the exception."""
     return issubclass(type(error), classes)
+
+
+def clear_frames(error: BaseException) -> None:
+    """Release the local variables of the functions that `error` has passed through.
+
+    Of its causes, its contexts, and the members of groups too. Whoever keeps the exception (a
+    variable, a log handler, a closed channel) then keeps nothing that those functions had in hand.
+    """
+    found: list[BaseException] = [error]
+    seen: set[int] = set()
+    while found:
+        error = found.pop()
+        if id(error) in seen:
+            continue
+        seen.add(id(error))
+        traceback.clear_frames(_builtin(error, "__traceback__"))
+        related = [_builtin(error, "__cause__"), _builtin(error, "__context__")]
+        if is_a(error, BaseExceptionGroup):
+            related += BaseExceptionGroup.exceptions.__get__(error)
+        found += [other for other in related if other is not None]
+
+
+def _builtin(error: BaseException, name: str) -> Any:
+    """An attribute of BaseException, whatever the user's class has under that name."""
+    return vars(BaseException)[name].__get__(error)
 
 
 def add_note(error: BaseException, text: str) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVarTuple
 
 from tailrace.arguments import check_seconds
+from tailrace.group.grace import THREADS_END
 from tailrace.group.group import Group
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.signals import Signals
@@ -216,8 +217,7 @@ class _Program:
 
     def _grace_over(self) -> None:
         self._cut_short(GRACE_OVER)
-        # A thread that was parked on a channel is ending now. Another may never end.
-        self.group.loop.call_later(0.25, self.group.abandon_threads)
+        self.group.loop.call_later(THREADS_END, self.group.abandon_threads)
 
     def _cut_short(self, exit_code: int) -> None:
         if self.exit_code == 0:
