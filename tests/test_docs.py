@@ -38,6 +38,7 @@ PAGES = (
     "coming-from-queue",
     "channels",
     "pipelines",
+    "stock-actors",
     "backends",
     "hedging",
     "http",

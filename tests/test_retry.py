@@ -61,6 +61,18 @@ def test_on_says_which_errors_are_worth_another_try(on: Any, yes: Exception, no:
     assert not retry.applies(no)
 
 
+@pytest.mark.parametrize("also", [KeyError, (KeyError, IndexError), lambda e: type(e) is KeyError])
+def test_also_adds_to_the_default_or_to_on(also: Any) -> None:
+    default = Retry(also=also)
+    assert default.applies(KeyError())
+    assert default.applies(OSError())
+    assert not default.applies(ValueError())
+    chosen = Retry(on=ValueError, also=also)
+    assert chosen.applies(KeyError())
+    assert chosen.applies(ValueError())
+    assert not chosen.applies(OSError())
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "says"),
     [
@@ -72,6 +84,7 @@ def test_on_says_which_errors_are_worth_another_try(on: Any, yes: Exception, no:
         ({"cap": float("inf")}, ValueError, "cap"),
         ({"cap": "1"}, TypeError, "cap must be seconds"),
         ({"on": "OSError"}, TypeError, "on must be exception types"),
+        ({"also": (OSError, 1)}, TypeError, "also must be exception types"),
         ({"on": int}, TypeError, "on must be exception types"),
         ({"on": (OSError, 1)}, TypeError, "on must be exception types"),
     ],
@@ -84,4 +97,4 @@ def test_arguments_that_make_no_sense_are_named(
 
 
 def test_a_policy_shows_itself() -> None:
-    assert repr(Retry(3)) == "Retry(attempts=3, backoff=0.05, cap=5.0, on=None)"
+    assert repr(Retry(3)) == "Retry(attempts=3, backoff=0.05, cap=5.0, on=None, also=None)"

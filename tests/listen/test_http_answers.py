@@ -101,9 +101,25 @@ async def test_a_result_that_is_no_json_is_answered_all_the_same(serve: Any) -> 
         (lambda m: m.fail("overflow"), 503, "unavailable: overflow"),
         (lambda m: m.fail(Outage("db.internal")), 503, "unavailable: the store is out of order"),
         (lambda m: m._settle(Outcome("dead", "3 tries")), 202, "dead: 3 tries"),
+        (
+            lambda m: m._settle(Outcome("dead", "KeyError: 7", KeyError(7))),
+            202,
+            "dead: it could not be handled, and is kept as a dead letter",
+        ),
         (lambda m: None, 500, "lost: the program dropped the message"),
     ],
-    ids=["stored", "aborted", "rejected", "failed", "error", "overflow", "outage", "dead", "lost"],
+    ids=[
+        "stored",
+        "aborted",
+        "rejected",
+        "failed",
+        "error",
+        "overflow",
+        "outage",
+        "dead",
+        "dead of",
+        "lost",
+    ],
 )
 async def test_each_outcome_has_its_answer(
     serve: Any, how: Callable[[Message[str]], object], status: int, text: str

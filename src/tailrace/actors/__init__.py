@@ -6,8 +6,9 @@ from tailrace.actors.batch import batch
 from tailrace.actors.each import each
 from tailrace.actors.expand import expand
 from tailrace.actors.hub import Hub
+from tailrace.actors.letters import DeadLetter
 from tailrace.actors.partition import partition
 from tailrace.actors.tee import Tee, tee
 from tailrace.actors.throttle import throttle
 
-__all__ = ["Hub", "Tee", "batch", "each", "expand", "partition", "tee", "throttle"]
+__all__ = ["DeadLetter", "Hub", "Tee", "batch", "each", "expand", "partition", "tee", "throttle"]

@@ -17,7 +17,7 @@ from typing import Final
 
 from tailrace.usercode import log_error
 
-__all__ = ["PERIOD", "FailureLog", "log_failure"]
+__all__ = ["PERIOD", "FailureLog", "log_failure", "stage_running"]
 
 PERIOD: Final = 10.0
 """Seconds between two lines of one stage."""
@@ -85,17 +85,28 @@ def _rest() -> None:
         log.rest()
 
 
-def _running() -> str:
-    """The name of the actor (without its number), task or thread that runs."""
+def stage_running() -> str | None:
+    """The name of the stage of which an actor on the loop runs; None in a task without a name."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
-        task = None
-    name = threading.current_thread().name if task is None else task.get_name()
+        return None
+    if task is None or (name := task.get_name()).startswith("Task-"):
+        return None
     stage, mark, number = name.rpartition("#")
-    if mark and number.isdecimal():
+    return stage if mark and number.isdecimal() else name
+
+
+def _running() -> str:
+    """The name of the stage, task or thread that runs."""
+    stage = stage_running()
+    if stage is not None:
         return repr(stage)
-    return "a task" if name.startswith("Task-") else repr(name)
+    if asyncio._get_running_loop() is not None:
+        return "a task"
+    name = threading.current_thread().name
+    stage, mark, number = name.rpartition("#")
+    return repr(stage if mark and number.isdecimal() else name)
 
 
 def _now() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tailrace.message.current import current, make_current
-from tailrace.message.failures import FailureLog
+from tailrace.message.failures import FailureLog, stage_running
 from tailrace.message.message import (
     PLACE,
     OnSettled,
@@ -30,4 +30,5 @@ __all__ = [
     "make_current",
     "message_of",
     "settle_failed",
+    "stage_running",
 ]

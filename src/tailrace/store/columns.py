@@ -74,6 +74,7 @@ def layout_of(row_type: Any, dialect: Dialect) -> Layout:
     if not names:
         raise TypeError(f"{shown} has no fields, so there is nothing to store")
     hints = hints_of(base)
+    _check_arguments(row_type, base, shown)
     columns = tuple(
         _column(name, hints.get(name, Any), f"{shown}.{name}", dialect) for name in names
     )
@@ -85,6 +86,16 @@ def layout_of(row_type: Any, dialect: Dialect) -> Layout:
         )
         return Layout(shown, columns, items_of(shown, _converters(columns), optional))
     return Layout(shown, columns, attributes_of(base, shown, _converters(columns)))
+
+
+def _check_arguments(row_type: Any, base: Any, shown: str) -> None:
+    """TypeError if a type variable of a generic class stands for what could never be stored.
+
+    A field of that type is JSON, whatever its value is.
+    """
+    for argument in get_args(row_type) if getattr(base, "__parameters__", ()) else ():
+        if not storable(argument):
+            raise _nothing_for(argument, shown)
 
 
 def _converters(columns: Sequence[Column]) -> list[tuple[str, Convert]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, get_origin
 
 from tailrace.errors import Reject
 from tailrace.message import Message
 from tailrace.message.internals import PLACE, digest_of
 from tailrace.store.columns import Column, Layout
-from tailrace.store.fields import type_name
+from tailrace.store.fields import bare_type, type_name
 from tailrace.store.values import text, whole
 
 T = TypeVar("T")
@@ -45,6 +45,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+
+def id_column_of(row_type: Any) -> str:
+    """The name of the column for a message's id, if the caller gives none."""
+    bare = bare_type(row_type)[0]
+    name: str = getattr(get_origin(bare) or bare, "__id_column__", "id")  # as of `DeadLetter`
+    return name
 
 
 class Table(Generic[T]):

@@ -146,7 +146,11 @@ def _of_status(outcome: Outcome) -> tuple[int, dict[str, Any]]:
         case "rejected":
             return 422, {"status": "rejected", "reason": said(outcome.reason)}
         case "dead":
-            return 202, {"status": "dead", "reason": said(outcome.reason)}
+            kept = "it could not be handled, and is kept as a dead letter"
+            return 202, {
+                "status": "dead",
+                "reason": said(outcome.reason) if outcome.error is None else kept,
+            }
         case "lost":
             return 500, {"status": "lost", "reason": "the program dropped the message"}
         case "failed":

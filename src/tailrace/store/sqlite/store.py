@@ -20,7 +20,7 @@ from tailrace.store.sqlite.table import SqliteTable
 from tailrace.store.sqlite.target import Durability, SqliteTarget
 from tailrace.store.sqlite.values import SQLITE
 from tailrace.store.store import Store, check_retry
-from tailrace.store.table import Key
+from tailrace.store.table import Key, id_column_of
 from tailrace.store.target import Target, ThreadedTarget
 
 __all__ = ["Durability", "store_sqlite"]
@@ -38,7 +38,7 @@ def store_sqlite(
     type: None = None,
     *,
     key: Key[Any] = None,
-    id_column: str = "id",
+    id_column: str | None = None,
     durability: Durability = "full",
     busy_timeout: float = BUSY_SECONDS,
     max_batch: int = 1000,
@@ -51,7 +51,7 @@ def store_sqlite(
     type: type[T] = ...,
     *,
     key: Key[T] = None,
-    id_column: str = "id",
+    id_column: str | None = None,
     durability: Durability = "full",
     busy_timeout: float = BUSY_SECONDS,
     max_batch: int = 1000,
@@ -63,7 +63,7 @@ def store_sqlite(
     type: type[Any] | None = None,
     *,
     key: Key[Any] = None,
-    id_column: str = "id",
+    id_column: str | None = None,
     durability: Durability = "full",
     busy_timeout: float = BUSY_SECONDS,
     max_batch: int = 1000,
@@ -80,8 +80,9 @@ def store_sqlite(
     If the id of a message is in the table already, the message is acked and not stored again if it
     is the same, else rejected. It is the same if the client sent the same under its
     ``Idempotency-Key``; without such a key, if all columns are equal. The id is in the column
-    `id_column`. With a function as `key`, that column holds ``key(data)`` instead; with the name of
-    a field as `key`, that field is the primary key.
+    `id_column`, by default `id` (of a `DeadLetter` `letter_id`). With a function as `key`, that
+    column holds ``key(data)`` instead; with the name of a field as `key`, that field is the primary
+    key.
 
     A message is rejected if SQLite cannot hold one of its values, or if the table does not take the
     row or keep it as it is. The store notices when the database is moved, replaced or altered.
@@ -98,7 +99,8 @@ def store_sqlite(
     """
     path = _checked_path(path)
     _check_name("table", table)
-    _check_name("id_column", id_column)
+    if id_column is not None:
+        _check_name("id_column", id_column)
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a field's name or a function of the data, not {key!r}")
     if durability not in get_args(Durability):
@@ -109,7 +111,8 @@ def store_sqlite(
         policy = replace(policy, on=is_outage)
 
     def make_table(row_type: Any) -> SqliteTable[Any]:
-        return SqliteTable(table, layout_of(row_type, SQLITE), key, id_column)
+        ids = id_column_of(row_type) if id_column is None else id_column
+        return SqliteTable(table, layout_of(row_type, SQLITE), key, ids)
 
     known = None if type is None else make_table(type)
     absolute = str(Path(path).absolute())

@@ -5,8 +5,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import assert_type
 
-from tailrace import Channel, Group, Message, Receiver
-from tailrace.actors import Hub, Tee, batch, expand, partition, tee, throttle
+from tailrace import Channel, DeadLetter, Group, Message, Receiver, Retry
+from tailrace.actors import Hub, Tee, batch, each, expand, partition, tee, throttle
 
 
 @dataclass
@@ -57,3 +57,29 @@ def stages(go: Group) -> None:
 
 def lines_key(order: Order) -> int:
     return len(order.lines)
+
+
+def price(order: Order) -> int:
+    return len(order.lines)
+
+
+async def price_later(order: Order) -> int:
+    return len(order.lines)
+
+
+def failures(go: Group) -> None:
+    orders, prices = Channel[Message[Order]](), Channel[Message[int]]()
+    texts, wider = Channel[Message[str]](), Channel[Message[int | str]]()
+    dead = Channel[Message[DeadLetter[Order]]](10)
+    dead_of_any = Channel[Message[DeadLetter[Order | str]]](10)
+    go(each(price), orders, prices, actors=2)
+    go(each(price_later, timeout=1.0, retry=Retry(5)), orders, prices)
+    go(each(price, threads=True, timeout=1.0), orders, prices, dead)
+    go(each(price_later, retry=Retry(also=KeyError), on_error="abort"), orders, wider, dead)
+    go(each(price), orders, prices, dead_of_any)
+    go(each(shout), texts, texts, dead_of_any)
+    go(each(len), texts, wider)
+
+
+def shout(text: str) -> str:
+    return text.upper()

@@ -1,7 +1,7 @@
 """Stock actors in wrong wirings: other elements, directions and numbers of channels."""
 
-from tailrace import Channel, Group, Message
-from tailrace.actors import Hub, Tee, batch, expand, partition, tee, throttle
+from tailrace import Channel, DeadLetter, Group, Message, Retry
+from tailrace.actors import Hub, Tee, batch, each, expand, partition, tee, throttle
 
 
 def words(text: str) -> list[str]:
@@ -51,3 +51,26 @@ def subscribed(go: Group) -> None:
     go(Hub[str](), numbers)  # error: receives numbers
     go(Hub[int](), numbers, numbers)  # error: one too many
     Hub[int]().subscribe(1, "drop")  # error: no such policy
+
+
+def price(text: str) -> int:
+    return len(text)
+
+
+async def price_later(text: str) -> int:
+    return len(text)
+
+
+def failures(go: Group) -> None:
+    texts, numbers = Channel[Message[str]](), Channel[Message[int]]()
+    dead = Channel[Message[DeadLetter[str]]]()
+    go(each(price), numbers, numbers)  # error: receives numbers
+    go(each(price), texts, texts)  # error: sends texts
+    go(each(price), texts)  # error: one missing
+    go(each(price), texts, numbers, numbers)  # error: no dead letters
+    go(each(price), texts, numbers, Channel[Message[DeadLetter[int]]]())  # error: of other data
+    go(each(price_later), texts, numbers, texts)  # error: no dead letters
+    go(each(price), texts, numbers, dead.receiver)  # error: a receiving end to send to
+    go(each(price), texts, numbers, dead, dead)  # error: one too many
+    each(price, retry=5)  # error: a policy
+    Retry(also="OSError")  # error: types of exceptions
