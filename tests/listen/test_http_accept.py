@@ -16,7 +16,12 @@ import pytest
 
 from tailrace.listen import HttpServer, ListenHttp
 from tailrace.listen.http import accept as accept_module
-from tailrace.listen.http.accept import Acceptor, Seldom, connections_allowed, descriptor_limit
+from tailrace.listen.http.accept import (
+    Acceptor,
+    ThrottledLog,
+    connections_allowed,
+    descriptor_limit,
+)
 from tailrace.listen.http.sockets import block_new_clients
 
 resource = pytest.importorskip("resource")
@@ -190,7 +195,7 @@ def test_a_warning_is_repeated_after_ten_seconds_and_not_before(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = 0.0
-    seldom = Seldom(lambda: now)
+    seldom = ThrottledLog(lambda: now)
     for now in (100.0, 101.0, 109.9, 110.0, 110.1, 200.0):
         seldom.warn("at %s", now)
     assert [record.getMessage() for record in caplog.records] == [

@@ -58,7 +58,7 @@ def request(
 
 
 def one(decoder: Decoder[Any], made: Request) -> Any:
-    return decoder.typed(decoder.written(decoder.media(made), made))
+    return decoder.decode(decoder.extract(decoder.media(made), made))
 
 
 def decoded(kind: Any, made: Request, param: str = "data") -> Any:
@@ -102,9 +102,9 @@ def test_bytes_of_any_kind_are_decoded_or_refused(body: bytes, kind: str, into: 
         try:
             if media == NDJSON:
                 for _, line in split_lines(made.body):
-                    decoder.typed(line)
+                    decoder.decode(line)
             else:
-                decoder.typed(decoder.written(media, made))
+                decoder.decode(decoder.extract(media, made))
         except Refusal as no:
             statuses.append(no.status)
     assert set(statuses) <= {400, 415, 422}
@@ -393,7 +393,7 @@ def test_another_field_may_carry_the_data() -> None:
 
 def digest(kind: Any, made: Request) -> bytes:
     decoder: Decoder[Any] = Decoder(kind, "data")
-    return decoder.digest(decoder.written(decoder.media(made), made))
+    return decoder.digest(decoder.extract(decoder.media(made), made))
 
 
 def test_data_that_a_client_sends_again_has_the_digest_it_had() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tailrace.listen.http import connection as connection_module
 from tailrace.listen.http.admission import Admission, Limits
 from tailrace.listen.http.answers import Answer
 from tailrace.listen.http.connection import BURST, LINGER, LINGER_BYTES, SMALL_BODY, Connection
@@ -50,7 +51,7 @@ class FakeExchange:
     def refuse(self, refusal: Refusal) -> None:
         self.respond(Answer(refusal.status, refusal.reason.encode()))
 
-    def gone(self) -> None:
+    def client_left(self) -> None:
         self.left = True
 
 
@@ -196,7 +197,7 @@ def test_a_client_that_asks_for_it_gets_one_answer_and_the_end(wired: Wired, fie
     assert wired.output_ended
     assert not wired.closed
     wired.now += LINGER
-    wired.connection.expire()
+    wired.connection.deadline_passed()
     assert wired.aborted
     assert len(wired.exchanges) == 1
 
@@ -207,7 +208,7 @@ def test_a_kept_connection_ends_when_it_is_idle_for_too_long(wired: Wired) -> No
     wired.exchanges[0].respond(Answer(200, b""))
     assert wired.remaining() == KEEP_ALIVE
     wired.now += KEEP_ALIVE
-    wired.connection.expire()
+    wired.connection.deadline_passed()
     assert wired.closed
     assert wired.statuses() == [200]
 
@@ -222,7 +223,7 @@ def test_a_request_that_is_begun_has_receive_timeout_from_its_first_byte(
     wired.connection.receive(begun[4:])
     assert wired.remaining() == RECEIVE_TIMEOUT - 10
     wired.now += RECEIVE_TIMEOUT - 10
-    wired.connection.expire()
+    wired.connection.deadline_passed()
     assert wired.statuses() == [404 if b"other" in begun else 408]
     assert wired.output_ended
 
@@ -307,7 +308,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(wired: Wired) -> None
     wired.connection.receive(get())
     wired.connection.pause_writing()
     wired.now += RECEIVE_TIMEOUT
-    wired.connection.expire()
+    wired.connection.deadline_passed()
     assert wired.aborted
 
 
@@ -337,10 +338,10 @@ def test_a_complete_request_outlives_its_client_and_is_not_answered(wired: Wired
 
 def test_in_a_drain_an_incomplete_request_must_come_soon_and_is_the_last(wired: Wired) -> None:
     wired.connection.receive(post(length=5))
-    wired.connection.hurry()
+    wired.connection.shorten_deadline()
     assert wired.remaining() == RECEIVE_TIMEOUT  # nothing drains
     wired.route.draining = wired.service.draining = True
-    wired.connection.hurry()
+    wired.connection.shorten_deadline()
     assert wired.remaining() == RECEIVE_IN_DRAIN
     wired.connection.receive(b"abcde")
     wired.exchanges[0].respond(Answer(200, b""))
@@ -352,19 +353,19 @@ def test_an_incomplete_request_that_a_drain_ends_hears_why(wired: Wired) -> None
     wired.connection.receive(post(length=5))
     wired.route.draining = wired.service.draining = True
     wired.now += RECEIVE_IN_DRAIN
-    wired.connection.expire()
+    wired.connection.deadline_passed()
     assert wired.statuses() == [503]
     assert wired.output_ended
 
 
 def test_a_stop_closes_idle_connections_and_waits_for_answers(wired: Wired) -> None:
     wired.connection.receive(get())
-    wired.connection.retire(before=wired.now)
+    wired.connection.close_if_idle(since=wired.now)
     assert not wired.closed
     wired.exchanges[0].respond(Answer(200, b""))
-    wired.connection.retire(before=wired.now - 1)
+    wired.connection.close_if_idle(since=wired.now - 1)
     assert not wired.closed  # it was answered just now
-    wired.connection.retire(before=wired.now)
+    wired.connection.close_if_idle(since=wired.now)
     assert wired.closed
 
 
@@ -373,8 +374,8 @@ def test_a_stop_waits_for_a_client_that_reads_its_answer(wired: Wired) -> None:
     wired.connection.pause_writing()
     wired.exchanges[0].respond(Answer(200, b""))
     wired.now += 20
-    wired.connection.retire(before=wired.now)
-    wired.connection.conclude()
+    wired.connection.close_if_idle(since=wired.now)
+    wired.connection.close_unless_reading()
     assert wired.remaining() == RECEIVE_TIMEOUT
     assert not wired.closed
     wired.connection.resume_writing()
@@ -387,7 +388,7 @@ def test_a_stop_waits_for_a_client_that_reads_its_answer(wired: Wired) -> None:
 )
 def test_a_stop_answers_what_is_incomplete(wired: Wired, begun: bytes, status: int) -> None:
     wired.connection.receive(begun)
-    wired.connection.conclude()
+    wired.connection.close_unless_reading()
     assert wired.statuses() == [status]
     assert wired.output_ended
 
@@ -399,3 +400,29 @@ def test_an_error_of_our_own_ends_the_connection_alone(
     wired.connection.receive(get())
     assert wired.aborted
     assert "failed" in caplog.text
+
+
+def test_a_connection_tells_its_state_and_each_state_has_its_deadline(wired: Wired) -> None:
+    def now() -> tuple[str, float]:
+        return wired.connection.state, wired.remaining()
+
+    connection = wired.connection
+    assert now() == ("idle", KEEP_ALIVE)
+    connection.receive(post(b"data=1")[:-1])
+    assert now() == ("receiving", RECEIVE_TIMEOUT)
+    connection.receive(b"1")
+    assert now() == ("answering", math.inf)
+    wired.exchanges[0].respond(Answer(200, b""))
+    assert now() == ("idle", KEEP_ALIVE)
+    connection.pause_writing()
+    assert now() == ("unread", RECEIVE_TIMEOUT)
+    connection.resume_writing()
+    wired.turn()
+    assert now() == ("idle", KEEP_ALIVE)
+    connection.receive(b"no HTTP\r\n\r\n")
+    assert now() == ("lingering", LINGER)
+    assert repr(connection) == "<Connection lingering>"
+    connection.receive(bytes(LINGER_BYTES + 1))
+    assert now() == ("closed", LINGER)
+    for state in ("idle", "receiving", "answering", "unread", "lingering", "closed"):
+        assert f"| {state} |" in str(connection_module.__doc__)

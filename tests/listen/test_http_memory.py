@@ -88,7 +88,7 @@ async def test_a_body_of_small_pieces_takes_its_size(serve: Any) -> None:
         finally:
             tracemalloc.stop()
         assert service.server.statistics().body_bytes == 200_000
-        exchange.gone()
+        exchange.client_left()
     assert taken < 300_000
     assert service.server.statistics().body_bytes == 0
 

@@ -16,7 +16,7 @@ from tailrace import Message, Receiver
 from tailrace.listen import Request, listen_http
 from tailrace.listen.http import access as access_module
 from tailrace.listen.http import exchange as exchange_module
-from tailrace.listen.http import shown as shown_module
+from tailrace.listen.http import text as text_module
 from tailrace.usercode import log_error
 
 ANY = "127.0.0.1:0"
@@ -511,11 +511,11 @@ class InTurn:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: shown_module.said(InTurn(KeyboardInterrupt)),
-        lambda: shown_module.as_json(InTurn(KeyboardInterrupt)),
-        lambda: shown_module.as_json(InTurn(ValueError, KeyboardInterrupt)),
-        lambda: shown_module.as_json({"a": InTurn(ValueError, KeyboardInterrupt)}),
-        lambda: shown_module.as_json({"a": InTurn(ValueError, ValueError, KeyboardInterrupt)}),
+        lambda: text_module.safe_str(InTurn(KeyboardInterrupt)),
+        lambda: text_module.as_json(InTurn(KeyboardInterrupt)),
+        lambda: text_module.as_json(InTurn(ValueError, KeyboardInterrupt)),
+        lambda: text_module.as_json({"a": InTurn(ValueError, KeyboardInterrupt)}),
+        lambda: text_module.as_json({"a": InTurn(ValueError, ValueError, KeyboardInterrupt)}),
     ],
 )
 def test_an_interrupt_while_a_value_is_shown_is_raised(make: Callable[[], object]) -> None:

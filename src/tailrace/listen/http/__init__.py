@@ -11,7 +11,7 @@ How a request travels, with the module for each step:
 - `route`: the requests of one path, from admission to the channel. `admission`: the limits.
   `exchange`: one request, from its head to its answer. `lines`: the same for NDJSON.
 - `decode`, with `gzip`, `multipart` and `parameters`: from the request to the message's data.
-- `answers`, with `shown` and `whole`: from the outcome to the answer. `access`: the access log.
+- `answers`, with `text` and `plain`: from the outcome to the answer. `access`: the access log.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Accept connections from listening sockets, within the limit of open files.
 
-The loop's own server is not used, for three reasons. It shows a TLS connection only after the
-handshake, so stalled handshakes would not be counted. It sets the backlog again. When descriptors
-run out, asyncio's logs a traceback each second.
+The event loop's own server is not used, for three reasons. It shows a TLS connection only after the
+handshake, so stalled handshakes would not be counted. It sets the backlog anew. When descriptors
+run out, asyncio's server logs a traceback each second.
 
 Invariants:
 - `admit` gets each connection as soon as the system has made it.
-- When the system gives no connection (descriptors, memory), accepting pauses for PAUSE seconds, and
-  clients wait in the backlog. The cause is logged at most every LOG_SECONDS.
+- When the system gives no connection (no descriptors, no memory), accepting pauses for PAUSE
+  seconds, and clients wait in the backlog. The cause is logged, at most once in LOG_SECONDS.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ try:
 except ImportError:  # Windows, where sockets have no such limit
     resource = None  # type: ignore[assignment]  # the module, or nothing
 
-__all__ = ["Acceptor", "Seldom", "connections_allowed", "descriptor_limit"]
+__all__ = ["Acceptor", "ThrottledLog", "connections_allowed", "descriptor_limit"]
 
 _log = logging.getLogger("tailrace.listen")
 
 BURST: Final = 64  # connections accepted before other callbacks of the loop run
 PAUSE: Final = 0.25
 LOG_SECONDS: Final = 10.0
-MOST: Final = 4096  # connections by default
-HEADROOM: Final = 256  # descriptors that are not for connections
+DEFAULT_CONNECTIONS: Final = 4096
+RESERVED_DESCRIPTORS: Final = 256  # at most; they are left to the rest of the program
 
 # Errors of one client or its network: the next connection may be fine. See accept(2).
 _ONE_CONNECTION: Final = frozenset(
@@ -46,21 +46,21 @@ _ONE_CONNECTION: Final = frozenset(
 
 
 def descriptor_limit() -> int | None:
-    """The first number of a descriptor that is not for connections; None without a limit.
+    """A connection may have a descriptor below this number; None: any.
 
-    The system gives the lowest free number. So the number of a connection's descriptor tells how
-    many descriptors are open, those of the rest of the program included.
+    The system gives the lowest free number. So the number of a connection's descriptor shows how
+    many descriptors the whole program has open.
     """
     if resource is None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if soft == resource.RLIM_INFINITY else soft - min(HEADROOM, soft // 4)
+    return None if soft == resource.RLIM_INFINITY else soft - min(RESERVED_DESCRIPTORS, soft // 4)
 
 
 def connections_allowed(asked: int | None) -> int:
     """The limit of connections. Logs a warning if it is lower than `asked`."""
     most = descriptor_limit()
-    wanted = MOST if asked is None else asked
+    wanted = DEFAULT_CONNECTIONS if asked is None else asked
     if most is None or wanted <= most:
         return wanted
     if asked is not None:
@@ -72,8 +72,8 @@ def connections_allowed(asked: int | None) -> int:
     return most
 
 
-class Seldom:
-    """Logs the first warning at once, and later ones at most every LOG_SECONDS."""
+class ThrottledLog:
+    """Logs warnings: the first one at once, then at most one in LOG_SECONDS."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -96,7 +96,7 @@ class Acceptor:
         self._sockets = sockets
         self._admit = admit
         self._loop = loop = asyncio.get_running_loop()
-        self._seldom = Seldom(loop.time)
+        self._throttled = ThrottledLog(loop.time)
         self._resuming: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []  # where the loop has no add_reader
         self._listen()
@@ -144,15 +144,15 @@ class Acceptor:
         except OSError as error:
             if error.errno in _ONE_CONNECTION:
                 return True
-            self._refused(error)
+            self._pause_accepting(error)
             return False
         accepted.setblocking(False)
         self._admit(accepted)
         return True
 
-    def _refused(self, error: OSError) -> None:
+    def _pause_accepting(self, error: OSError) -> None:
         """The system gives no connection: try again after PAUSE."""
-        self._seldom.warn("no connection can be accepted for now: %s", error)
+        self._throttled.warn("no connection can be accepted for now: %s", error)
         if self._resuming is None:
             self._pause()
             self._resuming = self._loop.call_later(PAUSE, self._listen)
@@ -163,7 +163,7 @@ class Acceptor:
                 accepted, _ = await self._loop.sock_accept(listening)
             except OSError as error:
                 if error.errno not in _ONE_CONNECTION:
-                    self._seldom.warn("no connection can be accepted for now: %s", error)
+                    self._throttled.warn("no connection can be accepted for now: %s", error)
                     await asyncio.sleep(PAUSE)
             else:
                 self._admit(accepted)

@@ -1,4 +1,24 @@
-"""Admission: the limits of a server, and the counters of what is in flight and was answered."""
+"""Admission: the limits of a server, and the counters of what is in flight and was answered.
+
+What bounds the memory of a server. `in_flight` and `bytes` are the counters of `Admission`; every
+holder adds what it holds, and subtracts that when it lets go.
+
+| what is held | counter | limit | checked in | beyond it |
+|---|---|---|---|---|
+| a request, until it is answered and settled | `in_flight` | `in_flight` | `Route.open` | 503 |
+| its body, as it comes, and unpacked | `bytes` | `max_body` | `Exchange.feed`, `unpack` | 413 |
+| all bodies | `bytes` | `body_memory` | `Exchange.feed`, `unpack` | 503 |
+| unsettled lines of NDJSON, a request | – | `in_flight` | `LinesExchange.take` | they wait |
+| these lines and their reports | `bytes` | `body_memory` | `LinesExchange.take` | they wait |
+| later requests, in the parser | `bytes` | `body_memory` | `Connection._pause` | dropped |
+| unsent bytes of answers | `bytes` | `body_memory` | `Supervisor.write_paused` | cut off |
+| the head of a request | – | `max_head` | `Parser` | 431 |
+| the arrays and objects of its JSON | – | by `max_body` | `Decoder` | 413 |
+| a connection | – | `connections`, open files | `Connections._admit` | 503 |
+
+Not counted: one read of each connection, up to MOST_UNSENT bytes of its answers, and with TLS the
+buffers of the event loop.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +46,10 @@ class Limits:
 
 
 class Admission:
-    """Counts the requests and the bytes in flight, over all listeners of a server.
+    """Counts requests and bytes in flight, over all listeners of a server; see the table above.
 
-    A request is admitted while `in_flight` is below `limit`, and bytes while `bytes` is below
-    `memory`. Each part of the server adds and subtracts what it holds.
+    `limit` is the most requests, `memory` the most bytes. A request is in flight from its admission
+    until it is answered and its messages are settled.
     """
 
     def __init__(self, limit: int, memory: int, access_log: bool = False) -> None:

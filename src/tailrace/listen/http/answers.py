@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 from tailrace.errors import Outage
 from tailrace.listen.http.decode import NDJSON
 from tailrace.listen.http.request import Refusal
-from tailrace.listen.http.shown import as_json, as_text, encoded, said
+from tailrace.listen.http.text import as_json, as_text, safe_str, to_utf8
 from tailrace.message import Outcome
 
 __all__ = ["Answer", "NotTakenError", "Show", "of_outcome", "of_refusal", "report"]
@@ -71,7 +71,7 @@ def of_refusal(refusal: Refusal, json: bool) -> Answer:
     word = _WORDS.get(status, "refused")
     if json:
         return Answer(status, as_json({"status": word, "reason": reason}), JSON, headers)
-    return Answer(status, encoded(f"{word}: {reason}"), TEXT, headers)
+    return Answer(status, to_utf8(f"{word}: {reason}"), TEXT, headers)
 
 
 def of_outcome(outcome: Outcome, data: object, id: str, json: bool, show: Show) -> Answer:
@@ -86,7 +86,7 @@ def of_outcome(outcome: Outcome, data: object, id: str, json: bool, show: Show) 
     status, report = _of_status(outcome)
     headers = RETRY if status == 503 else ()
     if not json:
-        return Answer(status, encoded(f"{report['status']}: {report['reason']}"), TEXT, headers)
+        return Answer(status, to_utf8(f"{report['status']}: {report['reason']}"), TEXT, headers)
     report["id"] = id
     if status == 200:
         report.setdefault("result", data)
@@ -98,7 +98,7 @@ def _brief(outcome: Outcome, id: str, json: bool, show: Show) -> Answer:
     if show == "empty":
         return Answer(200, b"" if outcome.status == "stored" else b"aborted")
     if not json:
-        return Answer(200, encoded(f"{'OK' if outcome.status == 'stored' else 'aborted'}: {id}"))
+        return Answer(200, to_utf8(f"{'OK' if outcome.status == 'stored' else 'aborted'}: {id}"))
     _, report = _of_status(outcome)
     report.pop("result", None)
     return Answer(200, as_json({**report, "id": id}), JSON)
@@ -142,27 +142,27 @@ def _of_status(outcome: Outcome) -> tuple[int, dict[str, Any]]:
                 stored["result"] = outcome.result
             return 200, stored
         case "aborted":
-            return 200, {"status": "aborted", "reason": said(outcome.reason)}
+            return 200, {"status": "aborted", "reason": safe_str(outcome.reason)}
         case "rejected":
-            return 422, {"status": "rejected", "reason": said(outcome.reason)}
+            return 422, {"status": "rejected", "reason": safe_str(outcome.reason)}
         case "dead":
             kept = "it could not be handled, and is kept as a dead letter"
             return 202, {
                 "status": "dead",
-                "reason": said(outcome.reason) if outcome.error is None else kept,
+                "reason": safe_str(outcome.reason) if outcome.error is None else kept,
             }
         case "lost":
             return 500, {"status": "lost", "reason": "the program dropped the message"}
         case "failed":
             pass
     if outcome.error is None:
-        reason = said(outcome.reason)
+        reason = safe_str(outcome.reason)
         if reason == "overflow":  # a channel that sheds load
             return 503, {"status": "unavailable", "reason": reason}
         return 500, {"status": "failed", "reason": reason}
     kind = type(outcome.error)
     if issubclass(kind, NotTakenError):
-        return 503, {"status": "unavailable", "reason": said(outcome.error)}
+        return 503, {"status": "unavailable", "reason": safe_str(outcome.error)}
     if issubclass(kind, Outage):  # its text may name a host or a file: not for clients
         return 503, {"status": "unavailable", "reason": "the store is out of order"}
     return 500, {"status": "failed", "reason": "an internal error"}

@@ -72,7 +72,7 @@ class App:
                 answer = await answered if await self._receive(exchange, route, receive) else None
             finally:
                 if not answered.done() or answered.cancelled():
-                    exchange.gone()
+                    exchange.client_left()
         if answer is None:
             return  # the client left
         headers = [

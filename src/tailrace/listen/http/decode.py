@@ -1,9 +1,9 @@
 """Decode a request's data, from query, form, JSON or NDJSON, and validate it.
 
 Bad content raises `Refusal`: 400 if it cannot be read, 415 if its kind is not supported, 422 if it
-is not of the listener's type, 500 if the type's own code fails. Nothing is guessed: a field given
-twice, a broken escape or a byte that is not UTF-8 is refused. If it were repaired, wrong data would
-be stored.
+does not fit the listener's type, 500 if the type's own code fails. Nothing is guessed or repaired:
+a field given twice, a broken escape or a byte that is not UTF-8 is refused, since a guess could
+store wrong data.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import msgspec
 import msgspec.inspect
 
 from tailrace.listen.http.multipart import MAX_FIELDS, multipart_values
-from tailrace.listen.http.parameters import check_charset, parameters, shown
+from tailrace.listen.http.parameters import check_charset, parameters, quoted
 from tailrace.listen.http.request import Refusal, Request
-from tailrace.listen.http.shown import said
+from tailrace.listen.http.text import safe_str
 
-__all__ = ["Decoder", "Media", "packing"]
+__all__ = ["Decoder", "Media", "compression"]
 
 T = TypeVar("T")
 
 Media = str
-"""Where a request has its data: a body of one of the four types below, or "" for the query."""
+"""Where the data of a request is: in a body of one of the four types below, or "" for the query."""
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
@@ -39,11 +39,11 @@ _MEDIA = {
     **dict.fromkeys((b"application/ndjson", b"application/jsonl"), NDJSON),
 }
 
-# Arrays and objects in JSON take up to forty times the memory of their text, and time.
-_FEWEST_CONTAINERS = 10_000
-_BYTES_A_CONTAINER = 20  # of `max_body`
+# Arrays and objects take up to forty times the memory of their JSON text.
+_FEWEST_CONTAINERS = 10_000  # allowed even where `max_body` is small
+_BYTES_A_CONTAINER = 20  # a body may have one array or object for so many bytes of `max_body`
 
-# Types whose values are JSON in a form field too. Values of other types are plain text there.
+# Types whose values are written as JSON in a form field, too. All others are plain text there.
 _WRITTEN_AS_JSON = (
     msgspec.inspect.StructType,
     msgspec.inspect.DataclassType,
@@ -61,8 +61,8 @@ _WRITTEN_AS_JSON = (
 class Decoder(Generic[T]):
     """Reads the data of requests as `kind`, from the field `param` or from a JSON body.
 
-    `json`: every body is JSON, whatever its Content-Type, and the query is never data: a program
-    that checks a signature of the body would not have checked the query.
+    With `json` every body is JSON, whatever its Content-Type, and the query is never data: the
+    signature of a webhook covers the body alone.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Decoder(Generic[T]):
         self._json = json
         self.methods = ("POST",) if json else ("GET", "POST")
         self._param = param.encode()
-        self.prefix = self._param + b"="  # of a query that has this field alone
-        self._from_text: Callable[[str], Any] | None = None  # from the field's value, unless text
+        self._prefix = self._param + b"="  # of a query that has this field alone
+        self._from_text: Callable[[str], Any] | None = None  # decodes a field; None: it is the data
         decode, structured = _json_decoder(kind)
         self._structured = structured
         if structured:
@@ -88,13 +88,13 @@ class Decoder(Generic[T]):
         return f"<Decoder of {self._kind!r} from {self._param.decode()!r}>"
 
     def media(self, request: Request) -> Media:
-        """The kind of data that is announced. Raises Refusal(415) if it is not supported."""
+        """Where the head says that the data is. Raises Refusal(415) if it is not supported."""
         fields = request.fields
-        if b"content-encoding" in fields and packing(request) is None:
+        if b"content-encoding" in fields and compression(request) is None:
             encoding = fields[b"content-encoding"]
             raise Refusal(
                 415,
-                f"Content-Encoding {shown(encoding)} is not supported, only gzip",
+                f"Content-Encoding {quoted(encoding)} is not supported, only gzip",
                 ((b"accept-encoding", b"gzip"),),
             )
         if request.method == "GET":
@@ -111,16 +111,16 @@ class Decoder(Generic[T]):
         if kind.endswith(b"+json") or (self._json and media != NDJSON):
             media = JSON
         if media is None:
-            raise Refusal(415, f"Content-Type {shown(content_type)} is not supported")
+            raise Refusal(415, f"Content-Type {quoted(content_type)} is not supported")
         check_charset(options)
         return media
 
-    def written(self, media: Media, request: Request) -> bytes | str:
-        """The data as the client wrote it: JSON as bytes, a field as str."""
+    def extract(self, media: Media, request: Request) -> bytes | str:
+        """The data as the client wrote it: JSON as bytes, the value of a field as str."""
         query = request.raw_query
-        if not media and not request.body and query.startswith(self.prefix):
-            # The hot path: a query of this field alone.
-            raw = query[len(self.prefix) :]
+        if not media and not request.body and query.startswith(self._prefix):
+            # The hot path: a query that has this field alone.
+            raw = query[len(self._prefix) :]
             if b"&" not in raw:
                 return _text(_plain(raw))
         if media == JSON:
@@ -140,50 +140,50 @@ class Decoder(Generic[T]):
             raise Refusal(400, many if found else f"the field {name!r} is missing")
         return found[0]
 
-    def typed(self, written: bytes | str) -> T:
-        """The data that `written` gives, decoded and validated."""
+    def decode(self, raw: bytes | str) -> T:
+        """Decode and validate the data, as `extract` returned it."""
         value: Any
-        if len(written) > _FEWEST_CONTAINERS:
-            self._limit_containers(written)
-        if isinstance(written, bytes):
-            value = _decoded(self._from_json, written)
+        if len(raw) > _FEWEST_CONTAINERS:
+            self._limit_containers(raw)
+        if isinstance(raw, bytes):
+            value = _decoded(self._from_json, raw)
         elif self._from_text is None:
-            value = written
+            value = raw
         else:
-            value = _decoded(self._from_text, written)
+            value = _decoded(self._from_text, raw)
             if type(value) is float and not math.isfinite(value):
                 # Neither JSON nor databases hold `nan` and `inf`.
-                raise Refusal(422, f"{written[:20]!r} is no finite number")
+                raise Refusal(422, f"{raw[:20]!r} is no finite number")
         return cast("T", value)
 
-    def _limit_containers(self, written: bytes | str) -> None:
+    def _limit_containers(self, raw: bytes | str) -> None:
         """Raise Refusal(413) for JSON whose data would take far more memory than its text."""
-        if isinstance(written, bytes):
-            found = written.count(b"[") + written.count(b"{")
+        if isinstance(raw, bytes):
+            found = raw.count(b"[") + raw.count(b"{")
         elif self._structured:
-            found = written.count("[") + written.count("{")
+            found = raw.count("[") + raw.count("{")
         else:
             return  # plain text
         if found > self._most_containers:
             most = self._most_containers
             raise Refusal(413, f"there are more than {most} arrays and objects in the JSON")
 
-    def digest(self, written: bytes | str) -> bytes:
-        """A digest by which a repeat is known to have the same data, in whichever kind of body.
+    def digest(self, raw: bytes | str) -> bytes:
+        """A digest of `raw`. A repeat with the same data has the same digest, in any kind of body.
 
-        It is not of the whole body, as a multipart form has another boundary each time, nor of the
-        decoded data, as a type may add the time.
+        A digest of the body would differ: each multipart form has another boundary. A digest of
+        the decoded data might differ: a type may add the time.
         """
-        if isinstance(written, bytes):
-            raw = written.strip()
+        if isinstance(raw, bytes):
+            encoded = raw.strip()
         elif self._structured:
-            raw = written.strip().encode()
+            encoded = raw.strip().encode()
         else:
-            raw = b"text " + written.encode()  # the text "7" is not the JSON 7
-        return blake2b(raw, digest_size=16).digest()
+            encoded = b"text " + raw.encode()  # the text "7" is not the JSON 7
+        return blake2b(encoded, digest_size=16).digest()
 
 
-def packing(request: Request) -> str | None:
+def compression(request: Request) -> str | None:
     """The compression of the body: "gzip" or "" (none); None if it is not supported."""
     encoding = request.fields.get(b"content-encoding", b"").strip().lower()
     if encoding in (b"", b"identity"):
@@ -208,7 +208,7 @@ def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:
 
 
 def _unwrapping(kind: Any, param: str, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A decoder for plain types: of ``"foo"``, or of a form as JSON, ``{"data": "foo"}``."""
+    """A decoder for plain types: of ``"foo"``, or of a form written as ``{"data": "foo"}``."""
     form = msgspec.defstruct("Form", [("value", kind)], rename={"value": param})
     decode_form = msgspec.json.Decoder(form).decode
 
@@ -221,16 +221,16 @@ def _unwrapping(kind: Any, param: str, decode: Callable[[Any], Any]) -> Callable
     return unwrap
 
 
-def _decoded(decode: Callable[[Any], Any], written: Any) -> Any:
+def _decoded(decode: Callable[[Any], Any], raw: Any) -> Any:
     try:
-        return decode(written)
+        return decode(raw)
     except msgspec.ValidationError as error:
-        raise Refusal(422, said(error)) from error
+        raise Refusal(422, safe_str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(400, f"the JSON cannot be read: {said(error)}") from error
+        raise Refusal(400, f"the JSON cannot be read: {safe_str(error)}") from error
     # Other errors come from the type's own code (`__post_init__`, an enum, `__hash__`).
     except (ValueError, TypeError) as error:
-        raise Refusal(422, said(error)) from error
+        raise Refusal(422, safe_str(error)) from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -251,16 +251,19 @@ def _form_values(form: bytes, name: bytes) -> list[str]:
 
 
 def _plain(escaped: bytes) -> bytes:
+    """Decode the escapes of a form or query."""
     if b"+" in escaped:
         escaped = escaped.replace(b"+", b" ")
     if b"%" not in escaped:
         return escaped
     # Quoted-printable is the same escape with "=" for "%", and Python decodes it in C: 10 ms for a
     # megabyte of escapes, urllib takes 250. Its soft line breaks are not escapes.
-    quoted = escaped.replace(b"=", b"=3D").replace(b"%", b"=")
-    plain = binascii.a2b_qp(quoted)
-    if len(quoted) - len(plain) != 2 * quoted.count(b"=") or b"=\n" in quoted or b"=\r" in quoted:
-        raise Refusal(400, f"broken %-escape in {shown(escaped)}")
+    printable = escaped.replace(b"=", b"=3D").replace(b"%", b"=")
+    plain = binascii.a2b_qp(printable)
+    escapes = printable.count(b"=")
+    soft_breaks = b"=\n" in printable or b"=\r" in printable
+    if len(printable) - len(plain) != 2 * escapes or soft_breaks:
+        raise Refusal(400, f"broken %-escape in {quoted(escaped)}")
     return plain
 
 

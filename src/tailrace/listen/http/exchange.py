@@ -5,9 +5,10 @@ end or the loss of the client. The exchange calls `respond` on the listener's lo
 
 Invariants:
 - `respond` is called once, or never if the client left first.
-- An exchange counts against admission (one request, the bytes of its body) until it is answered
-  *and* its messages are settled. So memory is bounded even if clients time out faster than the
-  pipeline works.
+- An exchange is *in flight* until it is answered *and* its messages are settled: until then it
+  counts against `Admission` (one request, the bytes of its body). So memory is bounded even if
+  clients time out faster than the pipeline works. It is *unanswered* until it is answered: a
+  listener that ends waits for this.
 - A complete request becomes a message even if the client left.
 - An exchange keeps no reference to a message that it has sent. So a message that the program drops
   is collected, and its client is told.
@@ -27,29 +28,29 @@ from tailrace.listen.http import answers
 from tailrace.listen.http.access import log_access, printable
 from tailrace.listen.http.admission import Admission
 from tailrace.listen.http.answers import Answer, Show, of_outcome
-from tailrace.listen.http.decode import Decoder, packing
+from tailrace.listen.http.decode import Decoder, compression
 from tailrace.listen.http.gzip import gunzip
 from tailrace.listen.http.request import Headers, Refusal, Request
 from tailrace.message import Outcome
 from tailrace.message.internals import message_of
 from tailrace.usercode import log_error, shown
 
-__all__ = ["Exchange", "Owner", "Respond", "too_large"]
+__all__ = ["Exchange", "Respond", "RouteBase", "too_large"]
 
 _log = logging.getLogger("tailrace.listen")
 
 Respond = Callable[[Answer], None]
 
-CHECK_ENDS: Final = 1.0  # seconds for an `authorize` that was cancelled to end
+CHECK_ENDS: Final = 1.0  # seconds that a cancelled `authorize` has to end
 
-_TICK: Final = 0.01  # seconds between checks of timeouts, at least
+_TICK: Final = 0.01  # the shortest time in seconds between two looks for late requests
 
 _INTERNAL: Final = Refusal(500, "an internal error")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Owner:
-    """The options of a path, and its exchanges that are in flight. `Route` adds their messages.
+class RouteBase:
+    """The part of a `Route` that exchanges use: its options, and what it knows of its exchanges.
 
     Everything runs on one loop, except `post`, which any thread and any finaliser may call.
     """
@@ -64,45 +65,45 @@ class Owner:
     hidden: frozenset[bytes]  # headers that messages do not have
     show: Show
     draining = False
-    stopped = True  # the listener's actor has ended, or has not begun
+    stopped = True  # nothing sends messages: the listener's actor has ended, or has not begun
     accepting = False  # requests are admitted
     out_of_order = False  # an outage was reported, and nothing has been stored since
-    in_flight: int = field(init=False, default=0)  # requests that are admitted and not answered
-    making = 0  # requests in flight that may still make a message
+    unanswered: int = field(init=False, default=0)  # requests: admitted, not answered
+    may_send = 0  # requests: admitted, and perhaps still to make a message
     thread = 0  # of the loop
-    loop: asyncio.AbstractEventLoop = field(init=False)  # of the listener, once it has begun
+    loop: asyncio.AbstractEventLoop = field(init=False)  # the listener's, once it runs
     now: Callable[[], float] = field(init=False)  # the loop's clock
     _timer: asyncio.TimerHandle | None = field(init=False, default=None)
     _wake: asyncio.Future[None] | None = field(init=False, default=None)
     _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set[asyncio.Task[None]])
-    _unanswered: dict[Exchange, float] = field(init=False, default_factory=dict["Exchange", float])
-    """With their deadlines, the earliest first."""
+    _deadlines: dict[Exchange, float] = field(init=False, default_factory=dict["Exchange", float])
+    """Of complete requests that are not answered; the earliest first."""
 
     def put(self, source: Any) -> None:
-        """Queue a message, or a LinesExchange, for the channel."""
+        """Queue a message, or a LinesExchange that makes messages, for the channel."""
         raise NotImplementedError
 
-    def began(self, exchange: Exchange) -> None:
+    def exchange_complete(self, exchange: Exchange) -> None:
         """A request is complete: its timeout begins."""
-        self._unanswered[exchange] = self.now() + self.timeout
+        self._deadlines[exchange] = self.now() + self.timeout
         if self._timer is None:
-            self._timer = self.loop.call_later(self.timeout, self._expire)
+            self._timer = self.loop.call_later(self.timeout, self._refuse_late)
 
-    def made_all(self) -> None:
-        """A request makes no more messages."""
-        self.making -= 1
-        if self.draining and not self.making:
+    def no_more_messages(self) -> None:
+        """One more request makes no more messages."""
+        self.may_send -= 1
+        if self.draining and not self.may_send:
             self._wake_up()
 
-    def ended(self, exchange: Exchange) -> None:
+    def exchange_ended(self, exchange: Exchange) -> None:
         """A request is answered, or its client left before it was complete."""
-        self._unanswered.pop(exchange, None)  # an incomplete request is not in it
-        self.in_flight -= 1
-        if not self.in_flight and not self.accepting:
+        self._deadlines.pop(exchange, None)  # an incomplete request is not in it
+        self.unanswered -= 1
+        if not self.unanswered and not self.accepting:
             self._wake_up()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a coroutine in a task that ends with the listener's actor at the latest."""
+        """Run a coroutine in a task, which is cancelled when the listener's actor ends."""
         task = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -115,19 +116,21 @@ class Owner:
         except RuntimeError:
             pass  # the loop is closed, so no client waits
 
-    def _expire(self) -> None:
+    def _refuse_late(self) -> None:
+        """Answer the requests whose timeout has passed."""
         now = self.now()
         due: list[Exchange] = []
         self._timer = None
-        for exchange, deadline in self._unanswered.items():
+        for exchange, deadline in self._deadlines.items():
             if deadline > now:
-                self._timer = self.loop.call_later(max(deadline - now, _TICK), self._expire)
+                self._timer = self.loop.call_later(max(deadline - now, _TICK), self._refuse_late)
                 break
             due.append(exchange)
         for exchange in due:
-            exchange.give_up(exchange.late())
+            exchange.give_up(exchange.timeout_refusal())
 
     async def _woken(self) -> None:
+        """Wait for `_wake_up`."""
         self._wake = self.loop.create_future()
         await self._wake
 
@@ -147,33 +150,35 @@ class Exchange:
         "_id",
         "_json",
         "_media",
-        "_more",
-        "_pending",
+        "_more_headers",
         "_respond",
         "_size",
+        "_unsettled",
         "answered",
         "complete",
-        "making",
+        "may_send",
         "request",
         "route",
     )
 
-    def __init__(self, owner: Owner, request: Request, media: str, respond: Respond | None) -> None:
-        self.route = owner
-        self._admission = owner.admission
+    def __init__(
+        self, route: RouteBase, request: Request, media: str, respond: Respond | None
+    ) -> None:
+        self.route = route
+        self._admission = route.admission
         self._media = media
-        self._more: dict[str, str] | None = None  # headers, from `authorize`
+        self._more_headers: dict[str, str] | None = None  # from `authorize`
         self._respond = respond
         self._json = request.wants_json
         self._check: asyncio.Task[None] | None = None  # the task of an async `authorize`
         self._body: bytes | bytearray = b""  # as far as it has come
-        self._size: int = 0
-        self._pending = 0
-        self._id = ""
+        self._size: int = 0  # bytes counted against `body_memory`
+        self._unsettled = 0  # messages, and the task of `authorize`
+        self._id = ""  # of the message, if the answer shows it
         self.request = request
         self.answered = False
         self.complete = False
-        self.making = True  # it may still make a message
+        self.may_send = True  # it may still make messages
 
     def __repr__(self) -> str:
         state = "answered" if self.answered else "complete" if self.complete else "incomplete"
@@ -211,17 +216,17 @@ class Exchange:
             self.request.body = bytes(body)
             self._body = b""
         route = self.route
-        route.began(self)
+        route.exchange_complete(self)
         if route.authorize is None:
             self._accept()
         else:
             self._authorize(route.authorize)
 
-    def gone(self) -> None:
-        """The client left. A complete request is still carried out."""
+    def client_left(self) -> None:
+        """The client left. The message of a complete request goes on to its store."""
         self._respond = None
         if not self.complete and not self.answered:
-            self._finish()
+            self._mark_answered()
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer without a message."""
@@ -234,7 +239,7 @@ class Exchange:
         if self.answered:
             return
         respond = self._respond
-        self._finish()
+        self._mark_answered()
         if respond is not None:
             admission = self._admission
             admission.answers[answer.status] += 1
@@ -244,11 +249,11 @@ class Exchange:
             respond(answer)
 
     def give_up(self, refusal: Refusal) -> None:
-        """Answer before the messages are settled."""
+        """Answer now, though messages are unsettled."""
         self.refuse(refusal)
 
-    def late(self) -> Refusal:
-        """The refusal when `timeout` has passed."""
+    def timeout_refusal(self) -> Refusal:
+        """The refusal of this request once `timeout` has passed."""
         route = self.route
         within = f"within {route.timeout:g} s"
         if self._check is not None:
@@ -258,30 +263,31 @@ class Exchange:
             return Refusal(503, why)
         return Refusal(504, f"not settled {within}; it may still be stored")
 
-    def _finish(self) -> None:
+    def _mark_answered(self) -> None:
+        """The request is answered, or its client left before it was complete."""
         self.answered = True
         self._respond = None
         self._body = b""
         if self._check is not None:
-            self._check.cancel()  # its result is not needed any more
-            self.route.loop.call_later(CHECK_ENDS, self._check_goes_on)
-        self.made_all()
-        self.route.ended(self)
-        if not self._pending:  # no longer in flight
+            self._check.cancel()
+            self.route.loop.call_later(CHECK_ENDS, self._leave_check_behind)
+        self.no_more_messages()
+        self.route.exchange_ended(self)
+        if not self._unsettled:  # no longer in flight
             admission = self._admission
             admission.in_flight -= 1
             admission.bytes -= self._size
 
-    def made_all(self) -> None:
-        """The request makes no more messages: a draining listener waits for this."""
-        if self.making:
-            self.making = False
-            self.route.made_all()
+    def no_more_messages(self) -> None:
+        """The request makes no more messages. A draining listener waits for this."""
+        if self.may_send:
+            self.may_send = False
+            self.route.no_more_messages()
 
     def _one_settled(self) -> None:
         """A message is settled, or the task of `authorize` has ended."""
-        self._pending -= 1
-        if self.answered and not self._pending:
+        self._unsettled -= 1
+        if self.answered and not self._unsettled:
             admission = self._admission
             admission.in_flight -= 1
             admission.bytes -= self._size
@@ -298,39 +304,41 @@ class Exchange:
             self.refuse(_INTERNAL)
             raise
         except BaseException as error:
-            self._broken("authorize raised", error)
+            self._user_code_failed("authorize raised", error)
             return
-        self._pending += 1  # the request is in flight until the check has ended
+        self._unsettled += 1  # the request is in flight until the check has ended
         self._check = check = self.route.spawn(self._authorize_later(allowed))
-        check.add_done_callback(self._checked)  # also if it is cancelled before it begins
+        check.add_done_callback(self._check_ended)  # also if it is cancelled before it begins
 
     async def _authorize_later(self, allowed: Any) -> None:
         try:
             answer = await allowed
-            self._checked()
+            self._check_ended()
             if not self.answered:
                 self._authorized(answer)
         except KeyboardInterrupt:
-            self._checked()
+            self._check_ended()
             self.refuse(_INTERNAL)
             raise
         except BaseException as error:
-            self._checked()
+            self._check_ended()
             check = cast("asyncio.Task[None]", asyncio.current_task())
             cancelled = self.answered or self.route.stopped  # then we cancelled the task
             if isinstance(error, asyncio.CancelledError) and cancelled and check.cancelling():
                 self.refuse(Refusal(503, "the server is stopping"))
                 raise
-            self._broken("authorize raised", error)
+            self._user_code_failed("authorize raised", error)
 
-    def _check_goes_on(self) -> None:
-        """CHECK_ENDS after it was cancelled: a check that still runs is not counted any more."""
+    def _leave_check_behind(self) -> None:
+        """CHECK_ENDS after it was cancelled: if `authorize` still runs, count it no more."""
         if self._check is not None:
-            self.log_broken("authorize did not end when it was cancelled; it is left behind", None)
-            self._checked()
+            self.log_user_error(
+                "authorize did not end when it was cancelled; it is left behind", None
+            )
+            self._check_ended()
 
-    def _checked(self, _: object = None) -> None:
-        """The task of `authorize` has ended."""
+    def _check_ended(self, _: object = None) -> None:
+        """The task of `authorize` has ended, or is counted no more."""
         if self._check is not None:
             self._check = None
             self._one_settled()
@@ -340,19 +348,19 @@ class Exchange:
             self.refuse(Refusal(403, "not allowed"))
             return
         if allowed is not True:
-            self._more = _headers_of(allowed)
-            if self._more is None:
+            self._more_headers = _headers_of(allowed)
+            if self._more_headers is None:
                 what = "authorize must return a bool or a mapping of str to str, not "
-                self._broken(what + shown(allowed))
+                self._user_code_failed(what + shown(allowed))
                 return
         self._accept()
 
-    def _broken(self, what: str, error: BaseException | None = None) -> None:
+    def _user_code_failed(self, what: str, error: BaseException | None = None) -> None:
         """User code has failed: log the error, and answer this request 500."""
-        self.log_broken(what, error)
+        self.log_user_error(what, error)
         self.refuse(_INTERNAL)
 
-    def log_broken(self, what: str, error: BaseException | None) -> None:
+    def log_user_error(self, what: str, error: BaseException | None) -> None:
         """Log that user code has failed for this request."""
         request, path = self.request, self.route.path
         id = request.fields.get(self.route.id_header, b"-")[:255].decode("latin-1")
@@ -368,30 +376,30 @@ class Exchange:
             key = request.key(route.id_header) if route.id_header in request.fields else None
             if b"content-encoding" in request.fields:
                 self.unpack()
-            written = decoder.written(self._media, request)
+            written = decoder.extract(self._media, request)
             if key is not None:
                 digest = decoder.digest(written)
-            data = decoder.typed(written)
+            data = decoder.decode(written)
         except Refusal as refusal:
             if refusal.status == 500:
-                self._broken("the data's type raised", refusal.__cause__)
+                self._user_code_failed("the data's type raised", refusal.__cause__)
             else:
                 self.refuse(refusal)
             return
         if route.authorize is None:  # else `authorize` may have kept the request
             request.body = b""
-        headers = Headers(request.fields, route.hidden, self._more)
+        headers = Headers(request.fields, route.hidden, self._more_headers)
         message = message_of(data, key, self, headers, digest)
         if self._json or route.show == "id":
             self._id = message.id
-        self._pending += 1
+        self._unsettled += 1
         route.put(message)
-        self.made_all()
+        self.no_more_messages()
 
     def unpack(self) -> None:
         """Unpack a gzip body. Raises Refusal if it is broken or too large."""
         request, admission = self.request, self._admission
-        if not request.body or not packing(request):
+        if not request.body or not compression(request):
             return
         body = gunzip(request.body, self.route.max_body)
         more = max(len(body) - self._size, 0)
@@ -421,7 +429,7 @@ class Exchange:
         if self.answered:
             self._one_settled()
             return
-        self._pending -= 1  # `answer` ends the count against admission
+        self._unsettled -= 1  # `answer` ends the count against admission
         self.answer(of_outcome(outcome, data, self._id, self._json, route.show))
 
 

@@ -10,8 +10,8 @@ from tailrace.listen.http.request import Refusal
 __all__ = ["gunzip"]
 
 GZIP: Final = 31  # zlib's code for the gzip format
-PIECE: Final = 64 * 1024  # zlib copies what follows a member: of a piece, not of the whole body
-MAX_MEMBERS: Final = 1000  # an empty member takes 20 bytes and some microseconds
+PIECE: Final = 64 * 1024  # zlib copies what follows a member: so give it a piece, not the body
+MAX_MEMBERS: Final = 1000  # an empty member has only 20 bytes, but takes some microseconds
 
 
 def gunzip(packed: bytes, most: int) -> bytes:

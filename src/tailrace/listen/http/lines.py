@@ -1,11 +1,12 @@
 """A request that makes many messages: one for each line of its body.
 
 Invariants:
-- Work and memory per line are bounded, whether the line can be decoded or not. A request may have
-  `max_lines` lines; decoding pauses after SLICE_SECONDS, so that the event loop is served.
-- At most as many lines as the server's `in_flight` are unsettled at once. Each one counts
-  LINE_COST bytes of `body_memory`, and each report its length. A request that may not send its
-  next line is parked: it leaves the route's queue, and the next settle puts it back.
+- Work and memory per line are bounded, also for bad lines. A request may have `max_lines` lines.
+  Decoding pauses after SLICE_SECONDS, so that the event loop turns.
+- At most as many lines as the server's `in_flight` are unsettled at once. An unsettled line counts
+  LINE_COST bytes of `body_memory`, a report its length.
+- A request that may not make a message of its next line yet is parked: it leaves the route's
+  queue, and the next settle puts it back.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ __all__ = ["LinesExchange", "max_lines", "split_lines"]
 
 LINE_COST: Final = 1024  # bytes that an unsettled message takes, besides its data
 SLICE_SECONDS: Final = 0.002
-BYTES_A_LINE: Final = 64  # a body of `max_body` bytes may have lines as short as that
+BYTES_A_LINE: Final = 64  # a body may have one line for so many bytes of `max_body`
 FEWEST_LINES: Final = 1000  # allowed even where `max_body` is small
-REPORT_FACTOR: Final = 4  # reports larger than this many times `max_body` have no results,
-SMALL_REPORT: Final = 1024 * 1024  # unless they are smaller than this
+# Once the reports are larger than `max_body` times the first, and than the second, further reports
+# leave the results out.
+REPORT_FACTOR: Final = 4
+SMALL_REPORT: Final = 1024 * 1024  # bytes
 
 
 def max_lines(max_body: int) -> int:
@@ -68,52 +71,51 @@ class LinesExchange(Exchange):
             self.refuse(refusal)
             return
         # Shared by all messages of the request.
-        self._headers = Headers(self.request.fields, self.route.hidden, self._more)
+        self._headers = Headers(self.request.fields, self.route.hidden, self._more_headers)
         self._lines = split_lines(body)
         self._ahead: tuple[int, bytes] | None = None  # a line that is not yet a message
         self._reports: list[bytes] = []  # in the order of lines; b"" if not settled
         self._statuses: set[int] = set()
-        self._open: dict[int, tuple[int, str]] = {}  # index in reports: number and id
-        self._exhausted = False
-        self._parked = False
-        self._broken_line = False
+        self._open: dict[int, tuple[int, str]] = {}  # index in `_reports`: number and id
+        self._exhausted = False  # all lines are read
+        self._parked = False  # out of the route's queue until a message is settled
+        self._broken_line = False  # user code has failed for a line, and that was logged
         self.route.put(self)
 
     @property
     def more(self) -> bool:
-        """Whether `take` is to be called again without being put back by a settle."""
+        """Whether the route must call `take` again before a message is settled."""
         return not (self._exhausted or self._parked or self.answered)
 
     def take(self) -> Message[Any] | None:
-        """The next message. None: there are no more (`more` is False), or time for the event
-        loop, or for messages that were sent to be settled."""
+        """The next message. None: see `more`; if that is True, the event loop must turn first."""
         if self.answered:
             return None
         admission = self._admission
-        if self._pending and (
-            self._pending >= admission.limit or admission.bytes > admission.memory
+        if self._unsettled and (
+            self._unsettled >= admission.limit or admission.bytes > admission.memory
         ):
             self._ahead = self._next_line()
-            if self._ahead is not None:  # else there are no more lines, and nothing to wait for
+            if self._ahead is not None:  # a line waits
                 self._parked = True
                 return None
         until = time.monotonic() + SLICE_SECONDS
         while (numbered := self._next_line()) is not None:
             number, line = numbered
             try:
-                data = self.route.decoder.typed(line)
+                data = self.route.decoder.decode(line)
             except Refusal as refusal:
                 if refusal.status == 500 and not self._broken_line:  # log once: there may be many
                     self._broken_line = True
                     what = f"the data's type raised at line {number}; further lines are not logged"
-                    self.log_broken(what, refusal.__cause__)
+                    self.log_user_error(what, refusal.__cause__)
                 self._add(answers.line_refusal(number, refusal))
                 if time.monotonic() > until:
                     return None
                 continue
             return self._message(number, line, data)
         self._exhausted = True
-        self.made_all()
+        self.no_more_messages()
         self._report_if_done()
         return None
 
@@ -124,14 +126,14 @@ class LinesExchange(Exchange):
     def _message(self, number: int, line: bytes, data: Any) -> Message[Any]:
         key = digest = None
         if self._key is not None:
-            # The spaces set it apart from every key that a client may choose.
+            # No client can choose this key: keys have no spaces.
             key = f"{self._key} line {number}"
             digest = self.route.decoder.digest(line)
         index = len(self._reports)
         message = message_of(data, key, _Line(self, index), self._headers, digest)
         self._open[index] = number, message.id
         self._reports.append(b"")
-        self._pending += 1
+        self._unsettled += 1
         self._admission.bytes += LINE_COST
         return message
 
@@ -171,8 +173,8 @@ class LinesExchange(Exchange):
         self._admission.bytes += len(self._reports[index])
 
     def give_up(self, refusal: Refusal) -> None:
-        """Report what is known. The remaining lines are not sent."""
-        if self._check is not None:  # it was not authorized yet
+        """Report the lines that are settled, and refuse the others."""
+        if self._check is not None:  # `authorize` has not let it in
             self.refuse(refusal)
             return
         for index, (number, _) in self._open.items():

@@ -62,7 +62,7 @@ class HttpServer:
     - `reuse_port`: share the port with other processes that do the same; the system spreads clients
       over them.
     - `tls`: an SSLContext, or the files of certificate and key.
-    - `in_flight`: how many requests may be at work at once; further ones are answered 503.
+    - `in_flight`: how many requests may be unsettled at once; further ones are answered 503.
     - `body_memory`: how many bytes they may take together; further bodies are answered 503.
     - `connections`: how many there may be, TLS handshakes included. Further ones are answered 503;
       with TLS they are closed. None: 4096, or fewer if the limit of open files is lower. A quarter
@@ -107,12 +107,12 @@ class HttpServer:
         )
         in_flight = check_count("in_flight", in_flight)
         admission = Admission(in_flight, check_count("body_memory", body_memory), access_log)
-        asked = None if bind is None else parse_bind(bind)
-        if reuse_port and not isinstance(asked, Address):
+        requested = None if bind is None else parse_bind(bind)
+        if reuse_port and not isinstance(requested, Address):
             raise ValueError(f"reuse_port is for a host and a port, not for bind={bind!r}")
         if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
             raise ValueError("reuse_port: this system cannot share a port")
-        self._server = Server(asked, arguments.tls(tls), limits, admission)
+        self._server = Server(requested, arguments.tls(tls), limits, admission)
         self._app = App(self._server.routes, admission, limits)
 
     def __repr__(self) -> str:
@@ -136,13 +136,15 @@ class HttpServer:
         return url_of(self._place(), "http" if self._server.tls is None else "https")
 
     def _place(self) -> Place:
-        asked, address = self._server.asked, self._server.address
-        if asked is None:
+        requested, address = self._server.requested, self._server.address
+        if requested is None:
             raise RuntimeError("this server has no address: it is mounted only (bind=None)")
-        known = asked.port if isinstance(asked, Address) else isinstance(asked, UnixPath)
+        known = (
+            requested.port if isinstance(requested, Address) else isinstance(requested, UnixPath)
+        )
         if address is None and not known:
             raise RuntimeError("this server does not listen yet: await server.ready()")
-        return address or asked
+        return address or requested
 
     @property
     def app(self) -> App:
@@ -267,15 +269,15 @@ class HttpServer:
         starts all the same.
         """
         await self._server.ready()
-        return "" if self._server.asked is None else self.url
+        return "" if self._server.requested is None else self.url
 
 
 class ListenHttp(Generic[T]):
     """An actor that makes a message of each request for `path`; `HttpServer.listen` makes it.
 
-    Start it with ``go(listener, channel)``, once. It ends when it is drained, or when its
-    channel is closed by those downstream. A drained listener lets go of the channel as soon as
-    no request can make a message any more; its `finish` waits for the answers.
+    Start it with ``go(listener, channel)``, once. It ends when it is drained, or when its channel
+    closes. A drained listener lets go of the channel as soon as no request can make a message any
+    more; its `finish` waits for the answers.
     """
 
     name = "listen_http"  # what graphs and test kits call this actor
@@ -284,14 +286,16 @@ class ListenHttp(Generic[T]):
         self.server = server
         self._shared = shared
         self._route = route
-        self._quiet: asyncio.Event | None = None  # while it runs: set when it sends no more
-        self._conclusion: asyncio.Task[None] | None = None  # answers what it has sent
+        self._sent_all: asyncio.Event | None = None  # None: not running
+        self._answering: asyncio.Task[None] | None = (
+            None  # once it sends no more; see `_answer_all`
+        )
 
     def __repr__(self) -> str:
         route = self._route
         state = "not running"
-        if self._quiet is not None:
-            state = f"{route.in_flight} in flight{', draining' if route.draining else ''}"
+        if self._sent_all is not None:
+            state = f"{route.unanswered} unanswered{', draining' if route.draining else ''}"
         return f"<listen_http {self._shared.bind} {route.path}: {state}>"
 
     @property
@@ -302,30 +306,30 @@ class ListenHttp(Generic[T]):
     async def __call__(self, out: Sender[Message[T]]) -> None:
         """Listen until drained; return when no request can make a message any more.
 
-        The requests whose messages are not settled then are answered while `finish` waits.
-        Raises OSError, which names the address, if that cannot be listened on; `Closed` if the
-        channel is closed by those downstream, after all requests have been answered (503 where
-        the message was not sent). Cancelled: what no channel took is answered 503, the rest 504.
+        `finish` waits for the requests whose messages are unsettled then. Raises OSError, which
+        names the address, if the socket cannot be opened; `Closed` if the channel closes, once
+        all requests are answered (503 where the message was not sent). Cancelled: a request whose
+        message was not sent is answered 503, any other 504.
         """
-        if self._quiet is not None:
+        if self._sent_all is not None:
             raise RuntimeError(f"{self!r} is running already: start it once, with actors=1")
-        self._quiet = quiet = asyncio.Event()
-        self._conclusion = None
+        self._sent_all = sent_all = asyncio.Event()
+        self._answering = None
         try:
             self._route.start()  # before the socket opens, so no early client is answered 503
-            await self._shared.entered(self._route)
+            await self._shared.listener_started(self._route)
             await self._forward(out)
         except asyncio.CancelledError:
             self._route.refuse_queued("the server is stopping")
             self._route.abandon()
             raise
         else:
-            # A task of its own, not the body of `finish`: a group that is cancelled between the
-            # end of this actor and `finish` calls no `finish`, and the socket must close.
-            self._conclusion = asyncio.create_task(self._conclude(), name=f"{self.name}.answers")
+            # This is a task, not the body of `finish`, since the socket must close: a group that is
+            # cancelled between the end of this actor and `finish` does not call `finish`.
+            self._answering = asyncio.create_task(self._answer_all(), name=f"{self.name}.answers")
         finally:
-            quiet.set()
-            if self._conclusion is None:  # it was cancelled, or could not listen or send
+            sent_all.set()
+            if self._answering is None:  # it was cancelled, or could not listen or send
                 await self._leave()
 
     async def _forward(self, out: Sender[Message[T]]) -> None:
@@ -336,8 +340,8 @@ class ListenHttp(Generic[T]):
             await self._route.all_answered()
             raise
 
-    async def _conclude(self) -> None:
-        """Answer the requests that wait for their messages to be settled, then leave the server."""
+    async def _answer_all(self) -> None:
+        """Wait until all requests are answered, then leave the server."""
         try:
             await self._route.all_answered()
         except asyncio.CancelledError:
@@ -347,28 +351,30 @@ class ListenHttp(Generic[T]):
             await self._leave()
 
     async def _leave(self) -> None:
+        """Stop the route; the last listener to leave closes the socket and the connections."""
         self._route.stop()
-        await self._shared.left(self._route)
-        self._quiet = None
+        await self._shared.listener_ended(self._route)
+        self._sent_all = None
 
     async def drain(self) -> None:
-        """Take no more requests, and return when those that were taken make no more messages.
+        """Admit no more requests, and wait until no admitted request can make a message any more.
 
-        Later requests are answered 503 or refused. Cancelled: it still takes no more requests.
+        Later requests are answered 503, or their connections refused. Cancelled: the listener
+        drains all the same.
         """
         self._route.drain()
-        self._shared.drained()
-        if self._quiet is not None:
-            await self._quiet.wait()
+        self._shared.listener_drains()
+        if self._sent_all is not None:
+            await self._sent_all.wait()
 
     async def finish(self) -> None:
-        """Wait until all requests have been answered and their connections have ended.
+        """Wait until all requests are answered and their connections have ended.
 
-        The group calls it once the listener's hold on the channel is released. Cancelled:
-        requests that wait are answered 504.
+        The group calls it once the listener has let go of the channel. Cancelled: requests without
+        an answer are answered 504.
         """
-        if self._conclusion is not None:
-            await self._conclusion
+        if self._answering is not None:
+            await self._answering
 
 
 @overload

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tailrace.listen.http.parameters import check_charset, parameters, shown
+from tailrace.listen.http.parameters import check_charset, parameters, quoted
 from tailrace.listen.http.request import Refusal
 
 __all__ = ["MAX_FIELDS", "multipart_values"]
@@ -91,7 +91,7 @@ def _check_encoding(headers: dict[bytes, bytes]) -> None:
     """Raise Refusal(415) if a part's value is not plain UTF-8: it would be stored as other text."""
     transfer = headers.get(b"content-transfer-encoding", b"").strip()
     if transfer.lower() not in (b"", b"7bit", b"8bit", b"binary"):
-        raise Refusal(415, f"Content-Transfer-Encoding {shown(transfer)} is not supported")
+        raise Refusal(415, f"Content-Transfer-Encoding {quoted(transfer)} is not supported")
     read = parameters(headers.get(b"content-type", b""))
     if read is None:
         raise Refusal(400, "the multipart form cannot be read: a Content-Type")

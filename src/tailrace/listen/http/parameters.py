@@ -8,7 +8,7 @@ from typing import Final
 
 from tailrace.listen.http.request import Refusal
 
-__all__ = ["check_charset", "parameters", "shown"]
+__all__ = ["check_charset", "parameters", "quoted"]
 
 MOST: Final = 32
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -45,9 +45,9 @@ def check_charset(options: Mapping[bytes, bytes]) -> None:
     """Raise Refusal(415) if the parameters of a Content-Type name a charset other than UTF-8."""
     charset = options.get(b"charset", b"utf-8").lower()
     if charset not in (b"utf-8", b"utf8", b"us-ascii"):
-        raise Refusal(415, f"charset {shown(charset)} is not supported, only UTF-8")
+        raise Refusal(415, f"charset {quoted(charset)} is not supported, only UTF-8")
 
 
-def shown(raw: bytes) -> str:
-    """A client's bytes for an error text: short and printable."""
+def quoted(raw: bytes) -> str:
+    """A client's bytes as they are quoted in an error text: short and printable."""
     return repr(raw[:60].decode("latin-1"))

@@ -1,14 +1,14 @@
-"""HttpProtocol: the asyncio side of a connection. It carries bytes, and keeps track of unsent ones.
+"""HttpProtocol: the asyncio side of a connection. It moves bytes, and counts the unsent ones.
 
-Measured with the same pipeline behind it, uvicorn and Granian take twice the time for a request:
+Measured with the same pipeline behind them, uvicorn and Granian take twice the time for a request:
 they need a task, a scope or a trip between threads for each. They also leave to their application
 what is done here and in `connection`: limits for heads and slow clients, admission before the body
 comes, an orderly drain.
 
 Invariants:
-- `_rest` is empty unless the transport's buffer is full. The connection is told that writing is
-  resumed once the transport has all of the answer, not after each piece.
-- What the transport could not send, and `_rest`, count against `body_memory`.
+- `_unwritten` is empty unless the transport's buffer is full. It is used with TLS only.
+- The connection hears `resume_writing` once the transport has the whole answer, not for each piece.
+- What the transport could not send, and `_unwritten`, count against `body_memory`.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from tailrace.listen.http.service import MOST_UNSENT, Service
 
 __all__ = ["HttpProtocol", "Supervisor"]
 
-STALLED: Final = 5.0  # seconds in which a client reads nothing, when the server stops
+STALLED: Final = 5.0  # when the server stops, a client that reads nothing this long is cut off
 
 
 class Supervisor:
-    """The protocols of a server whose connections have not ended."""
+    """The protocols of a server's open connections, and which of their clients do not read."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.stopped = False  # no connection may begin any more
         self._protocols: set[HttpProtocol] = set()
-        self._write_paused: dict[HttpProtocol, None] = {}  # the longest paused first
+        self._write_paused: dict[HttpProtocol, None] = {}  # the client that first stopped reading
+        # comes first
         self._empty = asyncio.Event()
 
     def lost(self, protocol: HttpProtocol) -> bool:
-        """A connection has ended. False if that was known."""
+        """A connection has ended. False: that was reported before."""
         if protocol not in self._protocols:
             return False
         self._protocols.remove(protocol)
@@ -54,8 +55,8 @@ class Supervisor:
         return True
 
     def write_paused(self, protocol: HttpProtocol) -> None:
-        """A client does not read its answer. While `body_memory` is exceeded, cut off the client
-        that has not read for the longest."""
+        """A client does not read its answers. While `body_memory` is exceeded, cut off the client
+        that has not read for the longest time."""
         admission, paused = self.service.admission, self._write_paused
         paused[protocol] = None
         while admission.bytes > admission.memory and len(paused) > 1:
@@ -79,16 +80,16 @@ class HttpProtocol(asyncio.BaseProtocol):
     write: Callable[[bytes], None] = field(init=False)
     data_received: Callable[[bytes], None] = field(init=False)
     """The connection's, so the base is not `asyncio.Protocol`, where this is a method."""
-    made: bool = field(init=False, default=False)  # there is a transport
+    connected: bool = field(init=False, default=False)  # there is a transport
     _transport: asyncio.Transport = field(init=False)
     _buffer_full: bool = field(init=False, default=False)  # of the transport
-    _paused: bool = field(init=False, default=False)  # writing, as the connection was told
-    _rest: memoryview = field(init=False, default=memoryview(b""))
-    """Of an answer: what the transport has not been given."""
-    _unsent: int = field(init=False, default=0)  # bytes, counted against `body_memory`
-    _left: float = field(init=False, default=math.inf)
-    """Bytes that the client had not read at `_moved`; see `stalled`."""
-    _moved: float = field(init=False, default=0.0)
+    _paused: bool = field(init=False, default=False)  # the connection was told not to write
+    _unwritten: memoryview = field(init=False, default=memoryview(b""))
+    """The part of an answer that the transport was not given yet."""
+    _counted: int = field(init=False, default=0)  # unsent bytes, counted against `body_memory`
+    _least_left: float = field(init=False, default=math.inf)
+    """The fewest bytes that were left for the client to read; see `stalled`."""
+    _last_read: float = field(init=False, default=0.0)  # when `_least_left` last fell
 
     def __post_init__(self) -> None:
         self.write = self._write_pieces  # or the transport's
@@ -102,11 +103,11 @@ class HttpProtocol(asyncio.BaseProtocol):
     # --- what the event loop calls ----------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is made; with TLS, its handshake is done."""
-        self._transport = plain = cast(asyncio.Transport, transport)  # by its methods, in uvloop
+        """The connection is open; with TLS, after its handshake."""
+        self._transport = plain = cast(asyncio.Transport, transport)  # uvloop's has the methods
         if not self._service.tls:
             self.write = plain.write
-        self.made = True
+        self.connected = True
         if self.connection.closed or self._supervisor.stopped:
             self.connection.abort()
             return
@@ -137,15 +138,15 @@ class HttpProtocol(asyncio.BaseProtocol):
 
     def resume_writing(self) -> None:
         """The transport's buffer is nearly empty."""
-        if self._rest:
-            self._service.call_soon(self._write_rest)
+        if self._unwritten:
+            self._service.call_soon(self._write_on)
             return
         self._buffer_full = self._paused = False
         self.count_unsent()
         self._supervisor.write_resumed(self)
         self.connection.resume_writing()
 
-    # --- what the connection asks, as of its wire -------------------------------------------
+    # --- what the connection calls: the `Wire` ----------------------------------------------
 
     def pause_reading(self) -> None:
         """Receive nothing until `resume_reading`."""
@@ -165,13 +166,13 @@ class HttpProtocol(asyncio.BaseProtocol):
         return True
 
     def close(self) -> bool:
-        """Close as soon as all is sent. True: some of it is unsent."""
+        """Send what is unsent, then close. True: there are unsent bytes."""
         unsent = self._transport.get_write_buffer_size() > 0
         self._transport.close()
         return unsent
 
     def abort(self) -> None:
-        """Close now."""
+        """Close now. Unsent bytes are lost."""
         self._discard()
         self._transport.abort()
 
@@ -180,46 +181,46 @@ class HttpProtocol(asyncio.BaseProtocol):
     def count_unsent(self) -> None:
         """Count the unsent bytes of answers against `body_memory`."""
         unsent = self._buffered() if self._paused else 0
-        self._service.admission.bytes += unsent - self._unsent
-        self._unsent = unsent
+        self._service.admission.bytes += unsent - self._counted
+        self._counted = unsent
 
     def stalled(self) -> bool:
-        """Whether the client has read nothing for STALLED seconds, or has nothing left to read."""
+        """Whether the client has read nothing for STALLED seconds, or nothing is left to read."""
         left = self._buffered()
-        if left or self._service.tls:  # a TLS transport does not count all that it keeps
+        if left or self._service.tls:  # a TLS transport buffers more than it counts
             left += _unacknowledged(self._transport.get_extra_info("socket"))
         if not left:
             return True
         now = self._service.time()
-        if left < self._left:
-            self._left = left
-            self._moved = now
-        return now - self._moved > STALLED
+        if left < self._least_left:
+            self._least_left = left
+            self._last_read = now
+        return now - self._last_read > STALLED
 
     def _buffered(self) -> int:
-        return self._transport.get_write_buffer_size() + len(self._rest)
+        return self._transport.get_write_buffer_size() + len(self._unwritten)
 
     def _write_pieces(self, data: bytes) -> None:
         """Write to a TLS transport in pieces.
 
-        Both loops encrypt and hand on at once whatever they get, and then report nothing unsent.
+        Both loops encrypt at once whatever they get, pass it on, and then report nothing unsent.
         """
         if len(data) <= MOST_UNSENT:
             self._transport.write(data)
             return
-        self._rest = memoryview(data)
+        self._unwritten = memoryview(data)
         if not self._buffer_full:  # else `resume_writing` comes
             self._write_until_full()
 
     def _write_until_full(self) -> None:
-        while self._rest and not self._buffer_full:
-            piece, self._rest = self._rest[:MOST_UNSENT], self._rest[MOST_UNSENT:]
+        while self._unwritten and not self._buffer_full:
+            piece, self._unwritten = self._unwritten[:MOST_UNSENT], self._unwritten[MOST_UNSENT:]
             self._transport.write(piece)  # this may call `pause_writing`
         if self._buffer_full:
             self.count_unsent()
 
-    def _write_rest(self) -> None:
-        """The client has read the pieces that were written."""
+    def _write_on(self) -> None:
+        """The client has read the pieces that were written: write further pieces."""
         if self.connection.closed:
             return
         self._buffer_full = False
@@ -229,17 +230,14 @@ class HttpProtocol(asyncio.BaseProtocol):
 
     def _discard(self) -> None:
         """Drop what is unsent."""
-        self._rest = memoryview(b"")
+        self._unwritten = memoryview(b"")
         self._buffer_full = self._paused = False
         self.count_unsent()
         self._supervisor.write_resumed(self)
 
 
 def _unacknowledged(endpoint: Any) -> int:
-    """The bytes that the system has sent or buffered and the peer has not acknowledged.
-
-    0 where the system does not tell.
-    """
+    """How many bytes the system holds that the peer has not acknowledged; 0 if it does not say."""
     if fcntl is None or termios is None:
         return 0
     try:

@@ -43,7 +43,7 @@ SECRET: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
 
 
 class Refusal(Exception):
-    """The request makes no message: the `status`, `reason` and `headers` of its answer."""
+    """Why a request makes no message: the `status`, `reason` and `headers` of its answer."""
 
     def __init__(
         self, status: int, reason: str, headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -69,7 +69,7 @@ def _prefers_json(accept: bytes) -> bool:
 class Headers(Mapping[str, str]):
     """Headers as text. Read-only; names are in lower case, and are found in any case.
 
-    They are decoded at the first look: most programs never look.
+    They are decoded when they are first read: most programs never read them.
     """
 
     __slots__ = ("_fields", "_hidden", "_more", "_text")
@@ -82,10 +82,10 @@ class Headers(Mapping[str, str]):
     ) -> None:
         self._fields = fields
         self._hidden = hidden
-        self._more = more  # these replace fields of the same name
+        self._more = more  # an item replaces the field of its name
         self._text: dict[str, str] | None = None
 
-    def _whole(self) -> dict[str, str]:
+    def _decoded(self) -> dict[str, str]:
         text = self._text
         if text is None:
             text = {
@@ -99,13 +99,13 @@ class Headers(Mapping[str, str]):
         return text
 
     def __getitem__(self, name: str) -> str:
-        return self._whole()[name.lower()]
+        return self._decoded()[name.lower()]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._whole())
+        return iter(self._decoded())
 
     def __len__(self) -> int:
-        return len(self._whole())
+        return len(self._decoded())
 
     def __repr__(self) -> str:
         return f"<Headers {', '.join(self)}>"  # values may hold secrets
@@ -151,7 +151,7 @@ class Request:
         self.old = False  # HTTP/1.0
         self.keep_alive = True
         self.expects = False  # the client waits for 100 before it sends the body
-        self.refusal: Refusal | None = None  # the head is valid, but is refused
+        self.refusal: Refusal | None = None  # the head is valid HTTP, but refused all the same
 
     @property
     def query(self) -> str:
@@ -211,7 +211,7 @@ def expects(fields: Mapping[bytes, bytes]) -> bool:
 
 
 def framing(fields: Mapping[bytes, bytes], old: bool) -> int:
-    """The length of the body; -1 if it comes in chunks. Raises Refusal if this is ambiguous."""
+    """The length of the body; -1 if it comes in chunks. Raises Refusal if the head leaves doubt."""
     coding, length = fields.get(b"transfer-encoding"), fields.get(b"content-length")
     if coding is not None:
         if old:

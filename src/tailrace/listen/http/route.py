@@ -1,8 +1,8 @@
 """Route: the requests of one path, from admission until they are answered.
 
 Complete requests wait in a queue, in order of arrival. One task, the listener's actor, sends their
-messages (`forward`), so a request needs no task. If the channel is slow, the queue grows until
-admission is full: further clients are answered 503.
+messages (`forward`), so a request needs no task of its own. If the channel is slow, the queue grows
+until `in_flight` requests are in it: further clients are answered 503.
 
 Everything runs on one loop, except `post`, which any thread may call.
 """
@@ -19,7 +19,7 @@ from typing import Any, Final
 from tailrace.channel import Sender
 from tailrace.listen.http.answers import NotTakenError
 from tailrace.listen.http.decode import NDJSON
-from tailrace.listen.http.exchange import Exchange, Owner, Respond, too_large
+from tailrace.listen.http.exchange import Exchange, Respond, RouteBase, too_large
 from tailrace.listen.http.lines import LinesExchange
 from tailrace.listen.http.request import Refusal, Request
 from tailrace.message import Message
@@ -33,16 +33,16 @@ Source = Message[Any] | LinesExchange
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Route(Owner):
+class Route(RouteBase):
     """The requests of one path: admits them, and sends their messages."""
 
     bearer: bytes | None  # the `Authorization` that clients need
     receiving: set[asyncio.Timeout] = field(init=False, default_factory=set[asyncio.Timeout])
-    """Of ASGI requests that are incomplete."""
+    """The timeouts of incomplete ASGI requests."""
     _queue: deque[Source] = field(init=False, default_factory=deque[Source])
 
     def __repr__(self) -> str:
-        return f"<Route {self.path}: {len(self._queue)} queued, {self.in_flight} in flight>"
+        return f"<Route {self.path}: {len(self._queue)} queued, {self.unanswered} unanswered>"
 
     # --- for the listener -------------------------------------------------------------------
 
@@ -66,18 +66,18 @@ class Route(Owner):
                 if isinstance(message, LinesExchange):
                     many, message = message, message.take()
                     if many.more:
-                        queue.append(many)  # requests that came meanwhile go first
+                        queue.append(many)  # behind the requests that came meanwhile
                     del many
                     if message is None:
-                        await asyncio.sleep(0)  # decoding lines that make no message takes time
+                        await asyncio.sleep(0)  # bad lines take time too: let the loop turn
                         continue
                 try:
                     await out.send(message)
                 except BaseException:
                     message.fail(NotTakenError("no channel took the message"))
                     raise
-                del message  # a reference here would keep a message that downstream drops
-            if self.draining and not self.making:
+                del message  # else a message that the program drops would not be collected
+            if self.draining and not self.may_send:
                 return
             await self._woken()
 
@@ -102,17 +102,17 @@ class Route(Owner):
                 first.not_taken(reason)
 
     def abandon(self) -> None:
-        """Answer all requests now."""
-        for exchange in list(self._unanswered):
+        """Answer all complete requests now, with 504."""
+        for exchange in list(self._deadlines):
             exchange.give_up(Refusal(504, "the server stopped first; it may still be stored"))
 
     async def all_answered(self) -> None:
-        """Wait until all requests are answered, at the latest by their timeouts."""
-        while self.in_flight:
+        """Wait until all requests are answered: at the latest, until their timeouts."""
+        while self.unanswered:
             await self._woken()
 
     def stop(self) -> None:
-        """The actor has ended."""
+        """The listener's actor has ended, and all requests are answered."""
         self.accepting, self.stopped = False, True
         if self._timer is not None:
             self._timer.cancel()
@@ -138,8 +138,8 @@ class Route(Owner):
             raise too_large(self.max_body)
         if self.admission.in_flight >= self.admission.limit:
             raise Refusal(503, "too many requests in flight")
-        self.in_flight += 1
-        self.making += 1
+        self.unanswered += 1
+        self.may_send += 1
         self.admission.in_flight += 1
         if self.admission.access_log:
             request.began = self.now()
@@ -148,7 +148,7 @@ class Route(Owner):
     # --- for exchanges ----------------------------------------------------------------------
 
     def put(self, source: Source) -> None:
-        """Queue a source. It is refused if the route sends no more."""
+        """Queue a source of messages. It is refused if nothing sends them any more."""
         if not self.stopped:
             self._queue.append(source)
             if self._wake is not None:

@@ -2,8 +2,8 @@
 
 - `Server` lives as long as the HttpServer. Its first listener opens the socket, its last listener
   closes it.
-- `Connections` lives while the socket is open: it admits connections, ends those that take too
-  long, and brings all of them to an orderly end.
+- `Connections` lives while the socket is open. It admits connections, enforces their deadlines, and
+  ends all of them when the server stops.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from tailrace.listen.http import answers
-from tailrace.listen.http.accept import Acceptor, Seldom, connections_allowed, descriptor_limit
+from tailrace.listen.http.accept import (
+    Acceptor,
+    ThrottledLog,
+    connections_allowed,
+    descriptor_limit,
+)
 from tailrace.listen.http.admission import Admission, Limits
 from tailrace.listen.http.connection import Connection
 from tailrace.listen.http.protocol import HttpProtocol, Supervisor
@@ -27,11 +32,11 @@ from tailrace.listen.http.sockets import Listening, Place, listen_on
 
 __all__ = ["Connections", "Server"]
 
-IDLE: Final = 0.5  # seconds: a client that was answered so recently may have sent a request
-FLUSH: Final = 2.0  # seconds between looks at which clients still read their answers
-HANDSHAKE: Final = 10.0
-TURNED_AWAY: Final = 16  # connections above the limit that are kept while the client reads 503,
-TURNED_AWAY_SECONDS: Final = 1.0  # for as long as this
+IDLE: Final = 0.5  # seconds after an answer in which the client may already have sent a request
+FLUSH: Final = 2.0  # seconds between two looks for clients that do not read, when the server stops
+HANDSHAKE: Final = 10.0  # seconds for a TLS handshake
+TURNED_AWAY: Final = 16  # connections above the limit that stay open, so that the client reads 503
+TURNED_AWAY_SECONDS: Final = 1.0  # how long each of these stays open
 
 
 class Connections(Supervisor):
@@ -53,11 +58,11 @@ class Connections(Supervisor):
         self._reuse_port = limits.reuse_port
         self._max_connections = connections_allowed(limits.connections)
         self._descriptors = descriptor_limit()
-        self._seldom = Seldom(loop.time)
+        self._throttled = ThrottledLog(loop.time)
         self._acceptor: Acceptor | None = None
         self._listening: Listening | None = None
-        self._hurry: asyncio.TimerHandle | None = None
-        self._joining: dict[HttpProtocol, asyncio.Task[None]] = {}  # to their transports
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self._joining: dict[HttpProtocol, asyncio.Task[None]] = {}  # these get their transports
         self._turned_away: deque[tuple[float, socket.socket]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -67,9 +72,9 @@ class Connections(Supervisor):
     def __len__(self) -> int:
         return len(self._protocols)
 
-    async def start(self, asked: Place) -> Place:
-        """Listen; return the address with its port. Raises OSError, which names the address."""
-        self._listening = listening = listen_on(asked, self._reuse_port)
+    async def start(self, requested: Place) -> Place:
+        """Listen, and return the address with its port. Raises OSError, which names the address."""
+        self._listening = listening = listen_on(requested, self._reuse_port)
         try:
             self._acceptor = Acceptor(listening.sockets, self._admit)
         except BaseException:
@@ -78,44 +83,48 @@ class Connections(Supervisor):
         self._sweep()
         return listening.address
 
-    def hurry(self) -> None:
-        """A listener drains: incomplete requests for it must be complete soon."""
-        for connection in self._made():
-            connection.hurry()
-        if self._hurry is None:
-            self._hurry = self._loop.call_later(RECEIVE_IN_DRAIN, self._expire)
+    def shorten_deadlines(self) -> None:
+        """A listener drains: its incomplete requests get RECEIVE_IN_DRAIN seconds at most."""
+        for connection in self._connected():
+            connection.shorten_deadline()
+        if self._drain_timer is None:
+            self._drain_timer = self._loop.call_later(RECEIVE_IN_DRAIN, self._check_deadlines)
 
     async def stop(self) -> None:
-        """Stop listening, and wait for the connections to end.
+        """Stop listening, and wait for the connections to end. All requests are answered.
 
-        A client that was answered just now may have sent its next request: it is answered 503, not
-        cut off. A client that reads an answer has `receive_timeout` for it. Cancelled: connections
-        are cut off at once.
+        1. Close the connections that have been idle for IDLE seconds. A client that was answered
+           more recently may have sent its next request: that is answered 503.
+        2. After IDLE seconds close the others, except those whose clients read an answer.
+        3. Cut off each client that has read nothing for STALLED seconds, or whose
+           `receive_timeout` passes.
+
+        Cancelled: all connections are cut off at once.
         """
         self.service.draining = True
         try:
             self._block_new_clients()
             for _ in range(3):  # until accepted sockets have transports
                 await asyncio.sleep(0)
-            for connection in self._made():
-                connection.retire(before=self._loop.time() - IDLE)
+            for connection in self._connected():
+                connection.close_if_idle(since=self._loop.time() - IDLE)
             if not await self._ended(IDLE):
                 self._cancel_joining()
-                for connection in self._made():
-                    connection.conclude()
+                for connection in self._connected():
+                    connection.close_unless_reading()
                 while not await self._ended(FLUSH):
                     for protocol in list(self._protocols):
-                        if protocol.made and protocol.stalled():
+                        if protocol.connected and protocol.stalled():
                             protocol.connection.abort()
         finally:
             self.stopped = True
             self._stop_listening()
-            for timer in (self._sweeper, self._hurry):
+            for timer in (self._sweeper, self._drain_timer):
                 if timer is not None:
                     timer.cancel()
             self._close_turned_away(0)
             self._cancel_joining()
-            for connection in self._made():
+            for connection in self._connected():
                 connection.abort()
 
     def _block_new_clients(self) -> None:
@@ -123,9 +132,9 @@ class Connections(Supervisor):
         if listening is None or acceptor is None:
             return
         listening.block_new_clients()
-        if not listening.inherited:  # else the next process accepts those who have connected
+        if not listening.inherited:  # of an inherited socket, the next process accepts them
             acceptor.accept_waiting()
-        if listening.inherited or listening.shared:  # new clients go to the others at once
+        if listening.inherited or listening.shared:  # other processes take the new clients
             self._stop_listening()
 
     def _stop_listening(self) -> None:
@@ -140,9 +149,9 @@ class Connections(Supervisor):
         for joining in list(self._joining.values()):
             joining.cancel()
 
-    def _made(self) -> Iterable[Connection]:
-        """The connections that have a transport."""
-        return [protocol.connection for protocol in self._protocols if protocol.made]
+    def _connected(self) -> Iterable[Connection]:
+        """The connections whose protocols have a transport."""
+        return [protocol.connection for protocol in self._protocols if protocol.connected]
 
     async def _ended(self, seconds: float) -> bool:
         """Whether all connections end within `seconds`."""
@@ -158,10 +167,10 @@ class Connections(Supervisor):
     # --- accepting --------------------------------------------------------------------------
 
     def _admit(self, accepted: socket.socket) -> None:
-        """A client has connected. Its connection counts from here on."""
+        """A client has connected: from now on, its connection counts against the limit."""
         full = len(self) >= self._max_connections
         if self._descriptors is not None and accepted.fileno() >= self._descriptors:
-            self._seldom.warn(
+            self._throttled.warn(
                 "%d connections are all that the limit of open files allows; raise it (ulimit -n)",
                 len(self),
             )
@@ -186,12 +195,12 @@ class Connections(Supervisor):
             pass
         finally:
             del self._joining[protocol]
-            if not protocol.made:
+            if not protocol.connected:
                 accepted.close()
                 protocol.connection_lost(None)
 
     def _turn_away(self, accepted: socket.socket) -> None:
-        """Answer 503 without a transport or a task. With TLS only close: an answer would need a
+        """Answer 503, without a transport or a task. With TLS only close: an answer would take a
         handshake."""
         if self._tls is not None:
             accepted.close()
@@ -213,7 +222,7 @@ class Connections(Supervisor):
         while len(self._turned_away) > most:
             _, oldest = self._turned_away.popleft()
             try:
-                oldest.recv(65536)  # closed with bytes unread, it would be reset
+                oldest.recv(65536)  # a socket that is closed with unread bytes is reset
             except OSError:
                 pass
             oldest.close()
@@ -221,7 +230,7 @@ class Connections(Supervisor):
     # --- time -------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        """Now and then: end what takes too long, and renew the date of answers."""
+        """About once a second: renew the date of answers, and look for deadlines that passed."""
         shortest = min(self.service.receive_timeout, self.service.keep_alive)
         self._sweeper = self._loop.call_later(min(1.0, shortest / 4), self._sweep)
         self.service.renew_date()
@@ -229,23 +238,27 @@ class Connections(Supervisor):
         self._close_turned_away(sum(until > now for until, _ in self._turned_away))
         for protocol in self._write_paused:
             protocol.count_unsent()
-        self._expire()
+        self._check_deadlines()
 
-    def _expire(self) -> None:
+    def _check_deadlines(self) -> None:
         now = self._loop.time()
-        for connection in self._made():
+        for connection in self._connected():
             if connection.deadline <= now:
-                connection.expire()
+                connection.deadline_passed()
 
 
 class Server:
-    """What the listeners of one HttpServer share: its routes, its limits and its socket."""
+    """What the listeners of an HttpServer share: routes, limits, and the socket while one runs."""
 
     def __init__(
-        self, asked: Place | None, tls: ssl.SSLContext | None, limits: Limits, admission: Admission
+        self,
+        requested: Place | None,
+        tls: ssl.SSLContext | None,
+        limits: Limits,
+        admission: Admission,
     ) -> None:
-        self.asked = asked
-        self.address: Place | None = None  # with its port; None unless it listens
+        self.requested = requested
+        self.address: Place | None = None  # with its port; None while the socket is not open
         self.admission = admission
         self.routes: dict[str, Route] = {}
         self.tls = tls
@@ -260,8 +273,8 @@ class Server:
 
     @property
     def bind(self) -> str:
-        """The address as text; as it was asked for until the port is known."""
-        return "(mounted)" if self.asked is None else str(self.address or self.asked)
+        """The address as text; until the port is known, as it was requested."""
+        return "(mounted)" if self.requested is None else str(self.address or self.requested)
 
     @property
     def connections(self) -> int:
@@ -283,31 +296,31 @@ class Server:
         if self._started is not None:
             await asyncio.shield(self._started)
 
-    async def entered(self, route: Route) -> None:
+    async def listener_started(self, route: Route) -> None:
         """A listener has started. The first one opens the socket; raises OSError if it cannot."""
         self._running.add(route)
         for begun in self._waiting:
             if not begun.done():
                 begun.set_result(None)
-        if self.asked is None:
+        if self.requested is None:
             return
         if self._started is None:
             self._connections = Connections(self.routes, self.admission, self._limits, self.tls)
-            self._started = asyncio.create_task(self._start(self._connections, self.asked))
+            self._started = asyncio.create_task(self._start(self._connections, self.requested))
         await asyncio.shield(self._started)
 
-    async def _start(self, connections: Connections, asked: Place) -> None:
-        self.address = await connections.start(asked)
+    async def _start(self, connections: Connections, requested: Place) -> None:
+        self.address = await connections.start(requested)
 
-    def drained(self) -> None:
-        """A listener drains. When all listeners drain, each answer is its connection's last."""
+    def listener_drains(self) -> None:
+        """A listener drains. When all of them do, each connection ends with its next answer."""
         if self._connections is not None:
             if all(route.draining for route in self._running):
                 self._connections.service.draining = True
-            self._connections.hurry()
+            self._connections.shorten_deadlines()
 
-    async def left(self, route: Route) -> None:
-        """A listener has ended. The last one closes the socket and all connections.
+    async def listener_ended(self, route: Route) -> None:
+        """A listener has ended. The last one stops the server: see `Connections.stop`.
 
         Cancelled: connections are cut off at once.
         """
@@ -319,6 +332,6 @@ class Server:
         started.cancel()
         await asyncio.wait([started])
         if not started.cancelled():
-            started.exception()  # every listener has raised it
+            started.exception()  # retrieved here; every listener has raised it
         await connections.stop()
         self.address = None

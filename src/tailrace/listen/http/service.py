@@ -1,7 +1,7 @@
-"""Service: what all connections of one server use, and what they do not change.
+"""Service: what all connections of one server use: routes, limits, clock, heads of answers.
 
-It holds the routes, the limits, the clock and the heads of answers. It knows no connection and
-does no I/O, so that a connection can be tested with a clock and a transport of the test's own.
+It knows no connection and does no I/O, so that a connection can be tested with a clock and a wire
+of the test's own.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Service:
         return f"<Service of {', '.join(self.routes) or 'no paths'}>"
 
     def renew_date(self) -> None:
-        """Take the present time for the `Date` header. To be called about once a second."""
+        """Set the `Date` header of answers to the present time. Call it about once a second."""
         self._date = formatdate(usegmt=True)
         self.heads.clear()
 

@@ -1,8 +1,8 @@
 """The listening sockets of a server: for a port, a Unix socket, or an inherited descriptor.
 
 Invariants:
-- A file is removed only if it is a Unix socket on which no process listens, or, at the end, our own
-  socket, if the path still leads to it.
+- Only two kinds of files are removed: a Unix socket on which no process listens, and, at the end,
+  our own socket, if its path still leads to it.
 - Without a host the address is the loopback: a server for other machines must say so
   (``0.0.0.0:8080``). Every error names the address.
 - An inherited socket belongs to the process that passed it on. It stays open and unchanged for the
@@ -31,7 +31,7 @@ __all__ = ["Address", "Listening", "Place", "UnixPath", "listen_on", "parse_bind
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024
 PORT_ATTEMPTS: Final = 5  # to find a port that is free in both families
-# This machine lacks the address family, or has no address of it.
+# The machine does not support the address family, or has no address of that family.
 _NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _SO_ATTACH_FILTER = 26  # Linux's; the socket module does not name it
 
@@ -71,7 +71,7 @@ class Inherited:
 
 
 Place = Address | UnixPath | Inherited
-"""An address to listen on."""
+"""Where a server listens, or is to listen."""
 
 
 def parse_bind(bind: object) -> Place:
@@ -113,15 +113,15 @@ class Listening:
     """Open sockets, and the `address` at which clients reach them."""
 
     def __init__(
-        self, sockets: Sequence[socket.socket], asked: Place, address: Place, *, shared: bool
+        self, sockets: Sequence[socket.socket], requested: Place, address: Place, *, shared: bool
     ) -> None:
         self.sockets = sockets
         self.address = address
         self.shared = shared  # other processes may listen on the same port
-        self.inherited = isinstance(asked, Inherited)
+        self.inherited = isinstance(requested, Inherited)
         self._file: tuple[Path, int, int] | None = None  # with its device and inode
-        if isinstance(asked, UnixPath):
-            path = Path(asked.path).absolute()  # the program may change its directory
+        if isinstance(requested, UnixPath):
+            path = Path(requested.path).absolute()  # the program may change its directory
             self._file = path, *_identity(path)
 
     def __repr__(self) -> str:
@@ -158,20 +158,20 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def listen_on(asked: Place, reuse_port: bool = False) -> Listening:
+def listen_on(requested: Place, reuse_port: bool = False) -> Listening:
     """Open sockets for an address. Raises OSError, which names the address."""
-    if isinstance(asked, Address):
-        sockets = open_sockets(asked, reuse_port)
-        address = Address(asked.host, sockets[0].getsockname()[1])
-        return Listening(sockets, asked, address, shared=reuse_port)
+    if isinstance(requested, Address):
+        sockets = open_sockets(requested, reuse_port)
+        address = Address(requested.host, sockets[0].getsockname()[1])
+        return Listening(sockets, requested, address, shared=reuse_port)
     try:
-        if isinstance(asked, UnixPath):
-            opened = _open_unix(asked.path)
-            return Listening([opened], asked, asked, shared=False)
-        opened = _open_inherited(asked.number)
+        if isinstance(requested, UnixPath):
+            opened = _open_unix(requested.path)
+            return Listening([opened], requested, requested, shared=False)
+        opened = _open_inherited(requested.number)
     except OSError as error:
-        raise _cannot_listen(asked, error) from error
-    return Listening([opened], asked, _address_of(opened, asked), shared=False)
+        raise _cannot_listen(requested, error) from error
+    return Listening([opened], requested, _address_of(opened, requested), shared=False)
 
 
 def open_sockets(address: Address, reuse_port: bool = False) -> list[socket.socket]:
@@ -301,12 +301,12 @@ def _open_inherited(number: int) -> socket.socket:
     return opened
 
 
-def _address_of(opened: socket.socket, asked: Inherited) -> Place:
+def _address_of(opened: socket.socket, requested: Inherited) -> Place:
     name = opened.getsockname()
     if isinstance(name, tuple):
         host, port, *_ = cast("tuple[str, int]", name)
         return Address(host, port)
-    return UnixPath(os.fsdecode(name)) if name else asked
+    return UnixPath(os.fsdecode(name)) if name else requested
 
 
 def block_new_clients(listening: socket.socket) -> None:

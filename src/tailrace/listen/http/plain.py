@@ -1,8 +1,8 @@
 """Write out dataclasses, wherever they are in a value, so that JSON has all of their fields.
 
 msgspec's encoder writes a dataclass instance's ``__dict__``, but its decoder leaves a plain default
-(``amount: int = 1``) on the class. Without this module a client that sends an order without
-`amount` would be answered without `amount`, though 1 was stored.
+(``amount: int = 1``) on the class. If dataclasses were not written out, a client that sends an
+order without `amount` would be answered without `amount`, though 1 was stored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec.structs import astuple, force_setattr
 
-__all__ = ["whole"]
+__all__ = ["to_plain"]
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes})
 _PLAIN_OR_MANY: Final = _PLAIN | {dict, list, tuple}
@@ -23,16 +23,16 @@ _DEEPEST: Final = 1000
 _MOST: Final = 1_000_000
 
 
-def whole(value: Any) -> Any:
-    """`value` with dictionaries in place of dataclasses. RecursionError if it contains itself."""
+def to_plain(value: Any) -> Any:
+    """`value` with a dictionary in place of each dataclass. RecursionError if it holds itself."""
     return value if type(value) in _PLAIN or _is_plain(value) else _written_out(value)
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether there is nothing to write out.
+    """Whether a value, however nested, has only plain types, so that nothing is to write out.
 
-    It looks at one level of nesting at a time: a client may send a hundred thousand lists, and a
-    call for each would block the event loop.
+    This takes a few calls for each level of nesting. A call for each list would block the event
+    loop: a client may send a hundred thousand lists.
     """
     level = [value]
     for _ in range(_DEEPEST):
@@ -66,7 +66,7 @@ def _written_out(value: Any) -> Any:
 
 
 def _struct(value: msgspec.Struct) -> msgspec.Struct:
-    # Most hold nothing to write out, and a copy takes 5 µs.
+    # Most Structs have plain fields only, and a copy takes 5 µs.
     if _PLAIN.issuperset(map(type, astuple(value))):
         return value
     twin = copy.copy(value)

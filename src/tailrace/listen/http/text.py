@@ -1,6 +1,6 @@
 """Text and JSON of values whose own code may raise anything.
 
-To show a value runs user code: its `__str__`, `__repr__`, properties and iterators. An error in
+To write a value runs user code: its `__str__`, `__repr__`, properties and iterators. An error in
 user code must not end an actor, nor leave a client without an answer. So nothing here raises,
 except KeyboardInterrupt.
 """
@@ -11,17 +11,17 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from tailrace.listen.http.whole import whole
+from tailrace.listen.http.plain import to_plain
 
-__all__ = ["as_json", "as_text", "encoded", "said"]
+__all__ = ["as_json", "as_text", "safe_str", "to_utf8"]
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
-def said(value: object) -> str:
+def safe_str(value: object) -> str:
     """`str(value)` as text that UTF-8 can encode; the name of the type if `str` raises."""
     try:
-        return encoded(cast(str, value) if issubclass(type(value), str) else str(value)).decode()
+        return to_utf8(cast(str, value) if issubclass(type(value), str) else str(value)).decode()
     except KeyboardInterrupt:
         raise
     except BaseException:
@@ -32,7 +32,7 @@ def _name(value: object) -> str:
     return str(type.__dict__["__name__"].__get__(type(value)))  # a metaclass may have another
 
 
-def encoded(text: str) -> bytes:
+def to_utf8(text: str) -> bytes:
     """Text as UTF-8; lone surrogates are escaped."""
     return str.encode(text, "utf-8", "backslashreplace")
 
@@ -41,14 +41,14 @@ def as_text(value: object) -> bytes:
     """A str as it is, any other value as JSON."""
     if type(value) is str:
         return value.encode("utf-8", "backslashreplace")
-    # Not isinstance, which asks the value for its `__class__`.
-    return encoded(cast(str, value)) if issubclass(type(value), str) else as_json(value)
+    # Not isinstance: that reads the value's `__class__`, which may be user code.
+    return to_utf8(cast(str, value)) if issubclass(type(value), str) else as_json(value)
 
 
 def as_json(value: object) -> bytes:
     """JSON. A value that has no JSON is written as its `str`; in a dictionary, only that value."""
     try:
-        return _encode(whole(value))
+        return _encode(to_plain(value))
     except KeyboardInterrupt:
         raise
     except BaseException:
@@ -58,22 +58,22 @@ def as_json(value: object) -> bytes:
     except KeyboardInterrupt:
         raise
     except BaseException:
-        return _encode(said(value))
+        return _encode(safe_str(value))
 
 
 def _items(value: object) -> Any:
     """A dictionary with the values that have no JSON replaced; of another value its `str`."""
     if not isinstance(value, dict):
-        return said(value)
+        return safe_str(value)
     items = cast("dict[object, object]", value).items()
-    return {said(key): _plain(item) for key, item in items}
+    return {safe_str(key): _plain(item) for key, item in items}
 
 
 def _plain(value: object) -> Any:
     """The JSON of `value`, or its `str` if it has none."""
     try:
-        return msgspec.Raw(_encode(whole(value)))
+        return msgspec.Raw(_encode(to_plain(value)))
     except KeyboardInterrupt:
         raise
     except BaseException:
-        return said(value)
+        return safe_str(value)
