@@ -55,6 +55,23 @@ def any_loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEve
     return new_event_loop
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Generator[Any]:
+    """A PostgreSQL server of this process, for all its tests; `postgres` gives a test its place."""
+    from .postgresql import cluster
+
+    with cluster() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: Any) -> Any:
+    """A schema of its own on the server, as a `Place`."""
+    from .postgresql import Place
+
+    return Place(postgres_server)
+
+
 def pytest_configure() -> None:
     """Take nothing over from whoever started the tests: a script that runs them in the background
     ignores SIGINT, and ignored or blocked signals would be so in every process they start."""

@@ -3,8 +3,8 @@
 The blocks of a page run in order, in one namespace and on the virtual clock, as they would in
 `python -m asyncio`. A ``text`` block is all that the ``python`` block before it prints.
 A ``console`` block is what curl hears of the program above it, with the status after the answer,
-as docs/http.md says; at port 8000, of the ASGI application `app`. ``sh`` and ``yaml`` are shown
-only. docs/testing.md has a test of its own.
+as docs/http.md says; at port 8000, of the ASGI application `app`. ``sh``, ``sql`` and ``yaml`` are
+shown only. docs/testing.md has a test of its own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ PAGES = (
     "backends",
     "hedging",
     "http",
+    "postgres",
     "recipes",
     "stores",
 )
@@ -81,7 +82,7 @@ def test_the_snippets_of_a_page_print_what_it_shows(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = blocks(page)
-    assert {block.language for block in found} <= {"python", "text", "console", "sh", "yaml"}
+    assert {block.language for block in found} <= {"python", "text", "console", "sh", "sql", "yaml"}
     testing.run(play(page, found, module))
 
 

@@ -34,7 +34,7 @@ from tailrace.errors import Closed, Outage, Reject, StoreError
 from tailrace.message import Message
 from tailrace.message.internals import FailureLog, delayed_by_outage, failure, settle_failed
 from tailrace.retry import Retry
-from tailrace.store.target import Messages, Target, Written
+from tailrace.store.target import Messages, Target, Unusable, Written
 from tailrace.usercode import is_a, log_error
 from tailrace.worker import LeftBehind
 
@@ -238,7 +238,7 @@ class GroupCommit(Generic[T]):
         """Write `rows`, trying again during an outage. Returns `Written`, or why it gave up.
 
         `Outage`: the attempts are used up. Another error is about a row. A text: the store was
-        stopped.
+        stopped. StoreError is raised if the attempts are used up and the set-up is wrong.
         """
         delays = self._retry.delays()
         tries = 0
@@ -252,6 +252,8 @@ class GroupCommit(Generic[T]):
             delay = next(delays, None)
             if delay is None:
                 _log.error("%s: gave up after %d tries: %s", self.name, tries, result)
+                if is_a(result, Unusable):
+                    raise StoreError(str(result)) from result
                 outage = Outage(failure(result).reason)
                 outage.__cause__ = result
                 return outage
@@ -267,6 +269,8 @@ class GroupCommit(Generic[T]):
     def _is_outage(self, error: Exception) -> bool:
         if is_a(error, Reject):
             return False
+        if is_a(error, Unusable):
+            return True
         try:
             return self._retry.applies(error)
         except Exception as raised:

@@ -14,8 +14,15 @@ from tailrace.message import Message
 from tailrace.message.internals import FailureLog
 from tailrace.retry import Retry
 from tailrace.store.commit import Counters, GroupCommit, StoreStatistics, shown
-from tailrace.store.target import AsyncFunction, PlainFunction, Target, ThreadedTarget, name_of
-from tailrace.usercode import is_async, is_generator
+from tailrace.store.target import (
+    AsyncFunction,
+    PlainFunction,
+    Target,
+    ThreadedTarget,
+    Unusable,
+    name_of,
+)
+from tailrace.usercode import is_a, is_async, is_generator
 
 T = TypeVar("T")
 
@@ -25,8 +32,8 @@ class Store(Generic[T]):
     once it is durable; `store` and `store_sqlite` make it.
 
     Start it with ``go(store, channel)``. One actor is enough: it stores all messages that wait, in
-    one transaction. With ``actors=n``, or in several groups, the actors share one connection and
-    one thread, and their transactions take turns.
+    one transaction. With ``actors=n``, or in several groups, the actors share one connection (to
+    PostgreSQL: one for each event loop), and their transactions take turns.
     """
 
     def __init__(
@@ -37,6 +44,7 @@ class Store(Generic[T]):
         what: str,
         max_batch: int,
         retry: Retry,
+        per_loop: bool = False,
     ) -> None:
         check_count("max_batch", max_batch)
         self.name = name
@@ -49,7 +57,9 @@ class Store(Generic[T]):
         self._failures = FailureLog(f"{name} {what}")
         self._lock = threading.Lock()  # actors may be on several loops
         self._actors = 0
-        self._target: Target[T] | None = None
+        self._per_loop = per_loop  # whether a target can be used on one event loop only
+        # By loop; None: for all loops. Each with the number of actors that use it.
+        self._targets: dict[asyncio.AbstractEventLoop | None, tuple[Target[T], int]] = {}
 
     def __repr__(self) -> str:
         running = f", {self._actors} running" if self._actors else ""
@@ -85,20 +95,23 @@ class Store(Generic[T]):
             await self._leave(target)
 
     def _enter(self) -> Target[T]:
+        loop = asyncio.get_running_loop() if self._per_loop else None
         with self._lock:
-            if self._target is None:
-                self._target = self._make_target()
+            target, actors = self._targets.get(loop) or (self._make_target(), 0)
+            self._targets[loop] = target, actors + 1
             self._actors += 1
-            return self._target
+            return target
 
     async def _leave(self, target: Target[T]) -> None:
+        loop = asyncio.get_running_loop() if self._per_loop else None
         with self._lock:
             self._actors -= 1
-            last = not self._actors
-            if last:
-                self._target = None
-        if last:
-            await target.close()
+            _, actors = self._targets[loop]
+            if actors > 1:
+                self._targets[loop] = target, actors - 1
+                return
+            del self._targets[loop]
+        await target.close()
 
     async def _open(self, target: Target[T], element: Any) -> None:
         delays = self._retry.delays()
@@ -108,7 +121,8 @@ class Store(Generic[T]):
             except StoreError:
                 raise
             except Exception as error:
-                delay = next(delays, None) if self._retry.applies(error) else None
+                again = is_a(error, Unusable) or self._retry.applies(error)
+                delay = next(delays, None) if again else None
                 if delay is None:
                     raise StoreError(f"{self.name} cannot use {self._what}: {error}") from error
             await asyncio.sleep(delay)

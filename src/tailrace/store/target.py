@@ -41,6 +41,14 @@ class Written:
     refused: Mapping[int, Exception] = field(default_factory=dict[int, Exception])
 
 
+class Unusable(Exception):
+    """The set-up seems to be wrong: a table, a role or a right is missing.
+
+    No row is the cause. The batch is tried again as in an outage; if that does not help, the store
+    ends with `StoreError`.
+    """
+
+
 class Target(Protocol[T_contra]):
     """Takes one batch after another, each as one transaction.
 

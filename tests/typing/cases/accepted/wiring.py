@@ -19,7 +19,7 @@ from tailrace import (
     emit,
     submit,
 )
-from tailrace.store import store
+from tailrace.store import Store, store, store_postgres
 
 
 async def parse(inbox: Receiver[str], out: Sender[int]) -> None:
@@ -109,6 +109,10 @@ def functions_of_wider_data(go: Group) -> None:
     go(answer, words, either)
     go(show_messages, numbers)
     go(store(write_any), numbers)
+    of_int = store_postgres("postgresql://db/lab", "numbers", int, key=abs, schema="lab")
+    assert_type(of_int, Store[int])
+    go(of_int, numbers)
+    go(store_postgres("host=db dbname=lab"), numbers)
 
 
 def write_any(rows: Sequence[object]) -> None:

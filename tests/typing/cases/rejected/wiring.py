@@ -2,7 +2,7 @@
 
 from tailrace import Channel, Group, Message, Receiver, Sender, SyncReceiver, each, submit
 from tailrace.listen import listen_http
-from tailrace.store import store_sqlite
+from tailrace.store import store_postgres, store_sqlite
 
 
 async def filter(inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None: ...
@@ -71,6 +71,9 @@ def stock_actors(go: Group) -> None:
     go(each(upper), numbers, words)  # error: upper takes words
     go(listen_http("127.0.0.1:8080", "/incoming"), words.receiver)  # error: it sends
     go(store_sqlite("events.db"), words.sender)  # error: it receives
+    go(store_postgres("postgresql://db", "t", int), words)  # error: words where numbers are stored
+    store_postgres("postgresql://db", "t", str, key=abs)  # error: a key of numbers for words
+    store_postgres(b"postgresql://db")  # error: bytes for the dsn
 
 
 async def length(word: str) -> int:
