@@ -115,6 +115,15 @@ class Server:
             *("-A", "scram-sha-256", "-E", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
         )
 
+    def copy(self, primary: Server) -> None:
+        """Make a standby of `primary`, which replicates as "standby"."""
+        login = f"host=127.0.0.1 port={primary.port} user=tailrace password='{PASSWORD}'"
+        self.run(
+            "pg_basebackup",
+            *("-D", str(self.data), "-d", f"{login} application_name=standby"),
+            *("-R", "-X", "stream", "-c", "fast", "--no-sync"),
+        )
+
     def start(self, *, wait: bool = True) -> None:
         settings = SETTINGS | {"unix_socket_directories": str(self.folder)} | self.settings
         options = [each for name, value in settings.items() for each in ("-c", f"{name}={value}")]
@@ -171,8 +180,10 @@ class Server:
 
 
 @contextmanager
-def cluster(**settings: str) -> Iterator[Server]:
-    """A running server, in a temporary folder, until the block ends."""
+def cluster(primary: Server | None = None, **settings: str) -> Iterator[Server]:
+    """A running server, in a temporary folder, until the block ends: a standby of `primary`, if
+    that is given.
+    """
     folder = Path(tempfile.mkdtemp(prefix="tailrace-pg-"))
     folder.chmod(0o755)
     server = Server(folder, **settings)
@@ -182,7 +193,10 @@ def cluster(**settings: str) -> Iterator[Server]:
         start_new_session=True,
     )
     try:
-        server.create()
+        if primary is None:
+            server.create()
+        else:
+            server.copy(primary)
         server.start()
         yield server
     finally:
