@@ -183,7 +183,6 @@ def test_json_is_read_as_the_listeners_type(kind: Any, body: bytes, expected: ob
         (request(body=b'{"a"', content_type=JSON), 400, "the JSON cannot be read"),
         (request(body=b'"\xff"', content_type=JSON), 400, "the JSON cannot be read"),
         (request(body=b'"\\ud800"', content_type=JSON), 400, "the JSON cannot be read"),
-        (request(body=b" ", content_type=JSON), 400, "the JSON cannot be read"),
         (request(body=b"7", content_type=JSON), 422, "Expected `str`, got `int`"),
         (request(body=b"{}", content_type=JSON), 422, "Object missing required field `data`"),
         (request(body=b"x", content_type="multipart/form-data"), 400, "has no boundary"),
@@ -472,3 +471,25 @@ def test_the_limits_of_a_multipart_form_are_exact(beyond: int) -> None:
             assert refused(str, made)[0] == 400
         else:
             assert decoded(str, made) == "foo"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (str, """it must be JSON, like {"data": …}"""),
+        (int, """it must be JSON, like {"data": …}"""),
+        (Point, "it must be JSON, an object or an array"),
+        (list[int], "it must be JSON, an object or an array"),
+        (Any, "it must be JSON"),
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b" \r\n"])
+def test_an_empty_body_is_told_what_it_must_be(kind: Any, expected: str, body: bytes) -> None:
+    made = request(body=b"x", content_type=JSON)
+    made.body = body
+    assert refused(kind, made) == (400, f"the body is empty; {expected}")
+
+
+def test_an_empty_field_is_told_what_it_must_be() -> None:
+    reason = "the field 'data' is empty; it must be JSON, an object or an array"
+    assert refused(Point, request(query=b"data=")) == (400, reason)

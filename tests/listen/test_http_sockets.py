@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import socket
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ import pytest
 
 from tailrace import Channel, Message
 from tailrace.listen import HttpServer, Request, listen_http
+from tailrace.listen.http import sockets as sockets_module
+from tailrace.listen.http.sockets import Listening, UnixPath, listen_on
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 ANY = "127.0.0.1:0"
@@ -35,6 +40,11 @@ def inherited() -> Iterator[socket.socket]:
     """A listening socket, as a service manager passes one on."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening
+
+
+def next_free_descriptor() -> int:
+    with Path(os.devnull).open() as file:
+        return file.fileno()
 
 
 async def get(path: str) -> httpx.Response:
@@ -94,6 +104,62 @@ async def test_a_socket_of_a_living_process_is_not_replaced(serve: Any, path: st
             await listen_http(f"unix:{path}", "/in")(Channel[Message[str]]())
         assert caught.value.errno == errno.EADDRINUSE
         assert (await get(path)).status_code == 200
+
+
+async def test_of_two_that_start_at_once_the_second_fails_and_takes_nothing(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_between, second = threading.Event(), Future[Listening]()
+
+    def start_second() -> None:
+        in_between.wait()
+        try:
+            second.set_result(listen_on(UnixPath(path)))
+        except OSError as error:
+            second.set_exception(error)
+
+    def pause(opened: socket.socket, where: Any) -> None:
+        """Bind, then let the second one look at the socket, which does not listen yet."""
+        monkeypatch.setattr(sockets_module, "_listen_at", listen_at)
+        opened.bind(where)
+        in_between.set()
+        wait([second], timeout=0.2)
+        opened.listen()
+
+    listen_at = sockets_module._listen_at
+    monkeypatch.setattr(sockets_module, "_listen_at", pause)
+    starting = threading.Thread(target=start_second)
+    starting.start()
+    first = listen_on(UnixPath(path))
+    starting.join()
+    try:
+        with pytest.raises(OSError, match=f"cannot listen on unix:{path}: .*in use"):
+            second.result()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            first.sockets[0].accept()[0].close()
+    finally:
+        first.close()
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_directory_that_another_program_has_locked_keeps_no_server_from_starting(
+    path: str, monkeypatch: pytest.MonkeyPatch, dead: bool
+) -> None:
+    monkeypatch.setattr(sockets_module, "LOCK_SECONDS", 0.02)
+    if dead:
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(path)
+    directory = os.open(".", os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if dead:  # then whether the file is dead cannot be known for sure
+            with pytest.raises(OSError, match=f"cannot listen on unix:{path}: .*locked"):
+                listen_on(UnixPath(path))
+        else:
+            listen_on(UnixPath(path)).close()
+    finally:
+        os.close(directory)
 
 
 async def test_a_full_backlog_is_that_of_a_living_process(path: str) -> None:
@@ -211,9 +277,11 @@ async def test_a_descriptor_that_is_no_listening_socket_is_named(tmp_path: Path)
         (tmp_path / "file").open("w") as file,
     ):
         for number in (idle.fileno(), datagrams.fileno(), file.fileno(), 100_000):
+            free = next_free_descriptor()
             with pytest.raises(OSError, match=f"cannot listen on fd:{number}: "):
                 await listen_http(f"fd:{number}", "/in")(Channel[Message[str]]())
-        os.fstat(idle.fileno())  # and is left open
+            assert next_free_descriptor() == free  # none is left open
+        os.fstat(idle.fileno())  # and this one stays open
 
 
 # --- shared ports ---------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import asyncio
 import enum
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from tailrace import Message, Receiver
+from tailrace.group.runner import GRACE_OVER
 from tailrace.listen import Request, listen_http
 from tailrace.listen.http import access as access_module
 from tailrace.listen.http import exchange as exchange_module
@@ -256,20 +259,26 @@ async def test_an_authorize_that_hangs_is_cancelled_when_its_request_is_answered
 
 
 @pytest.mark.parametrize("kind", [JSON, NDJSON])
+@pytest.mark.parametrize("ignored", [asyncio.CancelledError, BaseException])
 async def test_an_authorize_that_ignores_its_cancellation_is_named_and_keeps_no_place(
-    serve: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
+    serve: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    ignored: type[BaseException],
 ) -> None:
     monkeypatch.setattr(exchange_module, "CHECK_ENDS", 0.05)
     let_go = asyncio.Event()
-    ended = asyncio.Event()
+    ended = []
 
     async def stubborn(request: Request) -> bool:
         while not let_go.is_set():
             try:
                 await let_go.wait()
-            except asyncio.CancelledError:
+            except ignored:
                 pass
-        ended.set()
+            finally:
+                ended.append(let_go.is_set())
         return True
 
     listener = listen_http(ANY, "/in", authorize=stubborn, timeout=0.05, in_flight=1)
@@ -282,15 +291,74 @@ async def test_an_authorize_that_ignores_its_cancellation_is_named_and_keeps_no_
             await service.until(lambda statistics: not statistics.in_flight)
         assert service.server.statistics().body_bytes == 0
         let_go.set()
-        await ended.wait()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         assert service.server.statistics().in_flight == 0  # its place is given back once
 
     assert [answer.status for answer in answers] == [504, 504]
     texts = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    if ignored is asyncio.CancelledError:  # it was closed
+        assert ended == [False] * 4
+    else:  # there is no way to end it
+        assert ended[-2:] == [True, True]
+        assert all("nor when it was closed; it is left behind" in text for text in texts)
     assert len(texts) == 2
     for text, key in zip(texts, ("k1", "k2"), strict=True):
         assert text.startswith(f"POST /in (id {key}): authorize did not end when it was cancelled")
+
+
+STUBBORN = """
+import asyncio, os, signal
+from tailrace import Channel, Group, Message, Receiver, run
+from tailrace.listen import HttpServer, Request
+from tailrace.listen.http import exchange
+
+exchange.CHECK_ENDS = 0.05
+
+
+async def stubborn(request: Request) -> bool:
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+
+async def ask(server: HttpServer) -> None:
+    host, port = (await server.ready()).removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /in?data=foo HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n")
+    await reader.read()
+
+
+def main(go: Group) -> None:
+    server = HttpServer("127.0.0.1:0")
+    channel = Channel[Message[str]](name="in")
+    go(server.listen("/in", authorize=stubborn), channel)
+    go(ack, channel)
+    go(ask, server, background=True)
+
+
+async def ack(inbox: Receiver[Message[str]]) -> None:
+    async for message in inbox:
+        message.ack()
+
+
+run(main, grace=0.1)
+"""
+
+
+def test_an_authorize_that_ignores_its_cancellation_does_not_keep_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STUBBORN],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == GRACE_OVER, done.stderr
+    assert "authorize did not end when it was cancelled" in done.stderr
+    assert "exception" not in done.stderr
 
 
 async def test_an_authorize_that_ends_when_it_is_cancelled_is_not_named(

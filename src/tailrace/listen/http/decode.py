@@ -83,6 +83,11 @@ class Decoder(Generic[T]):
             self._from_text = partial(msgspec.convert, type=kind, strict=False)
         whole = structured or kind is Any or kind is object
         self._from_json = decode if whole else _unwrapping(kind, param, decode)
+        self._expected = "it must be JSON"
+        if structured:
+            self._expected += ", an object or an array"
+        elif not whole:
+            self._expected += f', like {{"{param}": …}}'
 
     def __repr__(self) -> str:
         return f"<Decoder of {self._kind!r} from {self._param.decode()!r}>"
@@ -146,15 +151,34 @@ class Decoder(Generic[T]):
         if len(raw) > _FEWEST_CONTAINERS:
             self._limit_containers(raw)
         if isinstance(raw, bytes):
-            value = _decoded(self._from_json, raw)
+            value = self._checked(self._from_json, raw)
         elif self._from_text is None:
             value = raw
         else:
-            value = _decoded(self._from_text, raw)
+            value = self._checked(self._from_text, raw)
             if type(value) is float and not math.isfinite(value):
                 # Neither JSON nor databases hold `nan` and `inf`.
                 raise Refusal(422, f"{raw[:20]!r} is no finite number")
         return cast("T", value)
+
+    def _checked(self, decode: Callable[[Any], Any], raw: bytes | str) -> Any:
+        """What `decode` returns. Raises Refusal for what it raises."""
+        try:
+            return decode(raw)
+        except msgspec.ValidationError as error:
+            raise Refusal(422, safe_str(error)) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if not raw.strip():
+                where = "body" if isinstance(raw, bytes) else f"field {self._param.decode()!r}"
+                raise Refusal(400, f"the {where} is empty; {self._expected}") from error
+            raise Refusal(400, f"the JSON cannot be read: {safe_str(error)}") from error
+        # Other errors come from the type's own code (`__post_init__`, an enum, `__hash__`).
+        except (ValueError, TypeError) as error:
+            raise Refusal(422, safe_str(error)) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise Refusal(500, "an internal error") from error
 
     def _limit_containers(self, raw: bytes | str) -> None:
         """Raise Refusal(413) for JSON whose data would take far more memory than its text."""
@@ -219,22 +243,6 @@ def _unwrapping(kind: Any, param: str, decode: Callable[[Any], Any]) -> Callable
         return decode(body)
 
     return unwrap
-
-
-def _decoded(decode: Callable[[Any], Any], raw: Any) -> Any:
-    try:
-        return decode(raw)
-    except msgspec.ValidationError as error:
-        raise Refusal(422, safe_str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal(400, f"the JSON cannot be read: {safe_str(error)}") from error
-    # Other errors come from the type's own code (`__post_init__`, an enum, `__hash__`).
-    except (ValueError, TypeError) as error:
-        raise Refusal(422, safe_str(error)) from error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise Refusal(500, "an internal error") from error
 
 
 def _form_values(form: bytes, name: bytes) -> list[str]:

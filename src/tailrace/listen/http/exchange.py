@@ -270,7 +270,7 @@ class Exchange:
         self._body = b""
         if self._check is not None:
             self._check.cancel()
-            self.route.loop.call_later(CHECK_ENDS, self._leave_check_behind)
+            self.route.loop.call_later(CHECK_ENDS, self._close_check)
         self.no_more_messages()
         self.route.exchange_ended(self)
         if not self._unsettled:  # no longer in flight
@@ -321,6 +321,8 @@ class Exchange:
             self.refuse(_INTERNAL)
             raise
         except BaseException as error:
+            if self._check is None and self.answered:
+                raise asyncio.CancelledError from None  # `_close_check` has closed it
             self._check_ended()
             check = cast("asyncio.Task[None]", asyncio.current_task())
             cancelled = self.answered or self.route.stopped  # then we cancelled the task
@@ -329,13 +331,26 @@ class Exchange:
                 raise
             self._user_code_failed("authorize raised", error)
 
-    def _leave_check_behind(self) -> None:
-        """CHECK_ENDS after it was cancelled: if `authorize` still runs, count it no more."""
-        if self._check is not None:
-            self.log_user_error(
-                "authorize did not end when it was cancelled; it is left behind", None
-            )
-            self._check_ended()
+    def _close_check(self) -> None:
+        """CHECK_ENDS after it was cancelled: if `authorize` still runs, close its coroutine.
+
+        A task that ignores its cancellation would keep the process when the program has ended.
+        """
+        check = self._check
+        if check is None:
+            return
+        what = "authorize did not end when it was cancelled"
+        coroutine: Any = check.get_coro()
+        self._check_ended()
+        try:
+            coroutine.cr_await.close()  # raises GeneratorExit in user code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self.log_user_error(f"{what}, nor when it was closed; it is left behind", error)
+        else:
+            self.log_user_error(what, None)
+        check.cancel()  # wakes the task, which finds that `authorize` has ended
 
     def _check_ended(self, _: object = None) -> None:
         """The task of `authorize` has ended, or is counted no more."""

@@ -19,6 +19,7 @@ import socket
 import stat
 import struct
 import sys
+import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,17 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
 
+try:
+    import fcntl
+except ImportError:  # Windows, where there are no Unix sockets
+    fcntl = None  # type: ignore[assignment]  # the module, or nothing
+
 __all__ = ["Address", "Listening", "Place", "UnixPath", "listen_on", "parse_bind", "url_of"]
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 1024
 PORT_ATTEMPTS: Final = 5  # to find a port that is free in both families
+LOCK_SECONDS: Final = 1.0  # to lock a directory, which takes other servers microseconds
 # The machine does not support the address family, or has no address of that family.
 _NO_SUCH_ADDRESS: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _SO_ATTACH_FILTER = 26  # Linux's; the socket module does not name it
@@ -260,16 +267,55 @@ def _open_unix(path: str) -> socket.socket:
     """Listen on a Unix socket; the umask decides who may connect."""
     if sys.platform == "win32":
         raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
-    _remove_dead(path)
-    with _closed_on_error(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as opened:
-        _listen_at(opened, path)
+    # A socket that is bound and does not listen yet looks like one whose process is dead: without
+    # the lock, a server that starts at the same time would remove it.
+    with _directory_locked(path) as locked:
+        _remove_dead(path, locked)
+        with _closed_on_error(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as opened:
+            _listen_at(opened, path)
     return opened
 
 
-def _remove_dead(path: str) -> None:
+@contextmanager
+def _directory_locked(path: str) -> Generator[bool]:
+    """Lock the directory of `path` against other servers that start there; it needs no lock file.
+
+    False: it cannot be locked, or another program has locked it for LOCK_SECONDS.
+    """
+    if fcntl is None:
+        yield False
+        return
+    try:
+        directory = os.open(Path(path).parent, os.O_RDONLY)
+    except OSError:  # it may be read by nobody; or there is none, as `bind` will say
+        yield False
+        return
+    try:
+        yield _lock(directory)
+    finally:
+        os.close(directory)  # this unlocks it
+
+
+def _lock(directory: int) -> bool:
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        except OSError:
+            return False
+        else:
+            return True
+
+
+def _remove_dead(path: str, locked: bool) -> None:
     """Remove the socket file that a killed process left behind.
 
-    Raises OSError if a process listens on it, or if it is another kind of file.
+    Raises OSError if a process listens on it, if it is another kind of file, or if the directory is
+    not `locked`: then the file may belong to a process that is starting.
     """
     try:
         found = Path(path).lstat()
@@ -282,6 +328,9 @@ def _remove_dead(path: str) -> None:
         try:
             asking.connect(path)
         except ConnectionRefusedError:
+            if not locked:
+                why = "its socket file looks dead, but its directory cannot be locked to remove it"
+                raise OSError(errno.EADDRINUSE, why) from None
             Path(path).unlink()
             return
         except FileNotFoundError:
@@ -293,7 +342,13 @@ def _remove_dead(path: str) -> None:
 
 def _open_inherited(number: int) -> socket.socket:
     """A duplicate of the listening socket with that descriptor."""
-    with _closed_on_error(socket.socket(fileno=os.dup(number))) as opened:
+    duplicate = os.dup(number)
+    try:
+        opened = socket.socket(fileno=duplicate)
+    except BaseException:  # it is no socket
+        os.close(duplicate)
+        raise
+    with _closed_on_error(opened):
         listens = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if opened.type != socket.SOCK_STREAM or not listens:
             raise OSError(errno.EINVAL, "it is no listening stream socket")
