@@ -11,11 +11,15 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import msgspec
 
-__all__ = ["Format", "LineDecoder", "decoder"]
+__all__ = ["Blank", "Format", "LineDecoder", "decoder"]
 
 Format: TypeAlias = Literal["text", "json", "csv"]
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Blank(Exception):
+    """The line is white space, which is no line in this format."""
 
 
 class LineDecoder(Protocol):
@@ -23,11 +27,9 @@ class LineDecoder(Protocol):
 
     table: bool
     """Whether the first line of a file is a header, which names the fields of the others."""
-    skips_blank: bool
-    """Whether a line of white space is no line."""
 
     def __call__(self, data: bytes, header: bytes) -> Any:
-        """The data of a line of a file with this header."""
+        """The data of a line of a file with this header. Raises `Blank` for what is no line."""
         ...
 
 
@@ -47,7 +49,7 @@ def decoder(format: Format, kind: Any) -> LineDecoder:
 class Text:
     """A line is a text in UTF-8, or what is written so."""
 
-    table = skips_blank = False
+    table = False
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
@@ -62,19 +64,23 @@ class Text:
 class Json:
     """A line is a JSON value."""
 
-    table, skips_blank = False, True
+    table = False
 
     def __init__(self, kind: Any) -> None:
         self._decode = msgspec.json.Decoder(kind).decode
 
     def __call__(self, data: bytes, header: bytes) -> Any:
-        return self._decode(data)
+        try:
+            return self._decode(data)
+        except msgspec.DecodeError:
+            _check_blank(data)
+            raise
 
 
 class Csv:
     """A line is a record of CSV (RFC 4180), whose fields the first one names."""
 
-    table = skips_blank = True
+    table = True
 
     def __init__(self, kind: Any) -> None:
         self._kind = kind
@@ -82,6 +88,7 @@ class Csv:
         self._names: list[str] = []
 
     def __call__(self, data: bytes, header: bytes) -> Any:
+        _check_blank(data)
         if header != self._header:
             self._header, self._names = header, _names(header)
         fields = _fields(data)
@@ -89,6 +96,11 @@ class Csv:
             raise ValueError(f"it has {len(fields)} fields, the header {len(self._names)}")
         record = dict(zip(self._names, fields, strict=True))
         return msgspec.convert(record, self._kind, strict=False)
+
+
+def _check_blank(data: bytes) -> None:
+    if not data or data.isspace():
+        raise Blank
 
 
 def _names(header: bytes) -> list[str]:

@@ -18,10 +18,10 @@ from tailrace.arguments import check_count
 from tailrace.channel import Sender
 from tailrace.errors import TailraceError
 from tailrace.listen.lines.checkpoint import Checkpoint, Progress, save
-from tailrace.listen.lines.decode import BYTE_ORDER_MARK, Format, decoder
+from tailrace.listen.lines.decode import BYTE_ORDER_MARK, Blank, Format, decoder
 from tailrace.listen.lines.files import HEAD, STDIN, Line, LineFile
 from tailrace.listen.lines.meter import Meter, Style, check_style, meter
-from tailrace.listen.lines.window import BLANK, Window
+from tailrace.listen.lines.window import BLANK, Origin, Window
 from tailrace.message import Message
 from tailrace.message.internals import PLACE, FailureLog, message_of
 from tailrace.select import done, select
@@ -294,9 +294,10 @@ class ReadLines(Generic[T]):
         assert window is not None
         header = b""
         if file.header is not None:
-            header = _trimmed(file.header)
+            header = b"" if file.header.data is None else _trimmed(file.header, self._max_line)
             if place.offset == 0:
                 place.offset, place.number = file.header.end, file.header.next_number
+        origin = Origin(window, place, repeated)
         at = 0
         while at < len(lines):
             if self._draining.is_set():
@@ -306,10 +307,9 @@ class ReadLines(Generic[T]):
                 self._check_failures(window)
             room = min(window.room, SLICE)
             if room > 0:
-                part = lines[at : at + room]
-                at += len(part)
-                messages = [self._message(window, place, line, header, repeated) for line in part]
-                await out.send_many([m for m in messages if m is not None])
+                messages = self._messages(window, origin, lines[at : at + room], header)
+                at += room
+                await out.send_many(messages)
                 del messages
             else:
                 await self._next_settle(window)
@@ -323,27 +323,30 @@ class ReadLines(Generic[T]):
             raise _Stopped
         window.advance()
 
-    def _message(
-        self, window: Window, place: Progress, line: Line, header: bytes, repeated: bool
-    ) -> Message[T] | None:
-        """The message of a line; None for a line that is blank or rejected."""
-        name = f"{place.name}#{place.generation}:{line.offset}"
-        try:
-            if line.data is None:
-                raise ValueError(f"it is longer than max_line={self._max_line} bytes")
-            text = _trimmed(line)
-            if self._decoder.skips_blank and not text.strip():
-                window.skip(place, line, repeated, BLANK)
-                return None
-            data = self._decoder(text, header)
-        except Exception as error:
-            # Of a line's own fault nobody needs a traceback; of the type's code, its author does.
-            why = str(error) if isinstance(error, ValueError) else error
-            self._failures.add(f"{name} (line {line.number})", why)
-            window.skip(place, line, repeated, "rejected")
-            return None
-        headers = {"file": place.name, "line": str(line.number)}
-        return message_of(data, name, window.add(place, line, repeated), headers, PLACE)
+    def _messages(
+        self, window: Window, origin: Origin, lines: list[Line], header: bytes
+    ) -> list[Message[T]]:
+        """The messages of those lines that are not blank or rejected."""
+        decode = self._decoder
+        name = origin.file.name
+        place = f"{name}#{origin.file.generation}:"
+        messages: list[Message[T]] = []
+        for line in lines:
+            try:
+                data = decode(_trimmed(line, self._max_line), header)
+            except Blank:
+                window.skip(origin, line, BLANK)
+            except Exception as error:
+                # Of a line's own fault nobody needs a traceback; of the type's code, its author
+                # does.
+                why = str(error) if isinstance(error, ValueError) else error
+                self._failures.add(f"{place}{line.offset} (line {line.number})", why)
+                window.skip(origin, line, "rejected")
+            else:
+                headers = {"file": name, "line": str(line.number)}
+                settled = window.add(origin, line)
+                messages.append(message_of(data, f"{place}{line.offset}", settled, headers, PLACE))
+        return messages
 
     def _check_failures(self, window: Window) -> None:
         if self._saved is not None and window.again >= self._in_flight:
@@ -402,12 +405,17 @@ class ReadLines(Generic[T]):
         return cast(R, result)
 
 
-def _trimmed(line: Line) -> bytes:
-    """The bytes of a line, without what editors on Windows put around them."""
-    data = line.data or b""
+def _trimmed(line: Line, max_line: int) -> bytes:
+    """The bytes of a line, without what editors on Windows put around them.
+
+    ValueError if the line is too long, so that its bytes are not known.
+    """
+    data = line.data
+    if data is None:
+        raise ValueError(f"it is longer than max_line={max_line} bytes")
     if line.offset == 0:
         data = data.removeprefix(BYTE_ORDER_MARK)
-    return data.removesuffix(b"\r")
+    return data[:-1] if data[-1:] == b"\r" else data
 
 
 def _is_of(place: Progress, file: LineFile) -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 from tailrace.listen.lines.checkpoint import Progress
 from tailrace.listen.lines.files import Line
 from tailrace.message import Outcome
 
-__all__ = ["BLANK", "Sent", "Window"]
+__all__ = ["BLANK", "Origin", "Sent", "Window"]
 
 BLANK: Final = "blank"
 """The status of a line that is none."""
@@ -33,22 +34,30 @@ class Window:
         self.again = 0
         """How many lines have failed or were lost."""
         self._sent: deque[Sent] = deque()
-        self._settled: deque[Sent] = deque()
+        self._settles: deque[None] = deque()  # one for each line that was settled since `advance`
         self._unsettled = 0
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._waiting = False
 
-    def add(self, file: Progress, line: Line, repeated: bool) -> Sent:
-        """A line is about to be sent, perhaps once more: what its message tells of its end."""
-        sent = Sent(self, file, line, repeated)
+    def add(self, origin: Origin, line: Line) -> Sent:
+        """A line is about to be sent: what its message tells of its end."""
+        # Not by a constructor: before 3.13 it takes three times as long as all of this.
+        sent = _new(Sent)
+        sent.origin = origin
+        sent.line = line
+        sent.status = ""
         self._sent.append(sent)
         self._unsettled += 1
         return sent
 
-    def skip(self, file: Progress, line: Line, repeated: bool, status: str) -> None:
+    def skip(self, origin: Origin, line: Line, status: str) -> None:
         """A line is not sent: it is blank, or "rejected"."""
-        self._sent.append(Sent(self, file, line, repeated, status))
+        sent = _new(Sent)
+        sent.origin = origin
+        sent.line = line
+        sent.status = status
+        self._sent.append(sent)
 
     @property
     def room(self) -> int:
@@ -70,36 +79,36 @@ class Window:
         """An event that the next settle sets; set already if there was one since `advance`."""
         self._news.clear()
         self._waiting = True  # first, then look: a settle does both in the other order
-        if self._settled:
+        if self._settles:
             self._news.set()
         return self._news
 
     def advance(self) -> None:
         """Count what was settled since, and move the places of the files on."""
         self._waiting = False
-        while self._settled:
-            self._settled.popleft()
+        settles, sent = self._settles, self._sent
+        while settles:
+            settles.popleft()
             self._unsettled -= 1
-        while self._sent and self._sent[0].status:
-            self._count(self._sent.popleft())
+        while sent and sent[0].status:
+            self._count(sent.popleft())
 
     def _count(self, sent: Sent) -> None:
-        file, line = sent.file, sent.line
-        place = line.offset, line.number
-        if sent.repeated:
-            file.again.remove(place)
+        file, line, status = sent.origin.file, sent.line, sent.status
+        if sent.origin.repeated:
+            file.again.remove((line.offset, line.number))
             self.again -= 1
         else:
             file.offset, file.number = line.end, line.next_number
-        if sent.status in ("failed", "lost"):
-            file.again.append(place)
+        if status in ("failed", "lost"):
+            file.again.append((line.offset, line.number))
             self.again += 1
-        elif sent.status != BLANK:
-            self.counts[sent.status] = self.counts.get(sent.status, 0) + 1
+        elif status != BLANK:
+            self.counts[status] = self.counts.get(status, 0) + 1
 
-    def _settle(self, sent: Sent) -> None:
-        """In any thread."""
-        self._settled.append(sent)
+    def settled(self) -> None:
+        """In any thread: a line is settled."""
+        self._settles.append(None)
         if self._waiting:
             try:
                 self._loop.call_soon_threadsafe(self._news.set)
@@ -107,21 +116,28 @@ class Window:
                 pass  # the loop is closed: nobody waits
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where lines come from, and whether they are sent once more."""
+
+    window: Window
+    file: Progress
+    repeated: bool
+
+
 class Sent:
     """A line that was sent, which its message tells of its end."""
 
-    __slots__ = ("file", "line", "repeated", "status", "window")
+    __slots__ = ("line", "origin", "status")
 
-    def __init__(
-        self, window: Window, file: Progress, line: Line, repeated: bool, status: str = ""
-    ) -> None:
-        self.window = window
-        self.file = file
-        self.line = line
-        self.repeated = repeated
-        self.status = status
+    origin: Origin
+    line: Line
+    status: str
 
     def __call__(self, outcome: Outcome, data: object) -> None:
         """In any thread: the line is settled."""
         self.status = outcome.status
-        self.window._settle(self)
+        self.origin.window.settled()
+
+
+_new = object.__new__
