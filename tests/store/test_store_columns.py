@@ -41,6 +41,11 @@ def layout_of(row_type: Any) -> Layout:
     return layout_for(row_type, SQLITE)
 
 
+def values_of(layout: Layout, row: Any) -> list[Any]:
+    """The values of one row."""
+    return [value for (value,) in layout.values([row])]
+
+
 class Colour(enum.Enum):
     RED = "red"
 
@@ -108,7 +113,7 @@ def test_a_single_value_is_the_column_data(
     layout = layout_of(hint)
     (column,) = layout.columns
     assert (column.name, column.sql_type, column.nullable) == ("data", sql_type, False)
-    (found,) = layout.values(value)
+    (found,) = values_of(layout, value)
     assert found == stored
     assert type(found) is type(stored)  # exactly: a driver asks a subclass how to store it
 
@@ -137,7 +142,7 @@ def test_a_dataclass_has_a_column_for_each_field() -> None:
         ("anything", "TEXT", True),
     ]
     inner = Inner(MOMENT.date(), {"a"})
-    values = layout.values(Order(1, "Jónsi", None, "n", inner, Point(1, 2), [MOMENT, SOME_ID]))
+    values = values_of(layout, Order(1, "Jónsi", None, "n", inner, Point(1, 2), [MOMENT, SOME_ID]))
     assert list(values) == [
         1,
         "Jónsi",
@@ -147,7 +152,7 @@ def test_a_dataclass_has_a_column_for_each_field() -> None:
         '{"type":"point","x":1,"y":2}',
         f'["2026-11-23T12:30:00+00:00","{SOME_ID}"]',
     ]
-    assert list(layout.values(Order(1, "a", 2, None, inner, None, None)))[2:] == [
+    assert values_of(layout, Order(1, "a", 2, None, inner, None, None))[2:] == [
         2.0,
         None,
         '{"tags":["a"],"when":"2026-11-23"}',
@@ -202,7 +207,7 @@ def test_each_kind_of_class_with_fields(
 ) -> None:
     layout = layout_of(row_type)
     assert [column.name for column in layout.columns] == names
-    assert list(layout.values(row)) == values
+    assert values_of(layout, row) == values
 
 
 def test_only_what_may_be_left_out_may_be_null() -> None:
@@ -247,7 +252,7 @@ def test_a_value_that_does_not_fit_is_refused_and_not_shown(
 ) -> None:
     layout = layout_of(hint)
     with pytest.raises(error, match=says):
-        layout.values(value)
+        values_of(layout, value)
 
 
 class Plain:
@@ -291,7 +296,7 @@ def test_an_alias_is_what_it_stands_for() -> None:
     names: dict[str, Any] = {}
     exec("type Name = str", names)
     assert layout_of(names["Name"]).columns[0].sql_type == "TEXT"
-    assert list(layout_of(names["Name"]).values("a")) == ["a"]
+    assert values_of(layout_of(names["Name"]), "a") == ["a"]
 
 
 @dataclass
@@ -345,7 +350,7 @@ class Tree:
 
 
 def test_a_type_that_refers_to_itself_has_columns() -> None:
-    (values,) = layout_of(Tree).values(Tree([Tree([])]))
+    (values,) = values_of(layout_of(Tree), Tree([Tree([])]))
     assert values == '[{"children":[]}]'
 
 
@@ -402,18 +407,18 @@ def test_an_attrs_class_has_a_column_for_each_attribute() -> None:
         ("label", "TEXT", False),
     ]
     inner = Inner(MOMENT.date(), {"b", "a"})
-    assert layout.values(Labelled(1, 2.0, inner, "heavy")) == [
+    assert values_of(layout, Labelled(1, 2.0, inner, "heavy")) == [
         1,
         2.0,
         '{"tags":["a","b"],"when":"2026-11-23"}',
         "heavy",
     ]
     with pytest.raises(TypeError, match="expected Labelled, not Parcel"):
-        layout.values(Parcel(1))
+        values_of(layout, Parcel(1))
 
 
 def test_attrs_objects_within_a_row_become_json() -> None:
-    (value,) = layout_of(Crate).values(Crate([Parcel(1), Parcel(2, 3.5)]))
+    (value,) = values_of(layout_of(Crate), Crate([Parcel(1), Parcel(2, 3.5)]))
     assert value == (
         '[{"_weight":1.5,"inner":null,"number":1},{"_weight":3.5,"inner":null,"number":2}]'
     )
@@ -436,7 +441,7 @@ def test_a_pydantic_model_has_a_column_for_each_field() -> None:
         address=Address(street="a", zipCode="1", tags={"y", "x"}),
         known={"b": decimal.Decimal("1.10")},
     )
-    assert layout.values(customer) == [
+    assert values_of(layout, customer) == [
         1,
         None,
         "2026-11-23T12:30:00+00:00",
@@ -452,18 +457,18 @@ def test_a_row_of_a_pydantic_model_is_checked_as_it_is_now() -> None:
     )
     customer.number = "1"  # type: ignore[assignment]  # pydantic does not validate this
     with pytest.raises(TypeError, match=r"Customer\.number: expected int, not str"):
-        layout_of(Customer).values(customer)
+        values_of(layout_of(Customer), customer)
 
 
 def test_fields_that_a_pydantic_model_does_not_name_are_refused_and_not_lost() -> None:
     layout = layout_of(Open)
-    assert layout.values(Open(name="a")) == ["a"]
+    assert values_of(layout, Open(name="a")) == ["a"]
     with pytest.raises(TypeError, match="Open has no note, size: it would not be stored"):
-        layout.values(Open.model_validate({"name": "a", "size": 1, "note": "b"}))
+        values_of(layout, Open.model_validate({"name": "a", "size": 1, "note": "b"}))
 
 
 def test_a_pydantic_model_may_refer_to_a_later_one() -> None:
-    (value,) = layout_of(Directory).values(Directory(customers=[LaterDefined(name="a")]))
+    (value,) = values_of(layout_of(Directory), Directory(customers=[LaterDefined(name="a")]))
     assert value == '[{"name":"a"}]'
 
 
@@ -473,3 +478,38 @@ def test_a_pydantic_type_without_a_column_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"Page\.url: no column for HttpUrl"):
         layout_of(Page)
+
+
+@pytest.mark.parametrize(
+    ("hint", "plain", "odd"),
+    [
+        (str, ["a", "", "é"], ["\0", "\ud800"]),
+        (int, [1, -(2**63), 2**63 - 1], [2**63, -(2**63) - 1]),
+        (float, [1.5, -0.0, math.inf], [math.nan]),
+    ],
+)
+def test_the_values_of_many_rows_are_converted_as_those_of_one(
+    hint: Any, plain: list[Any], odd: list[Any]
+) -> None:
+    layout = layout_of(hint)
+    one_by_one = [values_of(layout, value)[0] for value in plain]
+    for rows in (plain, plain[:2], plain[:1]):
+        assert layout.values(rows) == [one_by_one[: len(rows)]]
+    for value in odd:
+        with pytest.raises(ValueError, match=r"cannot be stored|NaN"):
+            layout.values([*plain, value])
+
+
+class Word(str):
+    """A str that is more."""
+
+    __slots__ = ()
+
+
+def test_instances_of_subclasses_among_plain_values_become_plain() -> None:
+    (texts,) = layout_of(str).values(["a", Word("b")])
+    (numbers,) = layout_of(int).values([1, True, Level.HIGH])
+    (reals,) = layout_of(float).values([1.5, 2])
+    assert list(map(type, [*texts, *numbers, *reals])) == [str] * 2 + [int] * 3 + [float] * 2
+    with pytest.raises(TypeError, match="expected Word, not str"):
+        layout_of(Word).values(["a", "b"])

@@ -805,7 +805,7 @@ class HasId:
         ({"type": Twice}, TypeError, "Twice has two fields 'name'"),
         ({"type": threading.Thread}, TypeError, "no column for Thread"),
         ({"durability": "off"}, ValueError, "durability must be 'full' or 'normal', not 'off'"),
-        ({"busy_timeout": -1}, ValueError, "busy_timeout must be seconds of 0 or more, not -1"),
+        ({"busy_timeout": -1}, ValueError, "busy_timeout must be seconds of 0 or more.*not -1"),
         ({"busy_timeout": math.inf}, ValueError, "busy_timeout must be seconds of 0 or more"),
         ({"busy_timeout": math.nan}, ValueError, "busy_timeout must be seconds of 0 or more"),
         ({"max_batch": 0}, ValueError, "max_batch"),

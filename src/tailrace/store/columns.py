@@ -13,12 +13,13 @@ import enum
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from tailrace.jsontext import KEPT
 from tailrace.store.fields import (
+    MISSING,
     attributes_of,
     bare_type,
     field_names,
@@ -29,7 +30,7 @@ from tailrace.store.fields import (
     optional_keys,
     type_name,
 )
-from tailrace.store.values import Convert, Dialect, Form
+from tailrace.store.values import Convert, Dialect, Form, Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,32 @@ class Column:
     convert: Convert
     python_type: str
     never_number: bool = False
+    unchanged: Unchanged | None = None
+
+    def convert_all(self, values: list[Any]) -> list[Any]:
+        """Convert the values of many rows, of which there is at least one."""
+        if self.unchanged is not None and self.unchanged(values):
+            return values
+        return list(map(self.convert, values))
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns of a type. ``values(row)`` are the values of a row, in their order.
-
-    `values` raises TypeError or ValueError for a row that does not fit.
-    """
+    """The columns of a type. ``fields(rows)`` takes rows apart: a list for each column."""
 
     row_type: str
     columns: tuple[Column, ...]
-    values: Callable[[Any], Sequence[Any]]
+    fields: Callable[[list[Any]], list[list[Any]]]
+
+    def values(self, rows: list[Any]) -> list[list[Any]]:
+        """The values of rows, of which there is at least one: a list for each column.
+
+        Raises TypeError, ValueError, or what the row's own code raises, for rows that do not fit.
+        """
+        return [
+            column.convert_all(field)
+            for column, field in zip(self.columns, self.fields(rows), strict=True)
+        ]
 
 
 def layout_of(row_type: Any, dialect: Dialect) -> Layout:
@@ -70,7 +85,7 @@ def layout_of(row_type: Any, dialect: Dialect) -> Layout:
         column = _column("data", hint, shown, dialect)
         if column.nullable and row_type not in (Any, object):
             raise TypeError(f"rows of {shown} cannot be stored: what would a row of None be?")
-        return Layout(shown, (column,), lambda data: (column.convert(data),))
+        return Layout(shown, (column,), lambda rows: [rows])
     if not names:
         raise TypeError(f"{shown} has no fields, so there is nothing to store")
     hints = hints_of(base)
@@ -81,11 +96,19 @@ def layout_of(row_type: Any, dialect: Dialect) -> Layout:
     if typing.is_typeddict(base):
         optional = optional_keys(base, hints)
         columns = tuple(
-            dataclasses.replace(column, nullable=True) if column.name in optional else column
-            for column in columns
+            _may_be_missing(column) if column.name in optional else column for column in columns
         )
-        return Layout(shown, columns, items_of(shown, _converters(columns), optional))
-    return Layout(shown, columns, attributes_of(base, shown, _converters(columns)))
+        return Layout(shown, columns, items_of(shown, names, optional))
+    return Layout(shown, columns, attributes_of(base, shown, names))
+
+
+def _may_be_missing(column: Column) -> Column:
+    convert = column.convert
+    return dataclasses.replace(
+        column,
+        nullable=True,
+        convert=lambda value: None if value is MISSING else convert(value),
+    )
 
 
 def _check_arguments(row_type: Any, base: Any, shown: str) -> None:
@@ -98,10 +121,6 @@ def _check_arguments(row_type: Any, base: Any, shown: str) -> None:
             raise _nothing_for(argument, shown)
 
 
-def _converters(columns: Sequence[Column]) -> list[tuple[str, Convert]]:
-    return [(column.name, column.convert) for column in columns]
-
-
 def _column(name: str, hint: Any, where: str, dialect: Dialect) -> Column:
     bare, nullable = bare_type(hint)
     form = _form_of(bare, where, dialect, naive=is_naive(hint))
@@ -110,7 +129,15 @@ def _column(name: str, hint: Any, where: str, dialect: Dialect) -> Column:
         nullable = True  # None is a value too
     if nullable:
         convert = _or_null(convert)
-    return Column(name, form.sql_type, nullable, convert, type_name(hint), form.never_number)
+    return Column(
+        name,
+        form.sql_type,
+        nullable,
+        convert,
+        type_name(hint),
+        form.never_number,
+        form.unchanged,
+    )
 
 
 def _or_null(convert: Convert) -> Convert:

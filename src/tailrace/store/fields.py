@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections.abc
 import datetime
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +17,6 @@ from importlib import import_module
 from typing import Annotated, Any, Final, TypeAlias, TypeGuard, Union, cast, get_args, get_origin
 
 from tailrace.classes import attribute_names, is_pydantic_model
-
-Converters: TypeAlias = "Sequence[tuple[str, Callable[[Any], Any]]]"
-"""The names of fields, and for each what converts its value."""
 
 
 def type_name(row_type: Any) -> str:
@@ -92,42 +90,48 @@ _TYPES_OF_SCHEMAS: Final[Mapping[str, Any]] = {
 }
 
 
-def attributes_of(base: type, shown: str, converters: Converters) -> Callable[[Any], list[Any]]:
-    """What takes an instance of `base` apart into its converted fields. `shown`: the type's name.
+MISSING: Final = object()
+"""In place of a value: the row has no such key."""
 
-    TypeError, or what a converter raises, for a row that does not fit.
-    """
+Fields: TypeAlias = Callable[[list[Any]], list[list[Any]]]
+"""Takes rows apart: a list for each field. TypeError for a row that is none of the type."""
 
-    def values(row: Any) -> list[Any]:
-        if not isinstance(row, base):
-            raise TypeError(f"expected {shown}, not {type_name(type(row))}")
-        return [convert(getattr(row, name)) for name, convert in converters]
 
-    def values_of_model(row: Any) -> list[Any]:
-        found = values(row)
-        if row.model_extra:  # the model allows fields that it does not name
-            raise _unknown_fields(shown, row.model_extra)
+def attributes_of(base: type, shown: str, names: Sequence[str]) -> Fields:
+    """What takes instances of `base` apart. `shown`: the type's name."""
+    getters = list(map(operator.attrgetter, names))
+
+    def fields(rows: list[Any]) -> list[list[Any]]:
+        for row in rows:
+            if not isinstance(row, base):
+                raise TypeError(f"expected {shown}, not {type_name(type(row))}")
+        return [list(map(get, rows)) for get in getters]
+
+    def fields_of_models(rows: list[Any]) -> list[list[Any]]:
+        found = fields(rows)
+        for row in rows:
+            if row.model_extra:  # the model allows fields that it does not name
+                raise _unknown_fields(shown, row.model_extra)
         return found
 
-    return values_of_model if is_pydantic_model(base) else values
+    return fields_of_models if is_pydantic_model(base) else fields
 
 
-def items_of(
-    shown: str, converters: Converters, optional: frozenset[str]
-) -> Callable[[Any], list[Any]]:
-    """As `attributes_of`, for a TypedDict, of which `optional` keys may be missing."""
-    known = frozenset(name for name, _ in converters)
+def items_of(shown: str, names: Sequence[str], optional: frozenset[str]) -> Fields:
+    """As `attributes_of`, for a TypedDict; a row without an `optional` key has `MISSING` there."""
+    known = frozenset(names)
     required = known - optional
 
-    def values(row: Any) -> list[Any]:
-        if not isinstance(row, dict):
-            raise TypeError(f"expected {shown}, not {type_name(type(row))}")
-        items = cast("dict[str, Any]", row)
-        if items.keys() != known:
-            _check_keys(shown, items.keys(), known, required)
-        return [convert(items[name]) if name in items else None for name, convert in converters]
+    def fields(rows: list[Any]) -> list[list[Any]]:
+        for row in rows:
+            if not isinstance(row, dict):
+                raise TypeError(f"expected {shown}, not {type_name(type(row))}")
+            keys = cast("dict[str, Any]", row).keys()
+            if keys != known:
+                _check_keys(shown, keys, known, required)
+        return [[row.get(name, MISSING) for row in rows] for name in names]
 
-    return values
+    return fields
 
 
 def _check_keys(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar, get_origin
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Generic, TypeAlias, TypeVar, get_origin
 
 from tailrace.errors import Reject
 from tailrace.message import Message
 from tailrace.message.internals import PLACE, digest_of
 from tailrace.store.columns import Column, Layout
 from tailrace.store.fields import bare_type, type_name
-from tailrace.store.values import text, whole
+from tailrace.store.values import all_texts, text, whole
 
 T = TypeVar("T")
 
@@ -47,6 +48,16 @@ class Rows:
         return len(self.positions)
 
 
+_ID: Final = Column(
+    "id",
+    "TEXT",
+    nullable=False,
+    convert=functools.partial(text, "the id"),
+    python_type="the key",
+    unchanged=all_texts,
+)
+
+
 def id_column_of(row_type: Any) -> str:
     """The name of the column for a message's id, if the caller gives none."""
     bare = bare_type(row_type)[0]
@@ -72,8 +83,7 @@ class Table(Generic[T]):
         if self.key_is_field:
             self.columns = layout.columns
         else:
-            id_ = Column(id_column, "TEXT", nullable=False, convert=str, python_type="the key")
-            self.columns = (id_, *layout.columns)
+            self.columns = (replace(_ID, name=id_column), *layout.columns)
         self.key_is_text = True
         """Whether the key's column turns an int into a text. If so, that is done here already."""
         self._check()
@@ -119,10 +129,11 @@ class Table(Generic[T]):
             elif digest is not None:
                 digests[position] = digest
         try:
-            return Rows(self._flat(messages), range(len(messages)), digests, known)
+            flat = self._flat(messages) if messages else []
+            return Rows(flat, range(len(messages)), digests, known)
         except Exception:
             pass  # try the messages one by one, to find those it is about
-        flat: list[Any] = []
+        flat = []
         positions: list[int] = []
         refused: dict[int, Exception] = {}
         for position, message in enumerate(messages):
@@ -140,19 +151,20 @@ class Table(Generic[T]):
         An error is about one of them: `Reject` if no table could hold the row, else what user code
         or a check raised.
         """
-        flat: list[Any] = []
-        values, key = self._values, self._key
-        for message in messages:
-            data = message.data
-            found = None if key is None else key(data)
-            try:
-                if key is not None:
-                    flat.append(_checked_key(found, self.key_is_text))
-                elif not self.key_is_field:
-                    flat.append(text("the id", message.id))
-                flat += values(data)
-            except (ValueError, OverflowError) as error:
-                raise Reject(str(error)) from error
+        key = self._key
+        data = [message.data for message in messages]
+        keys = [] if key is None else list(map(key, data))
+        try:
+            columns = self._values(data)
+            if key is not None:
+                columns.insert(0, [_checked_key(found, self.key_is_text) for found in keys])
+            elif not self.key_is_field:
+                columns.insert(0, _ID.convert_all([message.id for message in messages]))
+        except (ValueError, OverflowError) as error:
+            raise Reject(str(error)) from error
+        flat: list[Any] = [None] * (len(columns) * len(messages))
+        for place, values in enumerate(columns):
+            flat[place :: len(columns)] = values
         return flat
 
     def each(self, rows: Rows) -> list[Row]:

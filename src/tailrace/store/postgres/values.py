@@ -9,7 +9,19 @@ import uuid
 from typing import Any, Final
 
 from tailrace.jsontext import decimal_text
-from tailrace.store.values import Dialect, Scalar, blob, check_date, json_text, real, text, whole
+from tailrace.store.values import (
+    Dialect,
+    Scalar,
+    all_real,
+    all_texts,
+    all_whole,
+    blob,
+    check_date,
+    json_text,
+    real,
+    text,
+    whole,
+)
 
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _MOST_DIGITS: Final = 131072  # of a NUMERIC, before the point
@@ -71,10 +83,10 @@ def _json(where: str, value: Any) -> str:
 POSTGRES: Final = Dialect(
     # A class is the first of these that it is a subclass of: a bool is an int, a datetime a date.
     {
-        str: Scalar("TEXT", text),
+        str: Scalar("TEXT", text, unchanged=all_texts),
         bool: Scalar("BOOLEAN", _bool),
-        int: Scalar("BIGINT", whole),
-        float: Scalar("DOUBLE PRECISION", real),
+        int: Scalar("BIGINT", whole, unchanged=all_whole),
+        float: Scalar("DOUBLE PRECISION", real, unchanged=all_real),
         bytes: Scalar("BYTEA", blob),
         datetime.datetime: Scalar("TIMESTAMPTZ", _moment),
         datetime.date: Scalar("DATE", _date),

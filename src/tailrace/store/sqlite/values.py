@@ -8,7 +8,19 @@ import uuid
 from typing import Final, Literal, TypeAlias
 
 from tailrace.jsontext import decimal_text, microseconds, moment_text
-from tailrace.store.values import Dialect, Scalar, blob, check_date, json_text, real, text, whole
+from tailrace.store.values import (
+    Dialect,
+    Scalar,
+    all_real,
+    all_texts,
+    all_whole,
+    blob,
+    check_date,
+    json_text,
+    real,
+    text,
+    whole,
+)
 
 Value: TypeAlias = "str | int | float | bytes | None"
 """What SQLite stores."""
@@ -44,9 +56,9 @@ def _uuid(where: str, value: uuid.UUID) -> str:
 SQLITE: Final = Dialect(
     # A class is the first of these that it is a subclass of: a bool is an int, a datetime a date.
     {
-        str: Scalar("TEXT", text),
-        int: Scalar("INTEGER", whole),
-        float: Scalar("REAL", real),
+        str: Scalar("TEXT", text, unchanged=all_texts),
+        int: Scalar("INTEGER", whole, unchanged=all_whole),
+        float: Scalar("REAL", real, unchanged=all_real),
         bytes: Scalar("BLOB", blob),
         datetime.datetime: Scalar("TEXT", _moment, never_number=True),
         datetime.date: Scalar("TEXT", _date, never_number=True),
