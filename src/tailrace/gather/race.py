@@ -20,7 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import partial
-from types import CoroutineType, FunctionType, MethodType
+from types import CoroutineType, FunctionType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from tailrace.gather.backends import label
@@ -269,7 +269,7 @@ def asking(call: Callable[[A], Awaitable[R]]) -> Callable[[A], Awaitable[R]]:
     What a plain function raises in `Race.launch` would have a traceback whose frames lead to the
     race: a reference cycle, which keeps the query and the actor's variables alive.
     """
-    fn = call.__func__ if type(call) is MethodType else call
+    fn = getattr(call, "__func__", call)
     if type(fn) is FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
         return call
     return partial(_call, call)
