@@ -41,7 +41,6 @@ class ThreadHandle:
         "on_park",
         "operation",
         "since",
-        "stopped",
         "thread",
     )
 
@@ -50,7 +49,6 @@ class ThreadHandle:
         self.thread = thread
         self.alive = True
         self.cancelled = False
-        self.stopped = False  # cancelled as a source, by a drain
         self.operation: OperationLike[Any] | None = None  # in which it was parked last
         self.since = loop.time()
         self.deadline: float | None = None
@@ -86,9 +84,8 @@ class ThreadHandle:
     def cancel(self, *, finish_send: bool = False) -> None:
         """Wake the parked operation with CancelledError, or fail the next one.
 
-        With `finish_send` a send that is parked may happen first: a drain stops a source.
+        With `finish_send` a send that is parked may happen first.
         """
-        self.stopped = self.stopped or finish_send
         self.cancelled = True
         operation = self.operation
         if operation is not None and not (finish_send and not operation.receives):
@@ -110,19 +107,6 @@ class _Here(threading.local):
 
 _here = _Here()
 thread_handles: weakref.WeakSet[ThreadHandle] = weakref.WeakSet()
-stopped_tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-"""Those that a drain has cancelled, as sources: their streams end, and are not cut off."""
-
-
-def stopped_here() -> bool:
-    """Whether a drain has stopped the running task, or the actor that runs in this thread."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    if task is not None:
-        return task in stopped_tasks
-    return _here.handle is not None and _here.handle.stopped
 
 
 def block(operation: OperationLike[T], timeout: float | None) -> T:
@@ -131,39 +115,35 @@ def block(operation: OperationLike[T], timeout: float | None) -> T:
     TimeoutError after `timeout` seconds; CancelledError in the thread of a cancelled actor. Then
     it did not happen.
     """
-    try:
-        operation._begin()
-        if asyncio._get_running_loop() is not None:
-            raise RuntimeError(
-                f"a blocking {operation.method} would stop this thread's event loop; await it "
-                f"instead"
-            )
-        seconds = check_timeout(timeout)
-        deadline = None if seconds is None else time.monotonic() + seconds
-        handle = _here.handle
-        while True:
-            if handle is not None and handle.cancelled:
-                raise asyncio.CancelledError
-            if operation._attempt(None):
+    operation._begin()
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            f"a blocking {operation.method} would stop this thread's event loop; await it instead"
+        )
+    seconds = check_timeout(timeout)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    handle = _here.handle
+    while True:
+        if handle is not None and handle.cancelled:
+            raise asyncio.CancelledError
+        if operation._attempt(None):
+            return operation.take_value()
+        lock = threading.Lock()
+        lock.acquire()
+        try:
+            if operation._attempt(lock):
                 return operation.take_value()
-            lock = threading.Lock()
-            lock.acquire()
-            try:
-                if operation._attempt(lock):
-                    return operation.take_value()
-                if handle is not None:
-                    handle.park(operation, deadline)
-                    if handle.on_park:
-                        handle.notify()
-                _sleep(operation, lock, deadline)
-            except BaseException:
-                operation._give_up()
-                raise
-            if operation._claim == HAPPENED:
-                return operation.take_value()
-            # The channel was closed: attempt again.
-    finally:
-        del operation  # a traceback has this frame, and must not lead to the value
+            if handle is not None:
+                handle.park(operation, deadline)
+                if handle.on_park:
+                    handle.notify()
+            _sleep(operation, lock, deadline)
+        except BaseException:
+            operation._give_up()
+            raise
+        if operation._claim == HAPPENED:
+            return operation.take_value()
+        # The channel was closed: attempt again.
 
 
 def _sleep(operation: OperationLike[Any], lock: threading.Lock, deadline: float | None) -> None:
