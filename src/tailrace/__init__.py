@@ -17,7 +17,18 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from tailrace.actors import DeadLetter, Hub, Tee, batch, each, expand, partition, tee, throttle
+from tailrace.actors import (
+    DeadLetter,
+    Hub,
+    Tee,
+    batch,
+    each,
+    expand,
+    in_order,
+    partition,
+    tee,
+    throttle,
+)
 from tailrace.channel import (
     Channel,
     ChannelStatistics,
@@ -116,6 +127,7 @@ __all__ = [
     "emit",
     "expand",
     "hedged",
+    "in_order",
     "partition",
     "query_all",
     "query_each",

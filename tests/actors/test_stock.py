@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tailrace.actors import Hub, Tee, batch, each, expand, partition, tee, throttle
+from tailrace.actors import Hub, Tee, batch, each, expand, in_order, partition, tee, throttle
 from tailrace.channel import Channel, Receiver, Sender
 from tailrace.errors import Abort, Closed, Reject
 from tailrace.group import Group
@@ -548,6 +548,7 @@ async def test_subscribers_see_the_end_of_the_hub_and_why_it_failed() -> None:
 
 ACTORS: dict[str, Callable[[], Any]] = {
     "each": lambda: each(lambda data: data),
+    "in_order": lambda: in_order(lambda data: data, 2),
     "expand": lambda: expand(lambda data: [data, data]),
     "batch": lambda: batch(3, 0.5),
     "tee": lambda: tee,

@@ -7,8 +7,20 @@ from tailrace.actors.each import each
 from tailrace.actors.expand import expand
 from tailrace.actors.hub import Hub
 from tailrace.actors.letters import DeadLetter
+from tailrace.actors.order import in_order
 from tailrace.actors.partition import partition
 from tailrace.actors.tee import Tee, tee
 from tailrace.actors.throttle import throttle
 
-__all__ = ["DeadLetter", "Hub", "Tee", "batch", "each", "expand", "partition", "tee", "throttle"]
+__all__ = [
+    "DeadLetter",
+    "Hub",
+    "Tee",
+    "batch",
+    "each",
+    "expand",
+    "in_order",
+    "partition",
+    "tee",
+    "throttle",
+]

@@ -133,14 +133,16 @@ class Handler(Stock, Generic[A, B]):
         return f"{self.maker}({', '.join([self.name, *self._options()])})"
 
     def _options(self) -> list[str]:
-        """The options that are not the defaults, as they are written."""
+        """The options that are not the defaults, about as they are written."""
         options: list[tuple[str, object, object]] = [
             ("timeout", self._timeout, None),
-            ("retry", self._retry, None),
             ("on_error", self._on_error, "fail"),
             ("threads", self._threads, False),
         ]
-        return [f"{name}={value!r}" for name, value, default in options if value != default]
+        shown = [f"{name}={value!r}" for name, value, default in options if value != default]
+        if self._retry is not None:
+            shown.append(f"retry=Retry({self._retry.attempts}, …)")  # in each line of the log
+        return shown
 
     def _caller(self) -> Caller:
         """What calls the function, for one message at a time."""

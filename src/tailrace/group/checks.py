@@ -222,6 +222,13 @@ def check_callable(fn: object) -> None:
     )
 
 
+def check_actors(name: str, fn: Callable[..., Any], actors: int) -> None:
+    """ValueError for several actors of an object that says, in `one_actor`, why it has one."""
+    why: object = getattr(unwrapped(fn), "one_actor", None)
+    if actors > 1 and isinstance(why, str):
+        raise ValueError(f"{name} runs as one actor, so leave out actors={actors}: {why}")
+
+
 def check_runs(fn: Callable[..., Any]) -> None:
     """TypeError for a class or a generator function: a call of it would run nothing."""
     if isinstance(unwrapped(fn), type):

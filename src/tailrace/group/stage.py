@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from tailrace._core import Hold, let_go, take_hold
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, TaskActor, ThreadActor, start_on_loop
-from tailrace.group.checks import check_open
+from tailrace.group.checks import check_actors, check_open
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.wiring import Wiring
 from tailrace.usercode import is_a, is_async, log_error, unwrapped
@@ -114,9 +114,10 @@ class Stage:
     def prepare(self, actors: int) -> list[Any]:
         """Make so many calls of the function, for `start`, and take hold of all ends.
 
-        Raises what the function raises, and ValueError for an end that its owners have closed.
-        Then nothing is held.
+        Raises what the function raises, and ValueError for an end that its owners have closed, and
+        for more actors than the function may have. Then nothing is held.
         """
+        check_actors(self.name, self._fn, actors)
         calls: list[Any] = []
         try:
             if self._on_loop:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import assert_type
 
 from tailrace import Channel, DeadLetter, Group, Message, Receiver, Retry
-from tailrace.actors import Hub, Tee, batch, each, expand, partition, tee, throttle
+from tailrace.actors import Hub, Tee, batch, each, expand, in_order, partition, tee, throttle
 
 
 @dataclass
@@ -79,6 +79,9 @@ def failures(go: Group) -> None:
     go(each(price), orders, prices, dead_of_any)
     go(each(shout), texts, texts, dead_of_any)
     go(each(len), texts, wider)
+    go(in_order(price, 4), orders, prices)
+    go(in_order(price_later, 4, timeout=1.0, retry=Retry(5)), orders, wider, dead)
+    go(in_order(price, concurrency=4, threads=True), orders, prices, dead_of_any)
 
 
 def shout(text: str) -> str:

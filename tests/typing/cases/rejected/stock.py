@@ -1,7 +1,7 @@
 """Stock actors in wrong wirings: other elements, directions and numbers of channels."""
 
 from tailrace import Channel, DeadLetter, Group, Message, Retry
-from tailrace.actors import Hub, Tee, batch, each, expand, partition, tee, throttle
+from tailrace.actors import Hub, Tee, batch, each, expand, in_order, partition, tee, throttle
 
 
 def words(text: str) -> list[str]:
@@ -72,5 +72,11 @@ def failures(go: Group) -> None:
     go(each(price_later), texts, numbers, texts)  # error: no dead letters
     go(each(price), texts, numbers, dead.receiver)  # error: a receiving end to send to
     go(each(price), texts, numbers, dead, dead)  # error: one too many
+    go(in_order(price, 4), numbers, numbers)  # error: receives numbers
+    go(in_order(price, 4), texts, texts)  # error: sends texts
+    go(in_order(price, 4), texts, numbers, texts)  # error: no dead letters
+    go(in_order(price_later, 4), texts, numbers, Channel[Message[DeadLetter[int]]]())  # error: of other data
+    in_order(price)  # error: how many at once
+    in_order(price, "4")  # error: a number
     each(price, retry=5)  # error: a policy
     Retry(also="OSError")  # error: types of exceptions
