@@ -21,6 +21,7 @@ import pytest
 from tailrace import testing
 from tailrace.deadline import within
 from tailrace.gather import (
+    Hedged,
     Replicas,
     backend,
     query_all,
@@ -275,6 +276,22 @@ async def test_an_error_is_not_kept_alive_by_a_reference_cycle() -> None:
         except* Marked:
             pass
         await query_some("q", Fake("ok"), backend(_raiser(Marked)))
+
+        class AtOnce:
+            def query(self, query: str) -> Any:
+                raise Marked
+
+        try:
+            await query_all("q", AtOnce())
+        except* Marked:
+            pass
+        for first in (Replicas(AtOnce(), AtOnce()), Hedged(AtOnce(), AtOnce())):
+            try:
+                await first.query("q")
+            except* Marked:
+                pass
+        await query_some("q", Fake("ok"), AtOnce())
+        del first
         await asyncio.sleep(0)
         assert [o for o in gc.get_objects() if isinstance(o, Marked)] == []
     finally:
@@ -356,6 +373,29 @@ async def test_a_backend_made_of_a_plain_function_says_so_when_it_is_asked() -> 
     with pytest.raises(TypeError, match=r"backend search.*not async.*returned a str.*async def"):
         await backend(search).query("q")
     assert await backend(lambda query: asyncio.sleep(0, query)).query("q") == "q"
+
+
+@virtual_time
+async def test_backends_of_one_function_are_told_apart_by_their_names() -> None:
+    async def get(url: str, query: str) -> str:
+        raise OSError(url)
+
+    @backend(name="images")
+    async def of_images(query: str) -> str:
+        return query
+
+    shards = [backend(partial(get, url), name=url) for url in ("one", "two")]
+    assert [shard.name for shard in shards] == ["one", "two"]
+    assert backend(partial(get, "one")).name == "get"
+    assert (of_images.name, await of_images.query("q")) == ("images", "q")
+    with pytest.raises(ExceptionGroup) as caught:
+        await Replicas(*shards).query("q")
+    notes = [error.__notes__ for error in caught.value.exceptions]
+    assert notes == [["backend 1 of 2: one"], ["backend 2 of 2: two"]]
+    assert [each.name for each in Hedged(*shards).statistics().backends] == ["one", "two"]
+    wrong: Any = 7
+    with pytest.raises(TypeError, match="backend: name must be a str, not 7"):
+        backend(get, name=wrong)
 
 
 def test_a_backend_made_of_a_generator_function_is_refused() -> None:

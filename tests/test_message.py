@@ -930,3 +930,59 @@ async def test_a_message_left_in_a_channel_by_its_last_receiver_is_lost_at_once(
     assert [outcome.status for outcome in outcomes] == ["stored", "lost", "lost"]
     assert outcomes[1].reason == "left in orders, whose receivers have ended"
     assert len(channel) == 2
+
+
+@virtual_time
+@pytest.mark.parametrize("how", ["no time", "cancelled", "closed"])
+async def test_a_message_that_submit_could_not_send_is_not_logged_as_lost(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = Channel[Message[int]](name="orders")
+    sending = asyncio.create_task(submit(channel, 1, timeout=1 if how == "no time" else None))
+    await asyncio.sleep(0.1)
+    if how == "cancelled":
+        sending.cancel()
+    elif how == "closed":
+        channel.close()
+    with pytest.raises((TimeoutError, asyncio.CancelledError, Closed)):
+        await sending
+    del sending
+    await asyncio.sleep(1)
+    assert caplog.records == []
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("drops", "'drops' failed for message m1: lost: dropped before it was settled"),
+        ("leaves", "left in to leaves, whose receivers have ended"),
+        ("crashes", "'crashes' failed for message m1: lost: dropped before it was settled"),
+    ],
+)
+async def test_a_message_that_is_lost_is_logged_once_with_id_stage_and_reason(
+    how: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def drops(inbox: Receiver[Message[int]]) -> None:
+        await inbox.recv()
+        await asyncio.sleep(60)
+
+    async def leaves(inbox: Receiver[Message[int]]) -> None:
+        await asyncio.sleep(1)
+
+    async def crashes(inbox: Receiver[Message[int]]) -> None:
+        message = await inbox.recv()
+        raise ValueError(message.data)
+
+    actor = {"drops": drops, "leaves": leaves, "crashes": crashes}[how]
+    channel = Channel[Message[int]](2, name=f"to {how}")
+    with contextlib.suppress(ExceptionGroup):
+        async with Group() as go:
+            go(actor, channel)
+            ending = asyncio.create_task(submit(channel, 1, id="m1"))
+            await asyncio.sleep(2)
+            assert ending.done()
+            go.cancel()
+    assert (await ending).status == "lost"
+    (line,) = [r.getMessage() for r in caplog.records if "m1" in r.getMessage()]
+    assert said in line

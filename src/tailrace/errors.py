@@ -79,11 +79,18 @@ class Reject(TailraceError):
 
 
 class Outage(TailraceError):
-    """The failure of a message that needs something which is out of order, such as a database.
+    """A message needs something that is out of order for now, such as a database.
 
-    The message was not stored, and may be sent again later. `__cause__` is the error that shows
-    the outage. An HTTP client gets 503 with ``Retry-After``.
+    Raise it in a function for `each`, or give it to `Message.fail`; a store fails messages with it.
+    The message was not stored, and may be sent again later. An HTTP client gets 503 with
+    ``Retry-After`` and the `reason`. `__cause__` is the error that shows the outage, if one does.
     """
+
+    reason = "out of order"  # for a subclass that does not call `__init__`
+
+    def __init__(self, reason: str = "out of order") -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class StoreError(TailraceError):

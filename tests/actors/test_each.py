@@ -21,7 +21,7 @@ from tailrace.actors import each
 from tailrace.actors.each import Each
 from tailrace.actors.handler import EachStatistics
 from tailrace.channel import Channel
-from tailrace.errors import Abort, Closed, Reject
+from tailrace.errors import Abort, Closed, Outage, Reject
 from tailrace.gather import remaining
 from tailrace.group import Group
 from tailrace.message import Message, Outcome, current_message, submit
@@ -283,7 +283,9 @@ async def test_a_message_that_could_not_be_sent_on_fails() -> None:
     answer = asyncio.create_task(submit(rig.inbox, "foo"))
     rig.out.close()
     outcome = await answer
-    assert (outcome.status, type(outcome.error)) == ("failed", Closed)
+    assert (outcome.status, type(outcome.error)) == ("failed", Outage)
+    assert outcome.error is not None
+    assert type(outcome.error.__cause__) is Closed
     with pytest.raises(Closed):
         await task
 

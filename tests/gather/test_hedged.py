@@ -714,7 +714,7 @@ def test_wrong_arguments_are_named() -> None:
         ({"dispose": None}, TypeError),
         ({"random": 1}, TypeError),
     ):
-        with pytest.raises(error, match=f"Hedged: {next(iter(wrong))}="):
+        with pytest.raises(error, match=f"Hedged: {next(iter(wrong))}(=| must be )"):
             make(**wrong)()
     with pytest.raises(ValueError, match="Hedged: no backends"):
         Hedged()

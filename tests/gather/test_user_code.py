@@ -176,17 +176,6 @@ async def test_a_backend_that_raises_when_it_is_called_keeps_no_slot() -> None:
         await query_all("foo", Cancelled(), backend(echo))
     assert [type(error) for error in raised.value.exceptions] == [RuntimeError]
 
-    class Exits:
-        def query(self, query: str, /) -> Awaitable[str]:
-            raise SystemExit(3)
-
-    # In a frame of ours: a task that raises SystemExit ends the loop.
-    alone = Hedged(Exits(), limit=1)
-    for _ in range(3):
-        with pytest.raises(SystemExit):
-            await alone.query("foo")
-    assert [each.pending for each in alone.statistics().backends] == [0]
-
 
 @virtual_time
 async def test_a_backend_that_cannot_say_its_name_is_asked_all_the_same() -> None:

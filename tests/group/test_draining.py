@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tailrace import Channel, Group, Message, Receiver, Sender, collect, emit, together
+from tailrace import Channel, Closed, Group, Message, Receiver, Sender, collect, emit, together
 
 pytestmark = pytest.mark.virtual_time
 
@@ -681,3 +681,76 @@ def test_group_4_a_group_in_a_thread_with_a_loop_of_its_own_is_drained_too() -> 
 
     asyncio.run(outer())
     assert inner.ended == "well"
+
+
+# What a stopped source holds by hand.
+
+
+async def test_group_4_a_drained_source_ends_the_stream_that_it_sends_inside_a_block() -> None:
+    channel = Channel[int]()
+    received: list[int] = []
+
+    async def main() -> None:
+        with channel.sending() as out:
+            await count(out)
+
+    async def sink(inbox: Receiver[int]) -> None:
+        received.extend(await collect(inbox))
+
+    async with Group() as go:
+        go(main, source=True)
+        go(sink, channel)
+        await asyncio.sleep(2.5)
+        go.drain()
+    assert received == [0, 1, 2]
+
+
+async def test_group_4_a_thread_that_is_drained_ends_its_stream_too() -> None:
+    channel = Channel[int]()
+    received: list[int] = []
+
+    def main() -> None:
+        with channel.sending():
+            for n in range(10**6):
+                channel.sync.send(n)
+
+    async def sink(inbox: Receiver[int]) -> None:
+        async for n in inbox:
+            received.append(n)
+            if n == 2:
+                go.drain()
+
+    async with Group() as go:
+        go(main, source=True)
+        go(sink, channel)
+    assert received[:3] == [0, 1, 2]
+
+
+async def test_a_stream_that_a_cancelled_block_was_sending_is_cut_off() -> None:
+    channel = Channel[int]()
+
+    async def main() -> None:
+        with channel.sending() as out:
+            await count(out)
+
+    sending = asyncio.create_task(main())
+    assert await channel.recv() == 0
+    sending.cancel()
+    with pytest.raises(Closed) as raised:
+        await channel.recv()
+    assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+
+
+async def test_a_cancelled_block_that_receives_stops_its_senders_well() -> None:
+    channel = Channel[int]()
+
+    async def main() -> None:
+        with channel.receiving() as inbox:
+            await collect(inbox)
+
+    async with Group() as go:
+        receiving = asyncio.create_task(main())
+        go(count, channel)
+        await asyncio.sleep(2.5)
+        receiving.cancel()
+    assert channel.closed

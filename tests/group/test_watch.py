@@ -72,9 +72,10 @@ class Collects(logging.Handler):
 
 @pytest.fixture
 def said() -> Generator[list[str]]:
-    """What the library logs as warnings."""
+    """What the library logs as warnings. The outcomes of messages are errors."""
     # No change to the handler of `caplog`: that is one object for all tests.
     collects, logger = Collects(), logging.getLogger("tailrace")
+    collects.addFilter(lambda record: record.levelno == logging.WARNING)
     logger.addHandler(collects)
     yield collects.texts
     logger.removeHandler(collects)

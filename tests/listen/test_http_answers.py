@@ -99,7 +99,7 @@ async def test_a_result_that_is_no_json_is_answered_all_the_same(serve: Any) -> 
         (lambda m: m.fail("disk full"), 500, "failed: disk full"),
         (lambda m: m.fail(ValueError("secret")), 500, "failed: an internal error"),
         (lambda m: m.fail("overflow"), 503, "unavailable: overflow"),
-        (lambda m: m.fail(Outage("db.internal")), 503, "unavailable: the store is out of order"),
+        (lambda m: m.fail(Outage("no mail now")), 503, "unavailable: no mail now"),
         (lambda m: m._settle(Outcome("dead", "3 tries")), 202, "dead: 3 tries"),
         (
             lambda m: m._settle(Outcome("dead", "KeyError: 7", KeyError(7))),
@@ -133,6 +133,20 @@ async def test_each_outcome_has_its_answer(
     said = json.loads(told.body)
     assert said["status"] == text.partition(":")[0].replace("OK", "stored")
     assert ("retry-after" in answer.headers) == (status == 503)
+
+
+async def test_an_outage_whose_reason_cannot_be_read_is_answered(serve: Any) -> None:
+    class Broken(Outage):
+        @property
+        def reason(self) -> str:  # type: ignore[override]  # wrong on purpose
+            raise OSError
+
+        def __init__(self) -> None:
+            pass
+
+    async with serve(listen_http(ANY, "/incoming"), settle(lambda m: m.fail(Broken()))) as service:
+        answer = await service.get("/incoming?data=foo")
+    assert (answer.status, answer.text) == (503, "unavailable: out of order")
 
 
 async def test_a_message_of_other_data_answers_with_that(serve: Any) -> None:

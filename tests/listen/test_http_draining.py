@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tailrace import Channel, Group, Message, Receiver, collect
+from tailrace import Channel, Group, Message, Receiver, Sender, collect
 from tailrace.listen import HttpServer, Request, listen_http
 
 ANY = "127.0.0.1:0"
@@ -184,6 +184,40 @@ async def test_what_a_stage_drops_after_the_stream_has_ended_is_answered(serve: 
         service.go.drain()
         answer = await asking
     assert (answer.status, answer.text) == (500, "lost: the program dropped the message")
+
+
+async def test_a_request_whose_message_a_drained_main_takes_no_more_is_to_be_sent_again() -> None:
+    """A main that receives from its pipeline is a source: the drain cancels it."""
+    holding = asyncio.Event()
+
+    async def relay(inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None:
+        async for message in inbox:
+            await holding.wait()
+            await out.send(message)
+
+    async def main(go: Group) -> None:
+        with results.receiving() as ends:
+            async for message in ends:
+                message.ack()
+
+    listener = listen_http(ANY, "/in", timeout=60)
+    channel, results = Channel[Message[str]](name="in"), Channel[Message[str]](name="results")
+    async with Group() as go, asyncio.timeout(15):
+        go(listener, channel)
+        go(relay, channel, results)
+        go(main, go, name="main", source=True)
+        url = await listener.server.ready()
+        async with httpx.AsyncClient() as client:
+            asking = asyncio.create_task(client.get(f"{url}/in?data=foo"))
+            while not channel.statistics().sent:
+                await asyncio.sleep(0)
+            go.drain()
+            while not results.closed:
+                await asyncio.sleep(0)
+            holding.set()
+            answer = await asking
+    assert (answer.status_code, answer.text) == (503, "unavailable: the pipeline is draining")
+    assert answer.headers["retry-after"] == "1"
 
 
 async def test_a_stage_that_fails_once_the_stream_has_ended_leaves_no_request_unanswered() -> None:

@@ -427,3 +427,14 @@ async def test_the_reason_of_a_rejected_repeat_shows_no_data(path: Path) -> None
         "rejected",
         "a row of the same id is there already, with other data; it was left as it is",
     )
+
+
+async def test_minus_zero_is_stored_as_the_zero_that_it_equals(path: Path) -> None:
+    """SQLite has no -0.0 in a column; JSON text has."""
+    actor = store_sqlite(path, type=float)
+    messages = [Message(-0.0, id="a"), Message(0.0, id="a"), Message(-0.0, id="a")]
+    assert await stored(actor, messages) == ["stored"] * 3
+    assert run_sql(path, "SELECT data, 1 / data, typeof(data) FROM events") == [(0.0, None, "real")]
+    nested = store_sqlite(path, "nested", type=list[float])
+    assert await stored(nested, [Message([-0.0], id="a")]) == ["stored"]
+    assert run_sql(path, "SELECT data FROM nested") == [("[-0.0]",)]

@@ -32,7 +32,7 @@ from tailrace._core.common import (
     label,
 )
 from tailrace._core.holds import Hold, holders_of, let_go, take_hold, was_let_go
-from tailrace._core.threads import ThreadHandle, parked_threads, thread_handles
+from tailrace._core.threads import ThreadHandle, parked_threads, stopped_tasks, thread_handles
 
 __all__ = [  # noqa: F405 (of the twin)
     "BUDGET",
@@ -70,6 +70,7 @@ __all__ = [  # noqa: F405 (of the twin)
     "select",
     "select_nowait",
     "spawn",
+    "stopped_tasks",
     "take_hold",
     "task_factory",
     "thread_handles",

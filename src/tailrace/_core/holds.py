@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from tailrace._core.common import End, label
+from tailrace._core.threads import stopped_here
 from tailrace.errors import Closed
 from tailrace.usercode import is_a
 
@@ -108,6 +110,17 @@ class Held(Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        clean = is_a(error, Closed) and error.__cause__ is None
-        ended = clean or is_a(error, GeneratorExit)  # neither is a failure
-        let_go(self._holds, None if ended else error)
+        end = self._holds[0][1]
+        let_go(self._holds, None if error is None or _is_no_failure(error, end) else error)
+
+
+def _is_no_failure(error: BaseException, end: End) -> bool:
+    """Whether the holder of `end` that `error` ends has not failed.
+
+    A cancelled sender cuts a stream off, unless a drain has stopped it. A receiver may always stop.
+    """
+    if is_a(error, Closed):
+        return error.__cause__ is None
+    if is_a(error, asyncio.CancelledError):
+        return end == "receive" or stopped_here()
+    return is_a(error, GeneratorExit)

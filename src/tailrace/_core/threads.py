@@ -41,6 +41,7 @@ class ThreadHandle:
         "on_park",
         "operation",
         "since",
+        "stopped",
         "thread",
     )
 
@@ -49,6 +50,7 @@ class ThreadHandle:
         self.thread = thread
         self.alive = True
         self.cancelled = False
+        self.stopped = False  # cancelled as a source, by a drain
         self.operation: OperationLike[Any] | None = None  # in which it was parked last
         self.since = loop.time()
         self.deadline: float | None = None
@@ -84,8 +86,9 @@ class ThreadHandle:
     def cancel(self, *, finish_send: bool = False) -> None:
         """Wake the parked operation with CancelledError, or fail the next one.
 
-        With `finish_send` a send that is parked may happen first.
+        With `finish_send` a send that is parked may happen first: a drain stops a source.
         """
+        self.stopped = self.stopped or finish_send
         self.cancelled = True
         operation = self.operation
         if operation is not None and not (finish_send and not operation.receives):
@@ -107,6 +110,19 @@ class _Here(threading.local):
 
 _here = _Here()
 thread_handles: weakref.WeakSet[ThreadHandle] = weakref.WeakSet()
+stopped_tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+"""Those that a drain has cancelled, as sources: their streams end, and are not cut off."""
+
+
+def stopped_here() -> bool:
+    """Whether a drain has stopped the running task, or the actor that runs in this thread."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is not None:
+        return task in stopped_tasks
+    return _here.handle is not None and _here.handle.stopped
 
 
 def block(operation: OperationLike[T], timeout: float | None) -> T:
@@ -115,35 +131,39 @@ def block(operation: OperationLike[T], timeout: float | None) -> T:
     TimeoutError after `timeout` seconds; CancelledError in the thread of a cancelled actor. Then
     it did not happen.
     """
-    operation._begin()
-    if asyncio._get_running_loop() is not None:
-        raise RuntimeError(
-            f"a blocking {operation.method} would stop this thread's event loop; await it instead"
-        )
-    seconds = check_timeout(timeout)
-    deadline = None if seconds is None else time.monotonic() + seconds
-    handle = _here.handle
-    while True:
-        if handle is not None and handle.cancelled:
-            raise asyncio.CancelledError
-        if operation._attempt(None):
-            return operation.take_value()
-        lock = threading.Lock()
-        lock.acquire()
-        try:
-            if operation._attempt(lock):
+    try:
+        operation._begin()
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                f"a blocking {operation.method} would stop this thread's event loop; await it "
+                f"instead"
+            )
+        seconds = check_timeout(timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        handle = _here.handle
+        while True:
+            if handle is not None and handle.cancelled:
+                raise asyncio.CancelledError
+            if operation._attempt(None):
                 return operation.take_value()
-            if handle is not None:
-                handle.park(operation, deadline)
-                if handle.on_park:
-                    handle.notify()
-            _sleep(operation, lock, deadline)
-        except BaseException:
-            operation._give_up()
-            raise
-        if operation._claim == HAPPENED:
-            return operation.take_value()
-        # The channel was closed: attempt again.
+            lock = threading.Lock()
+            lock.acquire()
+            try:
+                if operation._attempt(lock):
+                    return operation.take_value()
+                if handle is not None:
+                    handle.park(operation, deadline)
+                    if handle.on_park:
+                        handle.notify()
+                _sleep(operation, lock, deadline)
+            except BaseException:
+                operation._give_up()
+                raise
+            if operation._claim == HAPPENED:
+                return operation.take_value()
+            # The channel was closed: attempt again.
+    finally:
+        del operation  # a traceback has this frame, and must not lead to the value
 
 
 def _sleep(operation: OperationLike[Any], lock: threading.Lock, deadline: float | None) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 from tailrace.channel import Sender
-from tailrace.errors import Abort, Reject
+from tailrace.errors import Abort, Closed, Outage, Reject
 from tailrace.message import Message, Outcome
 from tailrace.message.internals import FailureLog, ended, failure
-from tailrace.usercode import is_async, is_generator, unwrapped
+from tailrace.usercode import is_a, is_async, is_generator, unwrapped
 
 __all__ = ["RAISED", "Stock", "check_sync", "is_being_cancelled", "name_of", "outcome_of"]
 
@@ -59,7 +59,7 @@ class Stock:
         this call settled it."""
         outcome = self._ending(error)
         settled = message._settle(outcome)
-        if settled and outcome.error is None:  # any other error the group reports
+        if settled:  # without the traceback of an error that the group reports
             self._failures.add(message.id, outcome.reason)
         return settled
 
@@ -67,6 +67,10 @@ class Stock:
         """The outcome of a message in hand when the actor ends by `error`."""
         if isinstance(error, asyncio.CancelledError):
             return failure(f"{self!r} was cancelled while it had the message in hand")
+        if is_a(error, Closed):  # nobody below takes it: it may be sent again later
+            outage = Outage("the pipeline takes no more messages")
+            outage.__cause__ = error
+            return failure(outage)
         return failure(error)
 
     def _apply(self, message: Message[Any], fn: Callable[..., Any], *args: Any) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import reprlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar, cast, overload
 
-from tailrace.usercode import is_generator
+from tailrace.usercode import is_generator, shown, unwrapped
 
 __all__ = ["Answer", "Backend", "FunctionBackend", "backend", "check", "close_unstarted", "label"]
 
@@ -15,6 +16,8 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 Q_contra = TypeVar("Q_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
+
+_MISSING: Final = object()
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -72,7 +75,7 @@ class FunctionBackend(Generic[Q_contra, R_co]):
 
     __slots__ = ("_fn", "name")
 
-    def __init__(self, fn: Callable[[Q_contra], Awaitable[R_co]]) -> None:
+    def __init__(self, fn: Callable[[Q_contra], Awaitable[R_co]], *, name: str = "") -> None:
         if not callable(fn):
             raise TypeError(f"backend: not an async function: {fn!r}")
         if is_generator(fn):
@@ -80,7 +83,9 @@ class FunctionBackend(Generic[Q_contra, R_co]):
                 f"backend: a generator function answers nothing when it is asked: {fn!r}; return "
                 f"the answer, as a list, instead of yielding"
             )
-        self.name: str = getattr(fn, "__name__", None) or repr(fn)
+        if not isinstance(cast("object", name), str):
+            raise TypeError(f"backend: name must be a str, not {name!r}")
+        self.name: str = name or _name_of(fn)
         self._fn = fn
 
     async def query(self, query: Q_contra, /) -> R_co:
@@ -98,9 +103,25 @@ class FunctionBackend(Generic[Q_contra, R_co]):
         return f"backend({self.name})"
 
 
-def backend(fn: Callable[[Q], Awaitable[R]]) -> FunctionBackend[Q, R]:
-    """Make a `Backend` of an async function; usable as a decorator."""
-    return FunctionBackend(fn)
+@overload
+def backend(fn: Callable[[Q], Awaitable[R]], /, *, name: str = "") -> FunctionBackend[Q, R]: ...
+@overload
+def backend(*, name: str) -> Callable[[Callable[[Q], Awaitable[R]]], FunctionBackend[Q, R]]: ...
+def backend(fn: Any = _MISSING, /, *, name: str = "") -> Any:
+    """Make a `Backend` of an async function: ``backend(fn)``, or as a decorator.
+
+    Errors, logs and statistics call it `name`: by default the name of the function. Give one where
+    several backends are made of one function, as in ``backend(partial(get, url), name=url)``. The
+    decorator takes one too: ``@backend(name="images")``.
+    """
+    if fn is _MISSING:
+        return partial(FunctionBackend, name=name)
+    return FunctionBackend(fn, name=name)
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    name = getattr(unwrapped(fn), "__name__", None)
+    return name if isinstance(name, str) and name else shown(fn)
 
 
 def check(caller: str, backends: Sequence[object]) -> None:

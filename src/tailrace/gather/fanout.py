@@ -9,12 +9,13 @@ from typing import Generic, TypeVar
 
 from tailrace import deadline
 from tailrace.arguments import check_timeout
-from tailrace.gather.backends import Answer, label
-from tailrace.gather.race import Dispose, Race, add_origin
+from tailrace.gather.backends import Answer, Backend, label
+from tailrace.gather.race import Dispose, Race, add_origin, asking
 from tailrace.usercode import is_a
 
-__all__ = ["FanOut"]
+__all__ = ["FanOut", "ask_with"]
 
+Q = TypeVar("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -167,3 +168,12 @@ class FanOut(Race[R], Generic[T, R]):
         if error is None:
             return Answer(backend, task.result(), seconds=seconds)
         return Answer(backend, error=error, seconds=seconds)
+
+
+def ask_with(query: Q) -> Callable[[Backend[Q, R]], Awaitable[R]]:
+    """What a `FanOut` of backends calls: it asks a backend `query`."""
+
+    def ask(backend: Backend[Q, R]) -> Awaitable[R]:
+        return asking(backend.query)(query)
+
+    return ask

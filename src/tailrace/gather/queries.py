@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from operator import methodcaller
 from typing import Any, TypeVar, overload
 
 from tailrace.arguments import check_count
 from tailrace.gather.backends import Answer, Backend, check, close_unstarted
-from tailrace.gather.fanout import FanOut
+from tailrace.gather.fanout import FanOut, ask_with
 
 __all__ = ["query_all", "query_each", "query_some", "together"]
 
@@ -41,9 +40,8 @@ async def query_all(query: Q, *backends: Backend[Q, R], timeout: float | None = 
     not answered. Cancelled: all copies are cancelled and have ended, or are left after a second.
     """
     check("query_all", backends)
-    ask = methodcaller("query", query)
     race: FanOut[Backend[Q, R], R] = FanOut(
-        "query_all", backends, ask, needed=len(backends), tolerated=0, timeout=timeout
+        "query_all", backends, ask_with(query), needed=len(backends), tolerated=0, timeout=timeout
     )
     await race.run()
     if race.answered == len(backends):
@@ -99,11 +97,10 @@ async def query_some(
             f"query_some: at_least={at_least} of "
             + (f"first={first}" if first else f"{asked} backends")
         )
-    ask = methodcaller("query", query)
     race: FanOut[Backend[Q, R], R] = FanOut(
         "query_some",
         backends,
-        ask,
+        ask_with(query),
         needed=first or asked,
         tolerated=asked - at_least,
         timeout=timeout,
@@ -151,9 +148,8 @@ def query_each(
 async def _each_answer(
     query: Q, backends: Sequence[Backend[Q, R]], timeout: float | None
 ) -> AsyncGenerator[Answer[R], None]:
-    ask = methodcaller("query", query)
     race: FanOut[Backend[Q, R], R] = FanOut(
-        "query_each", backends, ask, needed=0, tolerated=0, timeout=timeout
+        "query_each", backends, ask_with(query), needed=0, tolerated=0, timeout=timeout
     )
     try:
         race.start()

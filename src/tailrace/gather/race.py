@@ -19,13 +19,14 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
-from types import CoroutineType
+from functools import partial
+from types import CoroutineType, FunctionType
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from tailrace.gather.backends import label
 from tailrace.usercode import add_note, log_error
 
-__all__ = ["GRACE", "Dispose", "Race", "add_origin", "close"]
+__all__ = ["GRACE", "Dispose", "Race", "add_origin", "asking", "close"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -260,6 +261,22 @@ def close(result: Any) -> object:
 def add_origin(error: Exception, backend: object, position: int, of: int) -> None:
     """Note on a failure which backend it came from: once, as a backend may raise it many times."""
     add_note(error, f"backend {position} of {of}: {label(backend)}")
+
+
+def asking(call: Callable[[A], Awaitable[R]]) -> Callable[[A], Awaitable[R]]:
+    """`call`, if to call it runs no user code; else a coroutine function that calls it.
+
+    What a plain function raises in `Race.launch` would have a traceback whose frames lead to the
+    race: a reference cycle, which keeps the query and the actor's variables alive.
+    """
+    fn = getattr(call, "__func__", call)
+    if type(fn) is FunctionType and fn.__code__.co_flags & inspect.CO_COROUTINE:
+        return call
+    return partial(_call, call)
+
+
+async def _call(call: Callable[[A], Awaitable[R]], argument: A) -> R:
+    return await call(argument)
 
 
 async def _awaiting(awaitable: Awaitable[T]) -> T:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import methodcaller
 from typing import Generic, TypeVar
 
 from tailrace.gather.backends import Backend, check, label
-from tailrace.gather.fanout import FanOut
+from tailrace.gather.fanout import FanOut, ask_with
 from tailrace.gather.race import close
 
 __all__ = ["Replicas"]
@@ -39,7 +38,7 @@ class Replicas(Generic[Q_contra, R_co]):
 
     async def query(self, query: Q_contra, /) -> R_co:
         """The first answer."""
-        ask, tolerated = methodcaller("query", query), len(self.backends) - 1
+        ask, tolerated = ask_with(query), len(self.backends) - 1
         race: FanOut[Backend[Q_contra, R_co], R_co] = FanOut(
             "Replicas", self.backends, ask, needed=1, tolerated=tolerated, dispose=self._dispose
         )

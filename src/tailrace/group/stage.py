@@ -16,10 +16,11 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from tailrace._core import Hold, let_go, take_hold
+from tailrace._core import End, Hold, let_go, take_hold
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, TaskActor, ThreadActor, start_on_loop
 from tailrace.group.checks import check_actors, check_open
+from tailrace.group.inhand import DRAINING, ENDED, drop_in_hand
 from tailrace.group.nest import Nest, enclosing
 from tailrace.group.wiring import Wiring
 from tailrace.usercode import is_a, is_async, log_error, unwrapped
@@ -32,6 +33,8 @@ MANY: Final = 1000
 
 class Owner(Protocol):
     """What a stage needs of its group."""
+
+    _draining: bool
 
     def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None: ...
     def _actor_ended(self) -> None: ...
@@ -232,7 +235,9 @@ class Stage:
     def _report(self, task: asyncio.Task[None]) -> None:
         """Tell the owner if a task has failed."""
         if task.cancelled():
-            if not task.cancelling():
+            if self.stopping:
+                drop_in_hand(_cancellation_of(task), self.name, DRAINING)
+            elif not task.cancelling():
                 self._actor_cancelled(TaskActor(task), _cancellation_of(task))
         elif (error := task.exception()) is not None:
             self._actor_raised(TaskActor(task), error)
@@ -264,11 +269,16 @@ class Stage:
             channel: object = getattr(error, "channel", None)  # a subclass may have none
             if self._holds(channel):
                 self.closed_by = channel
+                sends = self._holds(channel, "send")
+                why = DRAINING if self._owner._draining else ENDED
+                drop_in_hand(error, self.name, why if sends else "")
                 return
+        drop_in_hand(error, self.name)
         self._owner._actor_failed(self, actor, error)
 
-    def _holds(self, channel: object) -> bool:
-        return any(held is channel for held, _, _ in self.wiring.holds)
+    def _holds(self, channel: object, which: End | None = None) -> bool:
+        held = ((it, end) for it, end, _ in self.wiring.holds)
+        return any(it is channel and which in (None, end) for it, end in held)
 
     def _check_ended(self) -> None:
         if self._tasks or self._threads or self._drainer is not None:

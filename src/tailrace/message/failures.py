@@ -13,6 +13,8 @@ import logging
 import math
 import threading
 import time
+import weakref
+from collections import deque
 from typing import Final
 
 from tailrace.usercode import log_error
@@ -67,9 +69,52 @@ _stages: Final[dict[str, FailureLog]] = {}
 _MOST_STAGES: Final = 256
 
 
-def log_failure(message_id: str, error: BaseException | str) -> None:
-    """Log that the running actor, task or thread has failed a message."""
-    name = _running()
+def log_failure(message_id: str, error: BaseException | str, stage: str | None = None) -> None:
+    """Log that a stage, or else the running actor, task or thread, has failed a message."""
+    _add(_running() if stage is None else repr(stage), message_id, error)
+
+
+class _Losses:
+    """Messages that were lost, and are not logged yet. May be used from any thread."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[str, str, str]] = deque()  # stage, id and reason
+        self._posted: weakref.ref[asyncio.AbstractEventLoop] | None = None  # is to log them
+
+    def add(self, message_id: str, reason: str, stage: str | None) -> None:
+        """Log it: where an event loop runs, in the next turn of that loop."""
+        self._queue.append((_running() if stage is None else repr(stage), message_id, reason))
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            self.log()
+        elif self._posted is None or self._posted() is not loop:
+            self._posted = weakref.ref(loop)
+            loop.call_soon(self.log)
+
+    def log(self) -> None:
+        """Log all of them now."""
+        self._posted = None
+        try:
+            while True:
+                stage, message_id, reason = self._queue.popleft()
+                _add(stage, message_id, reason)
+        except IndexError:
+            pass
+
+
+_losses: Final = _Losses()
+
+
+def log_loss(message_id: str, reason: str, stage: str | None = None) -> None:
+    """Log that a stage, or else the running actor, task or thread, has dropped a message.
+
+    A finaliser calls this. It may run at any point, also while a logging handler holds a lock of
+    its own, such as that of a `queue.Queue`: to log at once could block the thread for ever.
+    """
+    _losses.add(message_id, reason, stage)
+
+
+def _add(name: str, message_id: str, error: BaseException | str) -> None:
     log = _stages.get(name)
     if log is None:
         if len(_stages) >= _MOST_STAGES:  # the names may be of one request each
@@ -80,6 +125,11 @@ def log_failure(message_id: str, error: BaseException | str) -> None:
 
 
 @atexit.register
+def _at_exit() -> None:
+    _losses.log()
+    _rest()
+
+
 def _rest() -> None:
     for log in list(_stages.values()):
         log.rest()
@@ -103,7 +153,8 @@ def _running() -> str:
     if stage is not None:
         return repr(stage)
     if asyncio._get_running_loop() is not None:
-        return "a task"
+        # Or a callback, such as that of the end of an actor, which frees its frames.
+        return "a task or callback" if asyncio.current_task() is None else "a task"
     name = threading.current_thread().name
     stage, mark, number = name.rpartition("#")
     return repr(stage if mark and number.isdecimal() else name)

@@ -24,8 +24,9 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 from tailrace.arguments import check_timeout
-from tailrace.message.failures import log_failure
-from tailrace.message.outcome import LOST, STORED, Outcome, ended, failure, worst
+from tailrace.errors import Outage
+from tailrace.message.failures import log_failure, log_loss
+from tailrace.message.outcome import LOST, STORED, Outcome, dropped, ended, failure, worst
 from tailrace.message.settlement import Settlement, Waiters
 from tailrace.usercode import log_error, shown
 
@@ -104,21 +105,21 @@ class Message(Generic[T_co]):
         headers: Mapping[str, str] = _NO_HEADERS,
         on_settle: Callable[[Outcome], object] | None = None,
     ) -> None:
-        self.data = data
-        self._origin: Message[Any] | None = None
-        self._outcome: Outcome | None = None
-        self._claim: list[OnSettled | None] = [
-            None if on_settle is None else _of_outcome(on_settle)
-        ]
-        self._waiters: Waiters | None = None
-        self._digest: bytes | None = None
         if id is not None:
             if not isinstance(id, str):
                 raise TypeError(f"the id of a message must be a str, not {id!r}")
             if not id:
                 raise ValueError("the id of a message must not be empty: leave it out")
-        self._id = id
         self._headers = headers if headers is _NO_HEADERS else _headers(headers)
+        self.data = data
+        self._id = id
+        self._claim: list[OnSettled | None] = [
+            None if on_settle is None else _of_outcome(on_settle)
+        ]
+        self._waiters: Waiters | None = None
+        self._digest: bytes | None = None
+        self._origin: Message[Any] | None = None
+        self._outcome: Outcome | None = None  # last: `__del__` looks at it first
 
     # --- settling ---------------------------------------------------------------------------
 
@@ -174,7 +175,23 @@ class Message(Generic[T_co]):
     def __abandoned__(self, channel: str) -> None:
         """Called by a channel that has this message when nobody holds its receiving end: it is
         lost. A channel may outlive its group, and the message with it."""
-        self._settle(ended("lost", f"left in {channel}, whose receivers have ended", None, None))
+        reason = f"left in {channel}, whose receivers have ended"
+        self._lose(ended("lost", reason, None, None), channel)
+
+    def _lose(self, outcome: Outcome, where: str | None = None) -> None:
+        waiters = (self if self._origin is None else self._origin)._waiters
+        if self._settle(outcome) and (waiters is None or not waiters.know):
+            lost = "lost: " if outcome.status == "lost" else ""
+            log_loss(self.id, f"{lost}{outcome.reason}", where)
+
+    def __dropped__(self, stage: str, why: str) -> None:
+        """Called by a group, for a message that an ended actor of `stage` had in hand.
+
+        With a `why` the actor could not send it: it fails. Else it is lost.
+        """
+        outcome = failure(Outage(why)) if why else LOST
+        if self._settle(outcome):
+            log_failure(self.id, outcome.reason if why else f"lost: {outcome.reason}", stage)
 
     def __unsettled__(self) -> str:
         """This message in words, "" once it is settled: for a group that finds it in a variable of
@@ -183,11 +200,11 @@ class Message(Generic[T_co]):
 
     def __del__(self) -> None:
         try:
-            dropped = self._outcome is None and self._origin is None
+            unsettled = self._outcome is None and self._origin is None
         except AttributeError:
             return  # __init__ was called wrongly, and there is nothing to settle
-        if dropped:
-            self._settle(LOST)
+        if unsettled:
+            self._lose(dropped())
 
     # --- looking ----------------------------------------------------------------------------
 

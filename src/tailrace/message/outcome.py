@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
+from tailrace.errors import Outage
 from tailrace.usercode import shown
 
-__all__ = ["LOST", "STORED", "Outcome", "Status", "ended", "failure", "worst"]
+__all__ = ["LOST", "STORED", "Outcome", "Status", "dropped", "ended", "failure", "worst"]
 
 Status: TypeAlias = Literal["stored", "aborted", "rejected", "dead", "failed", "lost"]
 
@@ -58,6 +60,21 @@ def ended(status: Status, reason: str, error: BaseException | None, result: obje
 
 STORED: Final = Outcome("stored")
 LOST: Final = Outcome("lost", "dropped before it was settled")
+
+
+def dropped() -> Outcome:
+    """The outcome of a message that the running task drops unsettled.
+
+    It is lost by a bug, unless the task is being cancelled: then it fails.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return LOST
+    if task is None or not task.cancelling():
+        return LOST
+    return failure(Outage("the actor that had it was cancelled"))
+
 
 # The worst wins where several outcomes become one.
 _BADNESS: Final[Mapping[Status, int]] = {

@@ -62,11 +62,12 @@ class Settlement:
 class Waiters:
     """The outcome of a message, and the tasks that wait for it."""
 
-    __slots__ = ("_parked", "data", "outcome")
+    __slots__ = ("_parked", "data", "know", "outcome")
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
         self.data: Any = None
+        self.know = False  # the sender has heard that the message was not sent: no log line
         self._parked: list[asyncio.Future[None]] = []
 
     def settle(self, outcome: Outcome, data: object) -> None:

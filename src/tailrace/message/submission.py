@@ -10,6 +10,7 @@ from tailrace.arguments import check_timeout
 from tailrace.channel import Sender
 from tailrace.message.message import Message
 from tailrace.message.outcome import Outcome
+from tailrace.message.settlement import Settlement
 
 __all__ = ["submit"]
 
@@ -33,14 +34,14 @@ async def submit(
     timeout.
     """
     timeout = check_timeout(timeout)
-    # Neither the message nor the operation that carries it may stay in a variable: see `settled`.
+    # While it waits, neither the message nor the operation that carries it may stay in a variable:
+    # see `settled`.
     message = Message(data, id=id) if headers is None else Message(data, id=id, headers=headers)
     settlement = message.settled()
-    sending = ch.send(message)
+    sending = _send(ch, message, settlement)
     del message
     if timeout is None:
         await sending
-        del sending
         return await settlement
     sent = False
     limit = asyncio.timeout(timeout)
@@ -48,7 +49,6 @@ async def submit(
         async with limit:
             await sending
             sent = True
-            del sending
             return await settlement
     except TimeoutError as error:
         if not limit.expired():
@@ -61,3 +61,13 @@ async def submit(
             if sent
             else f"{ch!r} did not take the message within {timeout:g} s; it was not sent"
         ) from error
+
+
+async def _send(ch: Sender[Message[T]], message: Message[T], settlement: Settlement) -> None:
+    try:
+        await ch.send(message)
+    except BaseException:
+        settlement._waiters.know = True
+        raise
+    finally:
+        del message

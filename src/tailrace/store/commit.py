@@ -137,17 +137,16 @@ class GroupCommit(Generic[T]):
         at most `LINGER` seconds, and acks its messages; all others fail.
         """
         while True:
-            if not self._received:
-                try:
-                    self._received = list(await self._inbox.recv_many(self._max_batch))
-                except Closed as closed:
-                    if closed.__cause__ is not None:
-                        raise
-                    return
+            try:
+                self._received = list(await self._inbox.recv_many(self._max_batch))
+            except Closed as closed:
+                if closed.__cause__ is not None:
+                    raise
+                return
             await self._commit_all()
 
     async def _commit_all(self) -> None:
-        """Commit what was received, and what arrives meanwhile, until nothing is left."""
+        """Commit what was received, and what arrives meanwhile. Nothing is in hand afterwards."""
         self._receiving = receiving = asyncio.create_task(
             self._receive_ahead(), name=f"{self.name}.intake"
         )
@@ -255,6 +254,7 @@ class GroupCommit(Generic[T]):
                 if is_a(result, Unusable):
                     raise StoreError(str(result)) from result
                 outage = Outage(failure(result).reason)
+                outage.reason = "the store is out of order"  # the text may name a host or a file
                 outage.__cause__ = result
                 return outage
             if tries == 1:

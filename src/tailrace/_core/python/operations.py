@@ -48,7 +48,7 @@ from tailrace._core.python.scheduler import (
     scheduler_here,
     scheduler_of,
 )
-from tailrace.errors import WouldBlock
+from tailrace.errors import Closed, WouldBlock
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -191,6 +191,7 @@ class CoreOperation(Operation[T_co]):
                 if waiter is not None:
                     interrupted((self,), waiter, error)
                 budget.left -= 1  # it did not park: a task that goes on after `Closed` yields too
+                self.value = None  # the traceback has this frame, and the value is the sender's
                 raise
             if waiter is None:
                 budget.left -= 1
@@ -229,7 +230,11 @@ class CoreOperation(Operation[T_co]):
     # What a thread needs: see `twin.OperationLike`.
 
     def _attempt(self, lock: threading.Lock | None) -> bool:
-        return entered(NO_LOOP, self._attempt_or_park, lock) is not WAIT
+        try:
+            return entered(NO_LOOP, self._attempt_or_park, lock) is not WAIT
+        except Closed:
+            self.value = None  # as in `_drive`
+            raise
 
     def _attempt_or_park(self, lock: threading.Lock | None) -> Effect:
         effect = self.attempt(NO_LOOP)

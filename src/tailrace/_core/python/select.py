@@ -181,6 +181,9 @@ class Choice:
                 return self.index, case.take_value()
             if case.receives and closed.__cause__ is None:
                 return self.index, closed
+            for each in self.cases:
+                if each is not None:
+                    each.value = None  # not sent: it is the sender's, and not the traceback's
             raise closed
         finally:
             del closed  # its traceback has this frame, and the frames that call this: no cycle

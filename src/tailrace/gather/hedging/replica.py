@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from tailrace.arguments import check_count, check_number, check_seconds
 from tailrace.gather.backends import label
+from tailrace.gather.race import asking
 
 __all__ = ["BALANCERS", "Balance", "Eject", "Health", "Queued", "Replica"]
 
@@ -150,7 +151,7 @@ class Replica:
 
     def __init__(self, backend: Any, position: int, limit: int | None, eject: Eject | None) -> None:
         self.backend = backend
-        self.ask = backend.query
+        self.ask = asking(backend.query)
         self.position = position
         self.name = label(backend)
         self.task_name = f"Hedged: {self.name}"

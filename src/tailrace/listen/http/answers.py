@@ -2,13 +2,13 @@
 
 A body is text (``OK: foo``, ``aborted: bar``), or JSON if the client sends
 ``Accept: application/json``. It never quotes an exception: a client learns only the reasons that
-the program gives (`abort`, `reject`, ``fail("a text")``).
+the program gives (`abort`, `reject`, `Outage`, ``fail("a text")``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from tailrace.errors import Outage
 from tailrace.listen.http.decode import NDJSON
@@ -128,6 +128,16 @@ def report(statuses: set[int], lines: list[bytes]) -> Answer:
     return Answer(status, b"\n".join(lines), LINES, RETRY if status == 503 else ())
 
 
+def _reason_of(outage: object) -> str:
+    """The reason that the program gives. `str(outage)` may have the text of another error."""
+    try:
+        return safe_str(cast(Outage, outage).reason)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a property of user code
+        return safe_str(Outage.reason)
+
+
 def _cut(reason: str) -> str:
     """A reason cut to LONGEST_REASON: it may quote the line, and there may be many lines."""
     return reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + "…"
@@ -163,6 +173,6 @@ def _of_status(outcome: Outcome) -> tuple[int, dict[str, Any]]:
     kind = type(outcome.error)
     if issubclass(kind, NotTakenError):
         return 503, {"status": "unavailable", "reason": safe_str(outcome.error)}
-    if issubclass(kind, Outage):  # its text may name a host or a file: not for clients
-        return 503, {"status": "unavailable", "reason": "the store is out of order"}
+    if issubclass(kind, Outage):
+        return 503, {"status": "unavailable", "reason": _reason_of(outcome.error)}
     return 500, {"status": "failed", "reason": "an internal error"}

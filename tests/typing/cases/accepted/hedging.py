@@ -27,6 +27,11 @@ async def count(query: bytes) -> int:
     return len(query)
 
 
+@backend(name="size")
+async def size(query: bytes) -> int:
+    return len(query)
+
+
 @hedged(budget=0.1, dispose=lambda result: None)
 async def fetch(url: str) -> bytes:
     return url.encode()
@@ -37,6 +42,8 @@ async def asks() -> None:
     assert_type(await nested.query("foo"), list[int])
     assert_type(await query_all("foo", pair, nested), list[list[int]])
     assert_type(await Hedged(count).query(b"foo"), int)
+    assert_type(await Hedged(size).query(b"foo"), int)
+    assert_type(await backend(fetch, name="b").query("url"), bytes)
     assert_type(await fetch("url"), bytes)
     assert_type(await fetch.query("url"), bytes)
     assert_type(await query_all("url", fetch, fetch), list[bytes])
