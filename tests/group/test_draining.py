@@ -705,6 +705,25 @@ async def test_group_4_a_drained_source_ends_the_stream_that_it_sends_inside_a_b
     assert received == [0, 1, 2]
 
 
+async def test_group_4_a_task_of_a_drained_source_ends_its_stream_too() -> None:
+    channel = Channel[int]()
+
+    async def feed() -> None:
+        with channel.sending() as out:
+            await count(out)
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(feed())
+
+    async with Group() as go:
+        go(main, source=True)
+        go(receive_all, channel)
+        await asyncio.sleep(2.5)
+        go.drain()
+    assert channel.closed
+
+
 async def test_group_4_a_thread_that_is_drained_ends_its_stream_too() -> None:
     channel = Channel[int]()
     received: list[int] = []

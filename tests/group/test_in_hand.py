@@ -6,6 +6,7 @@ import asyncio
 import gc
 import uuid
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -172,3 +173,35 @@ async def test_a_message_that_a_drained_source_could_not_send_is_no_bug(kept: bo
         gc.enable()
     why = "the pipeline is draining" if kept else "the actor that had it was cancelled"
     assert [outcome.reason for outcome in told] == [f"Outage: {why}"]
+
+
+@virtual_time
+async def test_what_user_code_does_to_an_error_keeps_no_group_waiting() -> None:
+    class Meta(type):
+        def __getattr__(cls, name: str) -> Any:
+            raise RuntimeError(name)
+
+    class Odd(metaclass=Meta):
+        pass
+
+    class Hidden(Exception):
+        @property
+        def __traceback__(self) -> Any:
+            raise RuntimeError("hidden")
+
+    told: list[Outcome] = []
+
+    async def crashes(inbox: Receiver[Message[str]]) -> None:
+        odd = Odd()
+        message = await inbox.recv()
+        raise Hidden(message.data) if odd is not None else ValueError
+
+    channel = Channel[Message[str]](1)
+    await channel.send(Message("foo", on_settle=told.append))
+    with pytest.raises(ExceptionGroup) as failed:
+        async with Group() as go:
+            go(crashes, channel)
+    assert type(failed.value.exceptions[0]) is Hidden
+    del failed
+    gc.collect()
+    assert [outcome.status for outcome in told] == ["lost"]

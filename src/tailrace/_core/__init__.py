@@ -31,8 +31,8 @@ from tailrace._core.common import (
     kind_of,
     label,
 )
-from tailrace._core.holds import Hold, holders_of, let_go, take_hold, was_let_go
-from tailrace._core.threads import ThreadHandle, parked_threads, stopped_tasks, thread_handles
+from tailrace._core.holds import Hold, enclosing, holders_of, let_go, take_hold, was_let_go
+from tailrace._core.threads import ThreadHandle, parked_threads, thread_handles
 
 __all__ = [  # noqa: F405 (of the twin)
     "BUDGET",
@@ -59,6 +59,7 @@ __all__ = [  # noqa: F405 (of the twin)
     "active",
     "awaited_by",
     "done",
+    "enclosing",
     "holders_of",
     "kind_of",
     "label",
@@ -70,7 +71,6 @@ __all__ = [  # noqa: F405 (of the twin)
     "select",
     "select_nowait",
     "spawn",
-    "stopped_tasks",
     "take_hold",
     "task_factory",
     "thread_handles",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from tailrace._core.common import End, label
-from tailrace._core.threads import stopped_here
 from tailrace.errors import Closed
 from tailrace.usercode import is_a
 
@@ -17,6 +17,20 @@ T = TypeVar("T")
 
 # Not the lock that guards channels: values do not wait for holders that come and go.
 _lock = threading.RLock()
+
+
+class Stoppable(Protocol):
+    """What a drain stops: see `enclosing`."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a drain has stopped it."""
+        ...
+
+
+enclosing: ContextVar[Stoppable | None] = ContextVar("tailrace.enclosing", default=None)
+"""What the running code belongs to: a stage, or the main function of `run`. Tasks and threads that
+an actor starts inherit it."""
 
 Holders: TypeAlias = dict[End, int]
 """How many hold each end of a channel."""
@@ -122,5 +136,6 @@ def _is_no_failure(error: BaseException, end: End) -> bool:
     if is_a(error, Closed):
         return error.__cause__ is None
     if is_a(error, asyncio.CancelledError):
-        return end == "receive" or stopped_here()
+        around = enclosing.get()
+        return end == "receive" or (around is not None and around.stopping)
     return is_a(error, GeneratorExit)

@@ -41,7 +41,6 @@ class ThreadHandle:
         "on_park",
         "operation",
         "since",
-        "stopped",
         "thread",
     )
 
@@ -50,7 +49,6 @@ class ThreadHandle:
         self.thread = thread
         self.alive = True
         self.cancelled = False
-        self.stopped = False  # cancelled as a source, by a drain
         self.operation: OperationLike[Any] | None = None  # in which it was parked last
         self.since = loop.time()
         self.deadline: float | None = None
@@ -86,9 +84,8 @@ class ThreadHandle:
     def cancel(self, *, finish_send: bool = False) -> None:
         """Wake the parked operation with CancelledError, or fail the next one.
 
-        With `finish_send` a send that is parked may happen first: a drain stops a source.
+        With `finish_send` a send that is parked may happen first.
         """
-        self.stopped = self.stopped or finish_send
         self.cancelled = True
         operation = self.operation
         if operation is not None and not (finish_send and not operation.receives):
@@ -110,19 +107,6 @@ class _Here(threading.local):
 
 _here = _Here()
 thread_handles: weakref.WeakSet[ThreadHandle] = weakref.WeakSet()
-stopped_tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
-"""Those that a drain has cancelled, as sources: their streams end, and are not cut off."""
-
-
-def stopped_here() -> bool:
-    """Whether a drain has stopped the running task, or the actor that runs in this thread."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    if task is not None:
-        return task in stopped_tasks
-    return _here.handle is not None and _here.handle.stopped
 
 
 def block(operation: OperationLike[T], timeout: float | None) -> T:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from tailrace import _core
-from tailrace._core import ThreadHandle, stopped_tasks
+from tailrace._core import ThreadHandle
 from tailrace.group.activity import IN_THREAD, Activity, activity_of, parked
 
 T = TypeVar("T")
@@ -69,15 +69,11 @@ class TaskActor:
         if stop is not None:
             stop()
         elif not _core.when_sent(self.task, self._stop_after_send):
-            self._stop_now()
+            self.task.cancel()
 
     def _stop_after_send(self) -> None:
         if not self.task.cancelling():  # a second cancellation would interrupt its clean-up
-            self._stop_now()
-
-    def _stop_now(self) -> None:
-        stopped_tasks.add(self.task)
-        self.task.cancel()
+            self.task.cancel()
 
     def activity(self) -> Activity:
         """As `Actor.activity`."""

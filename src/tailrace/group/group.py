@@ -25,7 +25,7 @@ from tailrace.group.awaits import place_of, waits_for
 from tailrace.group.checks import check_callable, stage_name
 from tailrace.group.graph import Graph
 from tailrace.group.idle import joining
-from tailrace.group.nest import Nest, enclosing
+from tailrace.group.nest import Nest, nest_around
 from tailrace.group.notices import Notices, log_hidden
 from tailrace.group.parent import Parent
 from tailrace.group.stage import MANY, Stage, nothing_to_collect
@@ -336,7 +336,7 @@ class Group:
         self._watch = Watch(
             self._loop, self._live, self._topology, self._stall_after, self._block_acts
         )
-        nest = self._nest = enclosing.get()
+        nest = self._nest = nest_around()
         if nest is not None:
             nest.add(self)
             if nest.stopping and parent.task is not None and not parent.cancellations:

@@ -8,11 +8,14 @@ closed or because a drain stops it, the message that it could not send is nobody
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
 from typing import Any, Final, cast
+
+from tailrace.usercode import log_error
 
 __all__ = ["DRAINING", "ENDED", "drop_in_hand"]
 
@@ -20,7 +23,14 @@ DRAINING: Final = "the pipeline is draining"
 ENDED: Final = "the pipeline takes no more messages"
 """Why a message that an actor could not send fails."""
 
-_CONTAINERS: Final = frozenset({list, tuple, dict, set, deque})
+_log = logging.getLogger("tailrace")
+
+# The attribute itself: an exception of user code may have a property of that name.
+_traceback_of: Final[Callable[[BaseException], TracebackType | None]] = cast(
+    Any, BaseException.__dict__["__traceback__"]
+).__get__
+
+_CONTAINERS: Final = (list, tuple, dict, set, deque)
 
 
 def drop_in_hand(error: BaseException, stage: str, why: str = "") -> None:
@@ -30,15 +40,24 @@ def drop_in_hand(error: BaseException, stage: str, why: str = "") -> None:
     only those frames refer to the container.
     """
     frames = list(_frames(error))
-    containers = [each for each in _alone(_held_by(frames)) if type(each) in _CONTAINERS]
+    containers = [each for each in _alone(_held_by(frames)) if _is_container(each)]
     for each in _alone(_held_by([*frames, *containers])):
-        dropped: Any = getattr(cast("type[object]", type(each)), "__dropped__", None)
-        if dropped is not None:
-            dropped(each, stage, why)
+        try:
+            dropped: Any = getattr(type(each), "__dropped__", None)
+            if dropped is not None:
+                dropped(each, stage, why)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:  # of user code, such as that of a metaclass
+            log_error(_log, "%s: a value in hand could not be told", stage, error=raised)
+
+
+def _is_container(value: object) -> bool:
+    return any(type(value) is kind for kind in _CONTAINERS)  # a metaclass may refuse to be hashed
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
-    traceback = error.__traceback__
+    traceback = _traceback_of(error)
     while traceback is not None:
         yield traceback.tb_frame
         traceback = traceback.tb_next

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, Final, Protocol
 from weakref import WeakSet
+
+from tailrace import _core
 
 LEEWAY: Final = 1.0
 """Seconds that a source gets after the end of its drained groups, to send a result or clean up."""
@@ -110,8 +111,10 @@ class Nest:
             self._stopped.add(task)
 
 
-enclosing: ContextVar[Nest | None] = ContextVar("tailrace.nest", default=None)
-"""The nest of the stage or main function that the running code belongs to."""
+def nest_around() -> Nest | None:
+    """The nest of the stage or main function that the running code belongs to."""
+    around = _core.enclosing.get()
+    return around if isinstance(around, Nest) else None
 
 
 def _on_loop_of(group: Nested, call: Any) -> None:

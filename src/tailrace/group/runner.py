@@ -18,10 +18,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias, TypeVarTuple
 
+from tailrace import _core
 from tailrace.arguments import check_seconds
 from tailrace.group.grace import THREADS_END
 from tailrace.group.group import Group
-from tailrace.group.nest import Nest, enclosing
+from tailrace.group.nest import Nest
 from tailrace.group.signals import Signals
 from tailrace.group.watchdog import Watchdog
 from tailrace.usercode import log_error
@@ -164,7 +165,7 @@ class _Program:
             async with self.group as go:
                 self._main.add(go)
                 go._main = self._main
-                enclosing.set(self._main)
+                _core.enclosing.set(self._main)
                 started = main(go)
                 self._watchdog.watch()  # not before: `main` may block while it starts the program
                 if self._early:

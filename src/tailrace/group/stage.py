@@ -16,12 +16,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from tailrace._core import End, Hold, let_go, take_hold
+from tailrace._core import End, Hold, enclosing, let_go, take_hold
 from tailrace.errors import Closed
 from tailrace.group.actor import Actor, TaskActor, ThreadActor, start_on_loop
 from tailrace.group.checks import check_actors, check_open
 from tailrace.group.inhand import DRAINING, ENDED, drop_in_hand
-from tailrace.group.nest import Nest, enclosing
+from tailrace.group.nest import Nest
 from tailrace.group.wiring import Wiring
 from tailrace.usercode import is_a, is_async, log_error, unwrapped
 
@@ -235,9 +235,7 @@ class Stage:
     def _report(self, task: asyncio.Task[None]) -> None:
         """Tell the owner if a task has failed."""
         if task.cancelled():
-            if self.stopping:
-                drop_in_hand(_cancellation_of(task), self.name, DRAINING)
-            elif not task.cancelling():
+            if self.stopping or not task.cancelling():
                 self._actor_cancelled(TaskActor(task), _cancellation_of(task))
         elif (error := task.exception()) is not None:
             self._actor_raised(TaskActor(task), error)
@@ -254,6 +252,8 @@ class Stage:
 
     def _actor_cancelled(self, actor: Actor, cancellation: asyncio.CancelledError) -> None:
         """A cancellation that the group has not asked for is a failure: values may be missing."""
+        if self.stopping:
+            drop_in_hand(cancellation, self.name, DRAINING)
         if self._cancelled or self.stopping:
             return
         error = RuntimeError(
@@ -273,8 +273,8 @@ class Stage:
                 why = DRAINING if self._owner._draining else ENDED
                 drop_in_hand(error, self.name, why if sends else "")
                 return
-        drop_in_hand(error, self.name)
         self._owner._actor_failed(self, actor, error)
+        drop_in_hand(error, self.name)
 
     def _holds(self, channel: object, which: End | None = None) -> bool:
         held = ((it, end) for it, end, _ in self.wiring.holds)

@@ -19,7 +19,7 @@ from typing import Final
 
 from tailrace.usercode import log_error
 
-__all__ = ["PERIOD", "FailureLog", "log_failure", "stage_running"]
+__all__ = ["PERIOD", "FailureLog", "log_failure", "log_loss", "running", "stage_running"]
 
 PERIOD: Final = 10.0
 """Seconds between two lines of one stage."""
@@ -71,7 +71,7 @@ _MOST_STAGES: Final = 256
 
 def log_failure(message_id: str, error: BaseException | str, stage: str | None = None) -> None:
     """Log that a stage, or else the running actor, task or thread, has failed a message."""
-    _add(_running() if stage is None else repr(stage), message_id, error)
+    _add(running() if stage is None else repr(stage), message_id, error)
 
 
 class _Losses:
@@ -81,9 +81,9 @@ class _Losses:
         self._queue: deque[tuple[str, str, str]] = deque()  # stage, id and reason
         self._posted: weakref.ref[asyncio.AbstractEventLoop] | None = None  # is to log them
 
-    def add(self, message_id: str, reason: str, stage: str | None) -> None:
+    def add(self, message_id: str, reason: str, stage: str) -> None:
         """Log it: where an event loop runs, in the next turn of that loop."""
-        self._queue.append((_running() if stage is None else repr(stage), message_id, reason))
+        self._queue.append((stage, message_id, reason))
         loop = asyncio._get_running_loop()
         if loop is None:
             self.log()
@@ -105,8 +105,8 @@ class _Losses:
 _losses: Final = _Losses()
 
 
-def log_loss(message_id: str, reason: str, stage: str | None = None) -> None:
-    """Log that a stage, or else the running actor, task or thread, has dropped a message.
+def log_loss(message_id: str, reason: str, stage: str) -> None:
+    """Log that a message was dropped; `stage` says by whom, as `running` does.
 
     A finaliser calls this. It may run at any point, also while a logging handler holds a lock of
     its own, such as that of a `queue.Queue`: to log at once could block the thread for ever.
@@ -147,7 +147,7 @@ def stage_running() -> str | None:
     return stage if mark and number.isdecimal() else name
 
 
-def _running() -> str:
+def running() -> str:
     """The name of the stage, task or thread that runs."""
     stage = stage_running()
     if stage is not None:

@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 from tailrace.arguments import check_timeout
 from tailrace.errors import Outage
-from tailrace.message.failures import log_failure, log_loss
+from tailrace.message.failures import log_failure, log_loss, running
 from tailrace.message.outcome import LOST, STORED, Outcome, dropped, ended, failure, worst
 from tailrace.message.settlement import Settlement, Waiters
 from tailrace.usercode import log_error, shown
@@ -176,13 +176,18 @@ class Message(Generic[T_co]):
         """Called by a channel that has this message when nobody holds its receiving end: it is
         lost. A channel may outlive its group, and the message with it."""
         reason = f"left in {channel}, whose receivers have ended"
-        self._lose(ended("lost", reason, None, None), channel)
+        self._lose(ended("lost", reason, None, None), repr(channel))
 
     def _lose(self, outcome: Outcome, where: str | None = None) -> None:
         waiters = (self if self._origin is None else self._origin)._waiters
-        if self._settle(outcome) and (waiters is None or not waiters.know):
-            lost = "lost: " if outcome.status == "lost" else ""
-            log_loss(self.id, f"{lost}{outcome.reason}", where)
+        if not self._settle(outcome):
+            return
+        lost = "lost: " if outcome.status == "lost" else ""
+        loss = self.id, f"{lost}{outcome.reason}", where or running()
+        if waiters is not None and waiters.sending:
+            waiters.loss = loss
+        else:
+            log_loss(*loss)
 
     def __dropped__(self, stage: str, why: str) -> None:
         """Called by a group, for a message that an ended actor of `stage` had in hand.

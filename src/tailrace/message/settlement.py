@@ -62,12 +62,13 @@ class Settlement:
 class Waiters:
     """The outcome of a message, and the tasks that wait for it."""
 
-    __slots__ = ("_parked", "data", "know", "outcome")
+    __slots__ = ("_parked", "data", "loss", "outcome", "sending")
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
         self.data: Any = None
-        self.know = False  # the sender has heard that the message was not sent: no log line
+        self.sending = False  # by `submit`: a message that was not sent is not logged as lost
+        self.loss: tuple[str, str, str] | None = None  # meanwhile: what `log_loss` takes
         self._parked: list[asyncio.Future[None]] = []
 
     def settle(self, outcome: Outcome, data: object) -> None:

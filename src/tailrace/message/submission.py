@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tailrace.arguments import check_timeout
 from tailrace.channel import Sender
+from tailrace.message.failures import log_loss
 from tailrace.message.message import Message
 from tailrace.message.outcome import Outcome
 from tailrace.message.settlement import Settlement
@@ -34,14 +35,16 @@ async def submit(
     timeout.
     """
     timeout = check_timeout(timeout)
-    # While it waits, neither the message nor the operation that carries it may stay in a variable:
-    # see `settled`.
+    # Neither the message nor the operation that carries it may stay in a variable: see `settled`.
     message = Message(data, id=id) if headers is None else Message(data, id=id, headers=headers)
     settlement = message.settled()
-    sending = _send(ch, message, settlement)
+    settlement._waiters.sending = True
+    sending = ch.send(message)
     del message
     if timeout is None:
         await sending
+        del sending
+        _sent(settlement)
         return await settlement
     sent = False
     limit = asyncio.timeout(timeout)
@@ -49,6 +52,8 @@ async def submit(
         async with limit:
             await sending
             sent = True
+            del sending
+            _sent(settlement)
             return await settlement
     except TimeoutError as error:
         if not limit.expired():
@@ -63,11 +68,9 @@ async def submit(
         ) from error
 
 
-async def _send(ch: Sender[Message[T]], message: Message[T], settlement: Settlement) -> None:
-    try:
-        await ch.send(message)
-    except BaseException:
-        settlement._waiters.know = True
-        raise
-    finally:
-        del message
+def _sent(settlement: Settlement) -> None:
+    """From now on a loss is logged; so is one since the message was taken."""
+    waiters = settlement._waiters
+    waiters.sending = False
+    if waiters.loss is not None:
+        log_loss(*waiters.loss)
