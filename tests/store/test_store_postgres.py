@@ -724,6 +724,18 @@ def test_a_store_can_run_on_several_loops_at_once(postgres: Place) -> None:
     assert outcomes == ["stored"] * 100
 
 
+async def test_stores_that_make_their_tables_at_once_all_start(postgres: Place) -> None:
+    """``CREATE TABLE IF NOT EXISTS`` of two sessions at once fails in one of them."""
+
+    async def one(n: int, table: str) -> list[str]:
+        actor = store_postgres(postgres.dsn(), table, type=int, retry=ONCE)
+        return await stored(actor, [message_of(n, f"{n}", str, digest=b"1" * 16)])
+
+    for table in ("one", "two", "three", "four"):
+        ends = await asyncio.gather(*(one(n, table) for n in range(8)))
+        assert ends == [["stored"]] * 8
+
+
 # Arguments.
 
 

@@ -24,6 +24,9 @@ _SETUP_CLASSES: Final = frozenset({"28", "3D", "42"})  # authorization, database
 _ROW_CLASSES: Final = frozenset({"0A", "21", "22", "23", "44", "54", "P0"})
 """What is rejected: values, constraints, limits, and what a trigger raises."""
 
+_DUPLICATES: Final = frozenset({"42P07", "42710"})  # a table, another object
+_UNIQUE: Final = "23505"
+
 STATEMENT_TIMEOUT: Final = "57014"
 
 
@@ -48,6 +51,13 @@ def is_outage(error: BaseException) -> bool:
 def is_setup(error: BaseException) -> bool:
     """Whether `error` is about names and rights: no row is the cause."""
     return sqlstate(error)[:2] in _SETUP_CLASSES
+
+
+def is_made_by_another(error: BaseException) -> bool:
+    """Whether a table could not be made because another session has just made it."""
+    code = sqlstate(error)
+    in_catalogue = getattr(error, "schema_name", None) == "pg_catalog"
+    return code in _DUPLICATES or (code == _UNIQUE and in_catalogue)
 
 
 def keeps_connection(error: BaseException) -> bool:

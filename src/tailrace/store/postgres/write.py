@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from tailrace.errors import Reject, StoreError
 from tailrace.jsontext import to_json
+from tailrace.store.postgres.codes import is_made_by_another
 from tailrace.store.postgres.driver import Connection
 from tailrace.store.postgres.fit import PostgresFit, fit_of, seen_of
 from tailrace.store.postgres.statements import FLUSH, Statements
@@ -80,7 +81,7 @@ class PostgresWriter(Generic[T]):
         connection, table = self._connection, self._table
         fit = await fit_of(connection, table)
         if fit is None:
-            await connection.execute(table.create())
+            await self._create(table.create())
             fit = await fit_of(connection, table)
             if fit is None:
                 raise Altered
@@ -101,6 +102,17 @@ class PostgresWriter(Generic[T]):
             empty = [()] * len(table.columns)
             await connection.fetch(statements.insert, *empty, statements.place, fit.seen)
         self._statements = statements
+
+    async def _create(self, statement: str) -> None:
+        """Make a table, unless another session makes it at the same time.
+
+        Then ``CREATE TABLE IF NOT EXISTS`` may fail, once the other session has committed.
+        """
+        try:
+            await self._connection.execute(statement)
+        except Exception as error:
+            if not is_made_by_another(error):
+                raise
 
     async def _check_digests(self, statements: Statements) -> bool:
         """Whether there is a table of digests. StoreError if it is not one that stores make."""
@@ -138,7 +150,7 @@ class PostgresWriter(Generic[T]):
         if not len(rows):
             return Written(refused=rows.refused)
         if rows.digests and not self._has_digests:
-            await self._connection.execute(self._statements.create_digests)
+            await self._create(self._statements.create_digests)
             self._has_digests = True
         if not self._fit.faithful:
             return await self._store_with_care(rows)
