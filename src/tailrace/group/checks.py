@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, cast, get_origin
 
@@ -241,3 +243,21 @@ def check_runs(fn: Callable[..., Any]) -> None:
             f"{stage_name(fn)} is a generator function (it has a `yield`), which go cannot run: "
             f"send its values to a channel, or use go(emit({stage_name(fn)}(...)), out)"
         )
+
+
+def check_loop(called: str, loop: asyncio.AbstractEventLoop) -> None:
+    """RuntimeError unless the running code is on `loop`, that of the group."""
+    if asyncio._get_running_loop() is not loop:
+        raise RuntimeError(
+            f"{called} was called from another thread or event loop than its group's; "
+            f"`loop.call_soon_threadsafe` calls it there"
+        )
+
+
+def is_posted(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> bool:
+    """Whether the running code is not on `loop`: then that loop makes the `call`, if it is open."""
+    if asyncio._get_running_loop() is loop:
+        return False
+    with suppress(RuntimeError):  # closed, and all actors have ended
+        loop.call_soon_threadsafe(call)
+    return True

@@ -22,7 +22,7 @@ from tailrace.errors import Closed
 from tailrace.group.activity import ActorState
 from tailrace.group.actor import Actor, TaskActor
 from tailrace.group.awaits import place_of, waits_for
-from tailrace.group.checks import check_callable, stage_name
+from tailrace.group.checks import check_callable, check_loop, is_posted, stage_name
 from tailrace.group.graph import Graph
 from tailrace.group.idle import joining
 from tailrace.group.nest import Nest, nest_around
@@ -173,8 +173,7 @@ class Group:
             raise RuntimeError(
                 f"go was called in a group that is being cancelled ({self._cause!r})"
             )
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("go was called from another event loop than its group's")
+        check_loop("go", self.loop)
 
     # Ending.
 
@@ -184,11 +183,14 @@ class Group:
         How a source is stopped: if its object has a `drain` method, that is called. If it has
         entered groups of its own, these are drained, and one second after they have ended the
         source is stopped, if it still runs. Otherwise it finishes the send that it is parked in,
-        and is cancelled at its next other await. A second call does nothing.
+        and is cancelled at its next other await. Any thread may call this.
+        A second call does nothing.
 
         Under `run`, the code of an async main function is a source too, unless it waits in `wait`
         or `idle`, or for a task that does.
         """
+        if self._loop is not None and is_posted(self._loop, self.drain):
+            return
         first = not self._draining
         self._draining = True
         for stage in list(self._live):
@@ -208,7 +210,12 @@ class Group:
             stage.stop()
 
     def cancel(self) -> None:
-        """Cancel every actor, and the code of the block unless that is the caller."""
+        """Cancel every actor, and the code of the block unless that is the caller.
+
+        Any thread may call this.
+        """
+        if self._loop is not None and is_posted(self._loop, self.cancel):
+            return
         self._cancel_all(asyncio.CancelledError("the group was cancelled"))
         if asyncio.current_task() is not self.parent:
             self._interrupt_block()
@@ -440,8 +447,7 @@ class Group:
         actor may wait here for all others. RuntimeError outside the block. Cancelled: nothing has
         changed.
         """
-        if asyncio.get_running_loop() is not self.loop:
-            raise RuntimeError("wait was called from another event loop than its group's")
+        check_loop("wait", self.loop)
         me = asyncio.current_task()
         self._waiting[me] = "wait"
         try:
@@ -474,6 +480,7 @@ class Group:
         RuntimeError before the block is entered. Cancelled: nothing has changed.
         """
         idleness = self._watching.idleness
+        check_loop("idle", self.loop)
         me = asyncio.current_task()
         self._waiting[me] = "idle"
         try:
