@@ -383,9 +383,9 @@ async def test_a_cancellation_takes_a_message_and_nothing_else() -> None:
     actor = spawn(receive())
     await asyncio.sleep(0)
     for cancelled in actor, native.parked_on(actor):
-        with pytest.raises(TypeError, match="takes a message"):
+        with pytest.raises(TypeError, match=r"cancel\(\)"):
             cancelled.cancel(message="twice")
-        with pytest.raises(TypeError, match="takes a message"):
+        with pytest.raises(TypeError, match=r"cancel\(\)"):
             cancelled.cancel("once", msg="twice")
     assert not actor.cancelling()
     actor.cancel(msg="once")

@@ -4,6 +4,7 @@
 - The ends of a channel, each with its half of the methods, and the view for threads. An end adds a
   call to each operation and nothing else.
 - `ChannelBase`: a channel but for what moves its values.
+- `closed_error`, `tell_dropped`: what a core calls when an operation fails, or drops a value.
 
 Nothing here runs when a value moves.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Awaitable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, TypeVar
 
 from tailrace._core.common import WORDS, ChannelStatistics, Claim, End, Sending, Verb, Wait, label
 from tailrace._core.holds import Held, Holders, holders_of
@@ -269,7 +270,17 @@ class SyncChannel(SyncSendingEnd[T], SyncReceivingEnd[T]):
 
 
 class ChannelBase(Generic[T]):
-    """A channel but for what moves its values."""
+    """A typed, synchronised, optionally buffered pipe between actors, tasks and threads.
+
+    ``Channel[int]()`` is a rendezvous: a send returns when a receiver has taken the value.
+    ``Channel[int](64)`` holds up to 64 values, ``Channel[int](math.inf)`` any number (for
+    feedback loops). `overflow` says what a send does when there is no room: wait ("block"), or
+    drop the new or the oldest value, counted in `statistics`. `name` is how logs and graphs call
+    it. TypeError or ValueError for a capacity or policy that is none.
+
+    Any number of tasks, loops and threads may use one channel at once; each value goes to
+    exactly one receiver, and both sides are served first in, first out.
+    """
 
     __slots__ = ()
 
@@ -284,18 +295,57 @@ class ChannelBase(Generic[T]):
         def capacity(self) -> float: ...
         @property
         def closed(self) -> bool: ...
-        def send(self, value: T, /) -> Operation[None]: ...
-        def recv(self) -> Operation[T]: ...
-        def send_nowait(self, value: T, /) -> None: ...
-        def recv_nowait(self) -> T: ...
-        def send_many(self, values: Iterable[T], /) -> Sending: ...
-        def recv_many(self, n: int, /) -> Awaitable[list[T]]: ...
         def __aiter__(self) -> AsyncIterator[T]: ...
         def __anext__(self) -> Awaitable[T]: ...
         # See `twin.ChannelLike`.
         def _close(self, cause: BaseException | None, /) -> bool: ...
         def _counts(self) -> tuple[int, int, int, int, int]: ...
         def _values(self) -> list[Any]: ...
+
+    # A core writes these six. Its methods show the docstrings of these.
+
+    def send(self, value: T, /) -> Operation[None]:
+        """Await it to send `value`: until a receiver took it, or at capacity ≥ 1 it is buffered.
+
+        Raises `Closed` (also when the channel closes meanwhile: then `value` was not sent).
+        Cancelled: CancelledError means it was not sent; a value taken in the same instant makes
+        the await return, and the cancellation arrives at the task's next one.
+        """
+        raise NotImplementedError
+
+    def recv(self) -> Operation[T]:
+        """Await it for the next value. Raises `Closed` once the channel is closed and drained.
+
+        Cancelled: a value handed over in the same instant goes back, in its place in the order.
+        """
+        raise NotImplementedError
+
+    def send_nowait(self, value: T, /) -> None:
+        """Send at once, or raise `WouldBlock`; `Closed` as for `send`."""
+        raise NotImplementedError
+
+    def recv_nowait(self) -> T:
+        """Receive at once, or raise `WouldBlock`; `Closed` as for `recv`."""
+        raise NotImplementedError
+
+    def send_many(self, values: Iterable[T], /) -> Sending:
+        """Await it to send all `values`, in order. Not a case for `select`.
+
+        After any exception, cancellation included, the operation's ``sent`` says how many were
+        sent: go on with ``values[op.sent:]``. An iterator may already have given out the value
+        that was not sent.
+        """
+        raise NotImplementedError
+
+    def recv_many(self, n: int, /) -> Awaitable[list[T]]:
+        """Await it for 1 to `n` values: waits for one, then takes what is there, in order.
+
+        Raises `Closed` as `recv`. Cancelled: none was taken. Not a case for `select`.
+        """
+        raise NotImplementedError
+
+    def __bool__(self) -> Literal[True]:
+        return True  # an empty channel is still a channel
 
     def __repr__(self) -> str:
         buffered, _, _, senders, receivers = self._counts()
@@ -387,6 +437,20 @@ class ChannelBase(Generic[T]):
                 if abandoned is not None:
                     abandoned(value, label(self))
         return closed
+
+
+def closed_error(channel: Any) -> Closed:
+    """A new error that says that `channel` is closed."""
+    error = Closed(channel)
+    error.__cause__ = channel._cause
+    return error
+
+
+def tell_dropped(value: object) -> None:
+    """An overflow policy dropped `value`: call its ``__discarded__``, if its type has one."""
+    discarded: Any = getattr(type(value), "__discarded__", None)
+    if discarded is not None:
+        discarded(value, "overflow")
 
 
 def resolve_end(value: object) -> tuple[Any, End | None] | None:

@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tailrace._core import common, tasks
+from tailrace._core.base import ChannelBase, closed_error, tell_dropped
 from tailrace._core.cancellation import put_off_cancellation
 from tailrace._core.native import actor, bases
 from tailrace._core.native._engine import (
@@ -32,7 +33,7 @@ from tailrace._core.native._engine import (
 )
 from tailrace._core.native.actor import awaited_by, parked_on, when_quiet, when_resumed, when_sent
 from tailrace._core.native.done import done
-from tailrace.errors import Closed, WouldBlock
+from tailrace.errors import WouldBlock
 
 __all__ = [
     "BUDGET",
@@ -56,39 +57,42 @@ __all__ = [
 _limits = BUDGET, TURN_STEPS, YIELD_STEPS
 assert _limits == (common.BUDGET, common.TURN_STEPS, common.YIELD_STEPS)
 
+Channel.__doc__ = ChannelBase.__doc__
 SendMany.__doc__ = bases.SendManyBase.__doc__
 RecvMany.__doc__ = "`Channel.recv_many`: a receive that takes what else is there when it resumes."
 bind(
     {
-        "Closed": Closed,
+        "closed_error": closed_error,
         "WouldBlock": WouldBlock,
         "CancelledError": asyncio.CancelledError,
         "put_off_cancellation": put_off_cancellation,
         "warn_unused": bases.warn_unused,
         "warn_lost": actor.warn_lost,
-        "raise_used_again": bases.raise_used_again,
+        "raise_not_driven": bases.raise_not_driven,
+        "raise_no_callback": bases.raise_no_callback,
         "raise_no_case": bases.raise_no_case,
         "raise_would_block": bases.raise_would_block,
         "wait_for": actor.wait_for,
         "select_options": bases.select_options,
         "select_nowait_options": bases.select_nowait_options,
         "wake_after": actor.wake_after,
+        "tell_dropped": tell_dropped,
         "schedulers": actor.schedulers,
         "loop_parts": actor.loop_parts,
-        "Task": asyncio.Task,
-        "random_bits": lambda: random.SystemRandom().getrandbits(64),
         "monotonic": time.monotonic,
         "is_main_thread": actor.is_main_thread,
         "register_tasks": actor.register_tasks,
         "current_tasks": actor.current_tasks,
-        "swap_current_task": actor.swap_current_task,
+        "swap_current_task": bases.swap_current_task,
         "discard_awaited_by": actor.discard_awaited_by,
+        "no_result": [].clear,  # the cheapest call that returns None
         "get_running_loop": asyncio._get_running_loop,
         "future_cancel": bases.Future.cancel,
         "future_set_result": bases.Future.set_result,
         "future_set_exception": bases.Future.set_exception,
     }
 )
+seed(random.SystemRandom().getrandbits(64))
 
 
 def task_factory(

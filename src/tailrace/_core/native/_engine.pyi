@@ -16,8 +16,7 @@ from tailrace._core.tasks import spawn as spawn
 
 T_co = TypeVar("T_co", covariant=True)
 
-class Operation(OperationBase[T_co]):
-    def _happened(self) -> bool: ...
+class Operation(OperationBase[T_co]): ...
 
 class Waiter:
     parked: bool

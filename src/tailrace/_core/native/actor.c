@@ -11,60 +11,43 @@
 
 /* --- the end ----------------------------------------------------------------------------------- */
 
-/* Call a method of Future itself: those of Task refuse. */
-static int settle_future(PyObject *method, Actor *self, PyObject *argument) {
-    return answered(PyObject_CallFunctionObjArgs(method, self, argument, NULL)) ? 0 : -1;
-}
-
-static int end_as_cancelled(Actor *self, PyObject *message) {
-    State *state = self->scheduler->state;
-    PyObject *arguments[] = {(PyObject *)self, message != NULL ? message : Py_None};
-    return answered(PyObject_Vectorcall(state->future_cancel, arguments, 1, state->msg_names)) ? 0 : -1;
-}
-
-/* Have `on_end` called by the loop, in no task, as asyncio calls the callbacks of a task. So all
- * failures of this turn are known before the first of them cancels the other actors. */
-static int notify_end(Actor *self) {
+/* Settle the future that it is, by a method of Future itself, as those of Task refuse; then have `on_end`
+ * called by the loop, in no task, as asyncio calls the callbacks of a task. So all failures of this turn
+ * are known before the first of them cancels the other actors. */
+static int end(Actor *self, PyObject *method, PyObject *argument) {
+    self->ended = true;
+    if (!answered(PyObject_CallFunctionObjArgs(method, self, argument, NULL)))
+        return -1;
     PyObject *on_end = self->on_end;
-    int failed = 0;
+    if (on_end == NULL)
+        return 0;
     self->on_end = NULL;
-    if (on_end != NULL)
-        failed = have_called(self->scheduler, self->scheduler->state->str_call_soon, on_end, (PyObject *)self);
-    Py_XDECREF(on_end);
-    return failed;
+    return call_soon(self->scheduler, on_end, (PyObject *)self);
 }
 
 static int end_with_value(Actor *self, PyObject *value) { /* takes the reference */
-    int failed;
-    self->ended = true;
-    if (self->must_cancel) { /* it was cancelled right before it ended */
-        self->must_cancel = false;
-        failed = end_as_cancelled(self, self->cancel_message);
-    }
-    else
-        failed = settle_future(self->scheduler->state->future_set_result, self, value);
+    State *state = self->scheduler->state;
+    bool late = self->must_cancel; /* it was cancelled right before it ended */
+    self->must_cancel = false;
+    int failed = late ? end(self, state->future_cancel, self->cancel_message)
+                      : end(self, state->future_set_result, value);
     Py_DECREF(value);
-    return failed < 0 ? -1 : notify_end(self);
+    return failed;
 }
 
 /* The coroutine raised: -1 for what must also end the loop. */
 static int end_with_error(Actor *self) {
     State *state = self->scheduler->state;
-    PyObject *error = take_exception();
-    self->ended = true;
+    PyObject *error = PyErr_GetRaisedException();
     if (PyObject_TypeCheck(error, (PyTypeObject *)state->CancelledError)) {
         PyObject *args = ((PyBaseExceptionObject *)error)->args;
         Py_XSETREF(self->cancelled_error, error);
-        if (end_as_cancelled(self, PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL) < 0)
-            return -1;
-        return notify_end(self);
+        return end(self, state->future_cancel, PyTuple_GET_SIZE(args) > 0 ? PyTuple_GET_ITEM(args, 0) : NULL);
     }
-    int failed = settle_future(state->future_set_exception, self, error);
-    if (failed == 0)
-        failed = notify_end(self);
+    int failed = end(self, state->future_set_exception, error);
     if (failed == 0 && (PyErr_GivenExceptionMatches(error, PyExc_KeyboardInterrupt) ||
                         PyErr_GivenExceptionMatches(error, PyExc_SystemExit))) {
-        raise_exception(error);
+        PyErr_SetRaisedException(error);
         return -1;
     }
     Py_DECREF(error);
@@ -75,7 +58,7 @@ static int end_with_error(Actor *self) {
 
 /* Raise the exception that is set in the coroutine, in a step of its own. */
 static int throw_soon(Actor *self) {
-    Py_XSETREF(self->thrown, take_exception());
+    Py_XSETREF(self->thrown, PyErr_GetRaisedException());
     scheduler_push(self->scheduler, Py_NewRef(self));
     return 0;
 }
@@ -108,17 +91,7 @@ static PyMethodDef step_method;
 /* Have the loop step it by a handle of its own, as a task. */
 static int step_soon(Actor *self) {
     PyObject *step = PyCFunction_New(&step_method, (PyObject *)self);
-    if (step == NULL)
-        return -1;
-    int failed = have_called(self->scheduler, self->scheduler->state->str_call_soon, step, NULL);
-    Py_DECREF(step);
-    return failed;
-}
-
-/* `asyncio.sleep(0)`: what is in `ready` is resumed first, then the loop has its turn. */
-static int after_bare_yield(Actor *self) {
-    scheduler_keep_order(self->scheduler);
-    return step_soon(self);
+    return step != NULL ? call_soon(self->scheduler, step, NULL) : -1;
 }
 
 /* It yielded an operation whose budget is spent, or a future that is no waiter. */
@@ -133,9 +106,10 @@ static NEVER_INLINE int after_other_yield(Actor *self, PyObject *result) { /* ta
 }
 
 static inline int after_yield(Actor *self, PyObject *result) { /* takes the reference */
-    if (UNLIKELY(Py_IsNone(result))) {
+    if (UNLIKELY(Py_IsNone(result))) { /* as `asyncio.sleep(0)` does: `ready` is resumed first, then the loop */
         Py_DECREF(result);
-        return after_bare_yield(self);
+        scheduler_keep_order(self->scheduler);
+        return step_soon(self);
     }
     Waiter *waiter = (Waiter *)result;
     if (UNLIKELY(!is_waiter(self->scheduler->state, result) || waiter->phase != PARKED ||
@@ -169,7 +143,7 @@ static PySendResult throw_in(Actor *self, PyObject *error, PyObject **result) { 
         return PYGEN_NEXT;
     if (!PyErr_ExceptionMatches(PyExc_StopIteration))
         return PYGEN_ERROR;
-    PyObject *stop = take_exception();
+    PyObject *stop = PyErr_GetRaisedException();
     *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
     Py_DECREF(stop);
     return PYGEN_RETURN;
@@ -213,7 +187,7 @@ static NEVER_INLINE int resume_otherwise(Actor *self, PyObject *waiting, bool pa
         Py_XDECREF(error);
         error = cancellation_of((Waiter *)waiting);
         if (error == NULL)
-            error = take_exception();
+            error = PyErr_GetRaisedException();
     }
     int failed = actor_step(self, error);
     if (begins) /* its first step does not count: the loop begins plain tasks */
@@ -273,7 +247,7 @@ static PyObject *actor_wakeup(Actor *self, PyObject *future) {
         !answered(PyObject_CallFunctionObjArgs(state->discard_awaited_by, future, self, NULL)))
         PyErr_Clear();
     if (!answered(PyObject_CallMethodNoArgs(future, state->str_result)))
-        error = take_exception();
+        error = PyErr_GetRaisedException();
     PyObject *stepped = step_by_loop(self, error);
     Py_DECREF(waiting);
     return stepped;
@@ -281,23 +255,22 @@ static PyObject *actor_wakeup(Actor *self, PyObject *future) {
 
 /* --- cancellation ------------------------------------------------------------------------------ */
 
-/* Cancel it once more: true unless it has ended. */
-static int actor_cancel(Actor *self, PyObject *message) {
-    if (self->ended) /* its canceller knows of its failure, if it has failed */
-        return PyObject_SetAttrString((PyObject *)self, "_log_traceback", Py_False);
+/* _cancel(message): cancel it once more; false if it has ended. */
+static PyObject *actor_cancel(Actor *self, PyObject *message) {
+    int taken = 0;
+    if (self->ended)
+        Py_RETURN_FALSE;
     self->cancelling++;
-    if (self->waiting != NULL && self->parked) {
-        if (cancel_waiter((Waiter *)self->waiting, message))
-            return 1;
+    if (self->waiting != NULL)
+        taken = self->parked ? cancel_waiter((Waiter *)self->waiting, message)
+                             : cancel_awaited(self, message);
+    if (taken < 0)
+        return NULL;
+    if (taken == 0) {
+        self->must_cancel = true;
+        Py_XSETREF(self->cancel_message, Py_NewRef(message));
     }
-    else if (self->waiting != NULL) {
-        int taken = cancel_awaited(self, message);
-        if (taken != 0)
-            return taken;
-    }
-    self->must_cancel = true;
-    Py_XSETREF(self->cancel_message, Py_NewRef(message));
-    return 1;
+    Py_RETURN_TRUE;
 }
 
 /* --- starting ---------------------------------------------------------------------------------- */

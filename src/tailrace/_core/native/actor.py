@@ -19,7 +19,6 @@ from tailrace._core.tasks import resume_then
 
 # asyncio's own ways to make a third-party task known, as they are on this version.
 current_tasks: Any = getattr(_asyncio, "_current_tasks", None)
-swap_current_task: Any = getattr(_asyncio, "_swap_current_task", None)
 _add_awaited_by: Any = getattr(asyncio, "future_add_to_awaited_by", None)
 discard_awaited_by: Any = getattr(asyncio, "future_discard_from_awaited_by", None)
 _register_task: Any = asyncio._register_task

@@ -67,6 +67,21 @@ class ChannelBase(base.ChannelBase[T], Generic[T]):
         self._begin(limit, OVERFLOWS.index(overflow), capacity, name)
 
 
+class TurnBase:
+    """What asyncio asks of a callback of its loop."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        _blocker: Any
+
+    @property
+    def __self__(self) -> Any:
+        """In debug mode the task that asyncio is to name when the turn took too long."""
+        blocker = self._blocker  # an actor, or the callback of another task
+        return blocker if isinstance(blocker, ActorBase) else getattr(blocker, "__self__", None)
+
+
 class WaiterBase:
     """The part of operations and selects that nothing waits for.
 
@@ -79,6 +94,7 @@ class WaiterBase:
         _claim: int
         _phase: int
 
+        def _cancel(self, message: object, /) -> bool: ...
         def __next__(self) -> Any: ...
         def _interrupted(self, error: BaseException | None, /) -> bool: ...
 
@@ -98,6 +114,10 @@ class WaiterBase:
     def cancelled(self) -> bool:
         """As `asyncio.Future.cancelled`."""
         return self._claim == CANCELLED
+
+    def cancel(self, msg: object = None) -> bool:
+        """As `asyncio.Future.cancel`."""
+        return self._cancel(msg)
 
     def throw(self, kind: Any, value: Any = None, traceback: TracebackType | None = None) -> Any:
         """As `Coroutine.throw`. A send that had happened goes on as if nothing had been, and the
@@ -187,6 +207,7 @@ ENGINE = "tailrace._core.native"
 _describe: Any = base_tasks
 _numbers = count(1)
 _register_task: Any = asyncio._register_task
+swap_current_task: Any = getattr(_asyncio, "_swap_current_task", None)
 Future: Any = _asyncio.Future
 
 
@@ -198,8 +219,10 @@ class ActorBase:
 
     if TYPE_CHECKING:
         _cancelled_error: BaseException | None
+        _cancelling: int
         _context: Context
         _coro: Any
+        _must_cancel: bool
         _name: str
         _number: int
         _source_traceback: list[Any] | None
@@ -208,6 +231,8 @@ class ActorBase:
         def _begin(
             self, coro: Any, loop: Any, name: str, context: Context | None, eager: bool, /
         ) -> None: ...
+        def _cancel(self, message: object, /) -> bool: ...
+        def _step(self) -> None: ...
 
     def __init__(
         self,
@@ -226,9 +251,31 @@ class ActorBase:
         loop = asyncio.get_event_loop() if loop is None else loop
         eager = eager_start and loop is asyncio._get_running_loop() and sys.version_info >= (3, 12)
         self._begin(coro, loop, name, context, eager)
+        if eager:
+            self._step_at_once(loop)
         _register_task(self)
         if self._source_traceback:
             del self._source_traceback[-1]  # this frame; not of interest, as asyncio says
+
+    def _step_at_once(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Step it for the first time, within the step of another task, or of none."""
+        try:
+            self._context.run(_nothing)  # RuntimeError if it is entered: asyncio refuses that too
+        except BaseException:
+            self._warns_when_lost = False
+            raise
+        outer = swap_current_task(loop, None)
+        try:
+            self._step()
+        finally:
+            swap_current_task(loop, outer)
+
+    if not TYPE_CHECKING:
+
+        @property
+        def __class__(self):
+            """What `isinstance` reads: code that looks for an `asyncio.Task` finds one."""
+            return asyncio.Task
 
     def __repr__(self) -> str:
         # As a task: log readers look for "<Task".
@@ -246,6 +293,25 @@ class ActorBase:
     @_log_destroy_pending.setter
     def _log_destroy_pending(self, warns: bool) -> None:
         self._warns_when_lost = warns
+
+    def cancel(self, msg: object = None) -> bool:
+        """Have CancelledError raised in it at its await; False if it has ended."""
+        if self._cancel(msg):
+            return True
+        self._log_traceback = False  # its canceller knows of its failure, if it has failed
+        return False
+
+    def cancelling(self) -> int:
+        """How many cancellations were not taken back."""
+        return self._cancelling
+
+    def uncancel(self) -> int:
+        """Take one cancellation back; how many are left."""
+        if self._cancelling > 0:
+            self._cancelling -= 1
+            if self._cancelling == 0:
+                self._must_cancel = False
+        return self._cancelling
 
     def get_name(self) -> str:
         """Its name."""
@@ -306,12 +372,28 @@ class ActorBase:
         return error
 
 
+def _nothing() -> None:
+    pass
+
+
 # --- what the engine calls for words and refusals -------------------------------------------------
 
 
-def raise_used_again(used: Any) -> NoReturn:
-    """An operation or select is awaited a second time."""
-    raise RuntimeError(f"{getattr(used, 'method', 'select')} was awaited already: it is used once")
+def raise_not_driven(waiter: Any, stepping: bool) -> NoReturn:
+    """An operation or select must not be driven now."""
+    if stepping:  # as a generator raises it
+        raise RuntimeError(f"{waiter!r} is in a step already")
+    if waiter._unused:  # `a, b = channel.recv()`: an await was forgotten
+        raise TypeError(f"{waiter!r} is not an iterator: await it")
+    method = getattr(waiter, "method", "select")
+    raise RuntimeError(f"{method} was awaited already: it is used once")
+
+
+def raise_no_callback(waiter: Any) -> NoReturn:
+    """A callback is added to what is not parked, or is waited for already."""
+    if waiter._unused:
+        base.NoFuture.add_done_callback(waiter, None)
+    raise RuntimeError("only the task that is parked here may wait for it")
 
 
 def raise_would_block(channel: object, kind: int) -> NoReturn:

@@ -142,13 +142,19 @@ static void give_back(Operation *operation) {
     Py_CLEAR(operation->channel);
 }
 
+/* Give a received value back; count the value that a `send_many` has sent. */
+static void undo(Operation *winner) {
+    if (winner->base.kind == SEND_MANY)
+        winner->count++;
+    if (winner->base.kind != DONE && receives(winner) && winner->value != NULL)
+        give_back(winner);
+}
+
 /* --- close ------------------------------------------------------------------------------------- */
 
+/* A new `Closed`; NULL with an error set. */
 static PyObject *closed_error(Channel *channel) {
-    PyObject *error = PyObject_CallOneArg(channel->state->Closed, (PyObject *)channel);
-    if (error != NULL && channel->cause != NULL)
-        PyException_SetCause(error, Py_NewRef(channel->cause));
-    return error;
+    return PyObject_CallOneArg(channel->state->closed_error, (PyObject *)channel);
 }
 
 static PyObject *channel_close(Channel *self, PyObject *cause) {
@@ -166,135 +172,3 @@ static PyObject *channel_close(Channel *self, PyObject *cause) {
     }
     Py_RETURN_TRUE;
 }
-
-/* --- the type ---------------------------------------------------------------------------------- */
-
-static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *named) {
-    Channel *self = (Channel *)type->tp_alloc(type, 0);
-    if (self != NULL)
-        self->state = state_of((PyObject *)self);
-    return (PyObject *)self;
-}
-
-/* _begin(limit, overflow, capacity, name): what `__init__` has checked. */
-static PyObject *channel_begin(Channel *self, PyObject *args) {
-    PyObject *capacity, *name;
-    if (!PyArg_ParseTuple(args, "nbOO", &self->limit, &self->overflow, &capacity, &name))
-        return NULL;
-    Py_XSETREF(self->capacity, Py_NewRef(capacity));
-    Py_XSETREF(self->name, Py_NewRef(name));
-    Py_RETURN_NONE;
-}
-
-static int channel_traverse(Channel *self, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE(self));
-    VISIT_ALL(self->cause, self->name);
-    for (Queue *each = &self->receivers; each <= &self->returned; each++)
-        if (queue_traverse(each, visit, arg) != 0)
-            return 1;
-    return ring_traverse(&self->buffer, visit, arg);
-}
-
-static int channel_clear(Channel *self) {
-    for (Queue *each = &self->receivers; each <= &self->returned; each++)
-        queue_clear(each);
-    ring_clear(&self->buffer);
-    CLEAR_ALL(self->cause, self->name);
-    return 0;
-}
-
-static void channel_dealloc(Channel *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    Py_TRASHCAN_BEGIN(self, channel_dealloc) /* a channel in a channel in a channel ... */
-    if (self->weakrefs != NULL)
-        PyObject_ClearWeakRefs((PyObject *)self);
-    channel_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-    Py_TRASHCAN_END
-}
-
-static int channel_bool(PyObject *self) {
-    return 1; /* an empty channel is still a channel */
-}
-
-/* Buffered, sent, dropped, parked senders and parked receivers. */
-static PyObject *channel_counts(Channel *self, PyObject *unused) {
-    Py_ssize_t senders = queue_waiting(self->state, &self->senders);
-    Py_ssize_t receivers = senders < 0 ? -1 : queue_waiting(self->state, &self->receivers);
-    if (receivers < 0)
-        return NULL;
-    return Py_BuildValue("nnnnn", channel_length(self), self->sent, self->dropped, senders, receivers);
-}
-
-/* What can be received without a sender, in order. Nothing is taken. */
-static PyObject *channel_values(Channel *self, PyObject *unused) {
-    PyObject *values = PyList_New(0); /* from here on atomic: to append runs no Python code */
-    int failed = values == NULL;
-    for (Operation *each = self->returned.head; each != NULL && !failed; each = each->next)
-        failed = PyList_Append(values, each->value);
-    for (Py_ssize_t n = 0; n < self->buffer.count && !failed; n++)
-        failed = PyList_Append(values, ring_at(&self->buffer, n));
-    if (failed)
-        Py_CLEAR(values);
-    return values;
-}
-
-static PyMemberDef channel_members[] = {
-    {"name", T_OBJECT, offsetof(Channel, name), READONLY, "What logs and graphs call this channel."},
-    {"capacity", T_OBJECT, offsetof(Channel, capacity), READONLY,
-     "How many values it holds: 0 for a rendezvous, `math.inf` for no bound."},
-    {"closed", T_BOOL, offsetof(Channel, closed), READONLY,
-     "Whether it was closed; values may still be buffered."},
-    {"__orig_class__", T_OBJECT_EX, offsetof(Channel, origin), 0, NULL},
-    {"_ends", T_OBJECT, offsetof(Channel, ends), 0, NULL},
-    {"_cause", T_OBJECT, offsetof(Channel, cause), READONLY, NULL},
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(Channel, weakrefs), READONLY, NULL},
-    {NULL},
-};
-
-static PyObject *channel_send(Channel *self, PyObject *value);
-static PyObject *channel_recv(Channel *self, PyObject *unused);
-static PyObject *channel_anext(Channel *self);
-static PyObject *channel_send_nowait(Channel *self, PyObject *value);
-static PyObject *channel_recv_nowait(Channel *self, PyObject *unused);
-static PyObject *channel_send_many(Channel *self, PyObject *values);
-static PyObject *channel_recv_many(Channel *self, PyObject *n);
-
-static PyMethodDef channel_methods[] = {
-    {"send", ONE(channel_send), send_doc},
-    {"recv", PLAIN(channel_recv), recv_doc},
-    {"send_nowait", ONE(channel_send_nowait), send_nowait_doc},
-    {"recv_nowait", PLAIN(channel_recv_nowait), recv_nowait_doc},
-    {"send_many", ONE(channel_send_many), send_many_doc},
-    {"recv_many", ONE(channel_recv_many), recv_many_doc},
-    {"_begin", (PyCFunction)channel_begin, METH_VARARGS, NULL},
-    {"_close", ONE(channel_close), NULL},
-    {"_counts", PLAIN(channel_counts), NULL},
-    {"_values", PLAIN(channel_values), NULL},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
-    {NULL},
-};
-
-static PyType_Slot channel_slots[] = {
-    {Py_tp_doc, channel_doc},
-    {Py_tp_new, channel_new},
-    {Py_tp_dealloc, channel_dealloc},
-    {Py_tp_traverse, channel_traverse},
-    {Py_tp_clear, channel_clear},
-    {Py_tp_methods, channel_methods},
-    {Py_tp_members, channel_members},
-    {Py_sq_length, channel_length},
-    {Py_nb_bool, channel_bool},
-    {Py_am_aiter, PyObject_SelfIter},
-    {Py_am_anext, channel_anext},
-    {0, NULL},
-};
-
-static PyType_Spec channel_spec = {
-    .name = "tailrace._core.native.Channel",
-    .basicsize = sizeof(Channel),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
-    .slots = channel_slots,
-};

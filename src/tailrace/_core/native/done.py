@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Generic, TypeVar
 
+from tailrace._core.common import HAPPENED
 from tailrace._core.done import DoneBase, Watch
 from tailrace._core.native._engine import Operation
 
@@ -25,6 +26,9 @@ class Done(DoneBase[T], Operation[T], Generic[T]):
         return self._source
 
     channel: Any = property(_channel)
+
+    def _happened(self) -> bool:
+        return self._wake(HAPPENED)
 
 
 def done(source: asyncio.Future[T] | asyncio.Event) -> Operation[T]:

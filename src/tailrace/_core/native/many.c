@@ -43,9 +43,9 @@ static PyObject *recv_many_take_value(Operation *self) {
     Py_ssize_t most = Py_MIN(self->count - 1, channel_length(channel) + channel->senders.count) + 1;
     PyObject *values = PyList_New(most); /* the collector may run here */
     if (values == NULL) {
-        PyObject *error = take_exception();
+        PyObject *error = PyErr_GetRaisedException();
         undo(self);
-        raise_exception(error);
+        PyErr_SetRaisedException(error);
         return NULL;
     }
     PyObject_GC_UnTrack(values); /* until it is whole */
@@ -62,18 +62,13 @@ static PyObject *recv_many_take_value(Operation *self) {
 }
 
 static PyObject *channel_recv_many(Channel *self, PyObject *n) {
-    int overflow = 0;
     bool whole = PyLong_Check(n) && !PyBool_Check(n);
-    long long most = whole ? PyLong_AsLongLongAndOverflow(n, &overflow) : 0;
-    if (overflow > 0 || most > PY_SSIZE_T_MAX)
-        most = PY_SSIZE_T_MAX;
-    if (most < 1 || overflow < 0) {
-        PyErr_Format(PyExc_ValueError, "recv_many takes a whole number of at least 1, not %R", n);
-        return NULL;
-    }
+    Py_ssize_t most = whole ? PyNumber_AsSsize_t(n, NULL) : 0; /* what is too large becomes the largest */
+    if (most < 1)
+        return PyErr_Format(PyExc_ValueError, "recv_many takes a whole number of at least 1, not %R", n);
     Operation *many = operation_of_type(self->state, self->state->RecvMany, self, RECV_MANY);
     if (many != NULL)
-        many->count = (Py_ssize_t)most;
+        many->count = most;
     return (PyObject *)many;
 }
 

@@ -24,19 +24,8 @@ static PyObject *module_bind(PyObject *module, PyObject *parts) {
     if (Py_IsNone(state->name))                                                                     \
         Py_CLEAR(state->name);
     PARTS(TAKE)
-    PyObject *start = PyObject_CallNoArgs(state->random_bits);
-    state->rng = start != NULL ? PyLong_AsUnsignedLongLongMask(start) : 0;
-    Py_XDECREF(start);
-    if (PyErr_Occurred())
-        return NULL;
     Py_RETURN_NONE;
 }
-
-static PyObject *nothing(PyObject *unused, PyObject *none) {
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef no_result = {"result", nothing, METH_NOARGS, NULL};
 
 static bool take_constants(State *state) {
 #define INTERN(name)                                                                                \
@@ -47,32 +36,20 @@ static bool take_constants(State *state) {
     state->future_arguments = PyDict_New();
     state->msg_names = PyTuple_Pack(1, state->str_msg);
     state->context_names = PyTuple_Pack(1, state->str_context);
-    state->no_result = PyCFunction_New(&no_result, NULL);
 #if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
     state->stop_iteration = PyObject_CallNoArgs(PyExc_StopIteration);
     if (state->stop_iteration == NULL)
         return false;
 #endif
-    return state->empty_tuple && state->msg_names && state->context_names && state->no_result;
+    return state->empty_tuple && state->future_arguments && state->msg_names && state->context_names;
 }
 
-static bool take_future(State *state) {
-    PyObject *asyncio = PyImport_ImportModule("_asyncio"), *future = NULL;
-    if (asyncio != NULL)
-        future = PyObject_GetAttrString(asyncio, "Future");
-    Py_XDECREF(asyncio);
-    if (future == NULL)
-        return false;
+static bool take_future(State *state, PyObject *future) {
+    int known = future != NULL ? inside_is_as_known() : -1;
     state->Future = (PyTypeObject *)future;
-    int known = inside_is_as_known();
-    if (known == 0 || state->Future->tp_basicsize > FUTURE_SIZE)
+    if (known == 0 || (known == 1 && state->Future->tp_basicsize > FUTURE_SIZE))
         PyErr_SetString(PyExc_ImportError, "the native core was built for another Python than this");
     return !PyErr_Occurred();
-}
-
-/* A base class that is written in Python: see `bases.py`. */
-static PyObject *base_class(PyObject *bases, const char *name) {
-    return PyObject_GetAttrString(bases, name);
 }
 
 /* Make a type of a spec and up to two bases, whose references are taken; NULL for none. */
@@ -90,12 +67,14 @@ static bool add_type(PyObject *module, PyTypeObject **type, PyType_Spec *spec, P
     return *type != NULL && PyModule_AddType(module, *type) == 0;
 }
 
+/* Base classes that are written in Python are in `bases.py`. */
 static bool add_types(PyObject *module, State *state, PyObject *bases) {
-#define BASE(name) base_class(bases, #name)
+#define BASE(name) PyObject_GetAttrString(bases, #name)
 #define TYPE(name) Py_XNewRef(state->name)
-    return add_type(module, &state->Waiter, &waiter_spec, BASE(WaiterBase), NULL) &&
+    return take_future(state, BASE(Future)) &&
+           add_type(module, &state->Waiter, &waiter_spec, BASE(WaiterBase), NULL) &&
            add_type(module, &state->Scheduler, &scheduler_spec, NULL, NULL) &&
-           add_type(module, &state->Turn, &turn_spec, NULL, NULL) &&
+           add_type(module, &state->Turn, &turn_spec, BASE(TurnBase), NULL) &&
            add_type(module, &state->Channel, &channel_spec, BASE(ChannelBase), NULL) &&
            add_type(module, &state->Operation, &operation_spec, TYPE(Waiter), BASE(OperationBase)) &&
            add_type(module, &state->Select, &select_spec, TYPE(Waiter), BASE(SelectBase)) &&
@@ -108,8 +87,7 @@ static int module_exec(PyObject *module) {
     State *state = PyModule_GetState(module);
     state->budget = OPERATIONS_BUDGET;
     PyObject *bases = PyImport_ImportModule("tailrace._core.native.bases");
-    bool good = bases != NULL && take_constants(state) && take_future(state) &&
-                add_types(module, state, bases);
+    bool good = bases != NULL && take_constants(state) && add_types(module, state, bases);
     Py_XDECREF(bases);
     return good && PyModule_AddIntConstant(module, "BUDGET", OPERATIONS_BUDGET) == 0 &&
                    PyModule_AddIntConstant(module, "TURN_STEPS", TURN_STEPS) == 0 &&
@@ -126,18 +104,13 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     return 0;
 }
 
-static void free_kept(PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    Py_SET_REFCNT(object, 0);
-    type->tp_free(object);
-    Py_DECREF(type);
-}
-
 static int module_clear(PyObject *module) {
     State *state = PyModule_GetState(module);
-    while (state->free_count > 0)
-        free_kept((PyObject *)state->free[--state->free_count]);
+    while (state->free_count > 0) {
+        Operation *kept = state->free[--state->free_count];
+        kept->base.not_reusable = FOR_GOOD;
+        Py_DECREF(kept);
+    }
     CLEAR_ALL(state->Channel, state->stop_iteration);
     return 0;
 }
@@ -145,6 +118,32 @@ static int module_clear(PyObject *module) {
 static void module_free(void *module) {
     module_clear(module);
 }
+
+/* The same words as in `_core/python`. */
+#define select_doc "select($module, /, *cases, timeout=None, priority=False)\n--\n\n" \
+"Wait until one of `cases` can happen, do that one and no other: ``(index, value)``.\n\n" \
+"A case is an operation (``channel.recv()``, ``channel.send(value)``, ``done(future)``) or\n" \
+"None, which never happens (Go's nil channel). Among several that are ready the choice is\n" \
+"uniformly random; with `priority` the first listed wins. After `timeout` seconds the answer\n" \
+"is ``(None, None)``.\n\n" \
+"A receive from a closed, drained channel is ready, with the `Closed` instance as its value;\n" \
+"if it was closed with a cause, that `Closed` is raised. A send on a closed channel raises\n" \
+"`Closed` when it is the case chosen.\n\n" \
+"TypeError for what is not an operation; ValueError when nothing could ever happen.\n" \
+"Cancelled: no case happened. A send that was taken in the same instant makes the await\n" \
+"return, and the cancellation arrives at the task's next one."
+
+#define select_nowait_doc "select_nowait($module, /, *cases, priority=False)\n--\n\n" \
+"Do one of `cases` if one can happen at once, else raise `WouldBlock` (Go's ``default``).\n\n" \
+"Cases, choice and values are as for `select`."
+
+#define spawn_doc "spawn($module, coroutines, name, first, ended, /)\n--\n\n" \
+"Start an actor for each of a list of coroutines: a dict of them.\n\n" \
+"They are called ``name#first`` and so on; with `first` 0 there is one, called `name`. `ended`\n" \
+"is called with each that has ended, in an empty context and as part of no task."
+
+#define seed_doc "seed($module, n, /)\n--\n\n" \
+"Start the random numbers of select at `n`, and a new budget, for runs that repeat."
 
 static PyMethodDef module_functions[] = {
     {"select", FAST_NAMED(select_call), select_doc},

@@ -40,8 +40,16 @@
 #endif
 #define UNLIKELY(condition) !LIKELY(!(condition))
 
-#include "docs.h"
 #include "inside.h"
+
+/* A type as module.c makes it. The name is also that of the twin's class. */
+#define SPEC(kind, object, more_flags, its_slots)                                                   \
+    {                                                                                               \
+        .name = "tailrace._core.native." #kind, .basicsize = sizeof(object),                        \
+        .flags = Py_TPFLAGS_DEFAULT | (more_flags), .slots = (its_slots),                           \
+    }
+#define SUBCLASSED (Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE)
+#define MADE_HERE Py_TPFLAGS_DISALLOW_INSTANTIATION
 
 /* How a method takes its arguments. */
 #define FAST_NAMED(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
@@ -205,18 +213,17 @@ struct Actor {
 
 /* Parts that are written or found in Python, and given to `bind` under these names. */
 #define PARTS(X)                                                                                    \
-    X(Closed) X(WouldBlock) X(CancelledError) X(put_off_cancellation) X(warn_unused) X(warn_lost)                \
-    X(raise_used_again) X(raise_no_case) X(raise_would_block) X(wait_for) X(select_options)                  \
-    X(select_nowait_options) X(wake_after) X(schedulers) X(loop_parts) X(Task) X(random_bits)         \
-    X(monotonic) X(is_main_thread) X(register_tasks) X(current_tasks) X(swap_current_task)              \
-    X(discard_awaited_by) X(get_running_loop)                                                       \
-    X(future_cancel) X(future_set_result) X(future_set_exception)
+    X(closed_error) X(WouldBlock) X(CancelledError) X(put_off_cancellation) X(warn_unused)          \
+    X(warn_lost) X(raise_not_driven) X(raise_no_callback) X(raise_no_case) X(raise_would_block)     \
+    X(wait_for) X(select_options) X(select_nowait_options) X(wake_after) X(tell_dropped)            \
+    X(schedulers) X(loop_parts) X(monotonic) X(is_main_thread) X(register_tasks) X(current_tasks)   \
+    X(swap_current_task) X(discard_awaited_by) X(get_running_loop) X(future_cancel)                 \
+    X(future_set_result) X(future_set_exception) X(no_result)
 
 /* Names of attributes, kept as strings. */
 #define NAMES(X)                                                                                    \
     X(result) X(cancel) X(throw) X(release) X(_ready) X(_watch) X(_unwatch) X(take_value)             \
-    X(overflow) X(__discarded__) X(msg) X(context) X(loop) X(call_soon) X(call_soon_threadsafe)         \
-    X(is_closed) X(get_debug) X(time)
+    X(msg) X(context) X(loop) X(call_soon) X(call_soon_threadsafe) X(is_closed) X(get_debug) X(time)
 
 #define DECLARE(name) PyObject *name;
 #define DECLARE_NAME(name) PyObject *str_##name;
@@ -230,7 +237,6 @@ struct State {
     NAMES(DECLARE_NAME)
     PyObject *empty_tuple, *msg_names, *context_names;
     PyObject *future_arguments; /* dict: the arguments of a new Future; its loop is stored each time */
-    PyObject *no_result;      /* the `result` of a waiter that was not cancelled */
     PyObject *stop_iteration; /* reused, see `hand_out` */
     Py_ssize_t budget;
     Scheduler *active;        /* borrowed: the scheduler that stepped last; see `active_here` */
@@ -251,12 +257,10 @@ typedef struct {
 /* The result of an attempt. */
 typedef enum { FAILED = -1, WAIT, SUCCESS, CLOSED } AttemptResult;
 
-/* --- references and exceptions, on every version ---------------------------------------------- */
+/* --- exceptions and results -------------------------------------------------------------------- */
 
-static inline PyObject *take_exception(void) {
-#if PY_VERSION_HEX >= 0x030C0000
-    return PyErr_GetRaisedException();
-#else
+#if PY_VERSION_HEX < 0x030C0000
+static inline PyObject *PyErr_GetRaisedException(void) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     if (type == NULL)
@@ -267,16 +271,19 @@ static inline PyObject *take_exception(void) {
     Py_DECREF(type);
     Py_XDECREF(traceback);
     return value;
-#endif
 }
 
-static inline void raise_exception(PyObject *error) { /* takes the reference; NULL raises nothing */
-#if PY_VERSION_HEX >= 0x030C0000
-    PyErr_SetRaisedException(error);
-#else
+static inline void PyErr_SetRaisedException(PyObject *error) {
     PyObject *type = error != NULL ? Py_NewRef(Py_TYPE(error)) : NULL;
     PyErr_Restore(type, error, error != NULL ? PyException_GetTraceback(error) : NULL);
+}
 #endif
+
+/* Raise an exception that was just made, whose reference is taken; NULL: its making has raised. */
+static inline PyObject *raise_new(PyObject *error) {
+    if (error != NULL)
+        PyErr_SetRaisedException(error);
+    return NULL;
 }
 
 /* Drop the result of a call: whether there was one. */
@@ -293,7 +300,7 @@ static inline int truth(PyObject *answer) {
 }
 
 static int raise_kept(void *error) {
-    raise_exception(error);
+    PyErr_SetRaisedException(error);
     return -1;
 }
 
@@ -301,14 +308,14 @@ static int raise_kept(void *error) {
  * KeyboardInterrupt of a signal handler), the main thread raises it as soon as it runs Python again;
  * any other goes to `sys.unraisablehook`. */
 static COLD void raise_soon(State *state, PyObject *where) {
-    PyObject *error = take_exception();
+    PyObject *error = PyErr_GetRaisedException();
     bool interrupt = !PyErr_GivenExceptionMatches(error, PyExc_Exception) &&
                      PyInterpreterState_Get() == PyInterpreterState_Main() &&
                      truth(PyObject_CallNoArgs(state->is_main_thread)) == 1;
     PyErr_Clear();
     if (interrupt && Py_AddPendingCall(raise_kept, error) == 0)
         return;
-    raise_exception(error);
+    PyErr_SetRaisedException(error);
     PyErr_WriteUnraisable(where);
 }
 
@@ -356,16 +363,8 @@ static inline bool sends(Operation *operation) {
     return operation->base.kind == SEND || operation->base.kind == SEND_MANY;
 }
 
-static inline bool is_operation(State *state, PyObject *object) {
-    return Py_IS_TYPE(object, state->Operation) || PyObject_TypeCheck(object, state->Operation);
-}
-
 static inline bool is_waiter(State *state, PyObject *object) {
     return Py_IS_TYPE(object, state->Operation) || PyObject_TypeCheck(object, state->Waiter);
-}
-
-static inline bool is_actor(State *state, PyObject *object) {
-    return Py_IS_TYPE(object, state->Actor) || PyObject_TypeCheck(object, state->Actor);
 }
 
 /* Whether the next operation must first yield to the scheduler. */
@@ -376,27 +375,19 @@ static inline bool budget_is_spent(State *state) {
     return true;
 }
 
+/* What most types do to free an object. */
+static NEVER_INLINE void free_object(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    type->tp_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
 /* --- used before they are defined --------------------------------------------------------------- */
 
-static PyObject *running_loop(State *state);
-static bool is_reachable(Scheduler *scheduler);
-static PyObject *take_loop(Scheduler *scheduler);
-static Scheduler *scheduler_here(State *state);
-static PyObject *turn_make(Scheduler *scheduler);
-static double scheduler_now(Scheduler *scheduler);
 static ALWAYS_INLINE void scheduler_push(Scheduler *scheduler, PyObject *item);
-static void scheduler_push_yielded(Scheduler *scheduler, PyObject *item);
 static ALWAYS_INLINE int actor_resume(Actor *actor);
-static void waiter_clear(Waiter *waiter);
-static int waiter_traverse(Waiter *waiter, visitproc visit, void *arg);
-static void waiter_finalize(PyObject *self);
-static void unpark(Waiter *waiter, uint8_t phase);
-static PySendResult yield_itself(Waiter *waiter, PyObject **result);
-static PySendResult yield_for_others(Waiter *waiter, PyObject **result);
-static void undo(Operation *winner);
-static PyObject *waiter_await(Waiter *self);
-static PyObject *waiter_iternext(PyObject *self);
-static PySendResult waiter_send(PyObject *self, PyObject *arg, PyObject **result);
 static void select_leave(Select *select, Operation *winner);
 static PyObject *recv_many_take_value(Operation *self);
 

@@ -31,15 +31,9 @@ static ALWAYS_INLINE AttemptResult attempt(Operation *operation, Effects *effect
 
 /* Raise the error of an attempt on a closed channel; returns NULL. */
 static COLD PyObject *raise_closed(Operation *operation) {
-    Channel *channel = operation->channel;
-    if (operation->base.kind == NEXT && channel->cause == NULL)
-        PyErr_SetNone(PyExc_StopAsyncIteration);
-    else {
-        PyObject *error = closed_error(channel);
-        if (error != NULL)
-            raise_exception(error);
-    }
-    return NULL;
+    bool ends = operation->base.kind == NEXT && operation->channel->cause == NULL;
+    return raise_new(ends ? PyObject_CallNoArgs(PyExc_StopAsyncIteration)
+                          : closed_error(operation->channel));
 }
 
 static NEVER_INLINE PyObject *take_other_value(Operation *operation) {
@@ -80,9 +74,8 @@ static ALWAYS_INLINE bool park(Operation *operation, Select *select) {
 }
 
 static int withdraw_done(Operation *operation) {
-    if (operation->base.kind != DONE)
-        return 0;
-    return answered(ask(operation, operation->base.state->str__unwatch)) ? 0 : -1;
+    bool watches = operation->base.kind == DONE;
+    return !watches || answered(ask(operation, operation->base.state->str__unwatch)) ? 0 : -1;
 }
 
 /* Attempt, and if need be park. */
@@ -163,11 +156,6 @@ static PyObject *operation_take_value(Operation *self, PyObject *unused) {
     return take_value(self);
 }
 
-/* _happened(): the source of a `done` operation is done: the operation, or its select, happened. */
-static PyObject *operation_happened(Operation *self, PyObject *unused) {
-    return PyBool_FromLong(claim_and_wake(waiter_of(self), HAPPENED, self));
-}
-
 /* --- the type ---------------------------------------------------------------------------------- */
 
 static NEVER_INLINE Operation *operation_of_type(State *state, PyTypeObject *type, Channel *channel,
@@ -209,98 +197,3 @@ static PyObject *channel_recv(Channel *self, PyObject *unused) {
 static PyObject *channel_anext(Channel *self) {
     return operation_new(self, NEXT, NULL);
 }
-
-/* For `Done` in Python, the only kind that is made from outside. */
-static PyObject *operation_of_python(PyTypeObject *type, PyObject *args, PyObject *named) {
-    State *state = PyModule_GetState(PyType_GetModuleByDef(type, &native_module));
-    if (type == state->Operation || type == state->SendMany || type == state->RecvMany) {
-        PyErr_SetString(PyExc_TypeError, "operations are made by a channel's send and recv");
-        return NULL;
-    }
-    return (PyObject *)operation_of_type(state, type, NULL, DONE);
-}
-
-static int operation_traverse(Operation *self, visitproc visit, void *arg) {
-    VISIT_ALL(self->channel, self->values);
-    return waiter_traverse(&self->base, visit, arg);
-}
-
-static int operation_clear(Operation *self) {
-    if (self->queue != NULL) { /* all of it is garbage: there is nothing to wake */
-        leave_queue(self);
-        Py_DECREF(self); /* frees nothing: the caller has a reference */
-    }
-    self->base.phase = SPENT;
-    CLEAR_ALL(self->channel, self->values);
-    waiter_clear(&self->base);
-    return 0;
-}
-
-static NEVER_INLINE void operation_free(Operation *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
-        return;
-    PyObject_GC_UnTrack(self);
-    type->tp_clear((PyObject *)self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static void operation_dealloc(Operation *self) {
-    State *state = self->base.state;
-    if (LIKELY(Py_IS_TYPE(self, state->Operation) && self->base.driver_kind == NO_DRIVER &&
-               !self->base.not_reusable && self->base.phase != FRESH &&
-               state->free_count < FREE_OPERATIONS)) {
-        PyObject *channel = (PyObject *)self->channel, *value = self->value;
-        self->channel = NULL;
-        self->value = NULL;
-        revive((PyObject *)self);
-        state->free[state->free_count++] = self;
-        Py_XDECREF(value);
-        Py_XDECREF(channel);
-    }
-    else
-        operation_free(self);
-}
-
-static PyMemberDef operation_members[] = {
-    {"channel", T_OBJECT, offsetof(Operation, channel), READONLY, "The channel it works on."},
-    {"_kind", T_UBYTE, offsetof(Operation, base.kind), READONLY, NULL},
-    {"_count", T_PYSSIZET, offsetof(Operation, count), READONLY, NULL},
-    {NULL},
-};
-
-static PyMethodDef operation_methods[] = {
-    {"_attempt", ONE(operation_attempt), NULL},
-    {"take_value", PLAIN(operation_take_value), take_value_doc},
-    {"_happened", PLAIN(operation_happened), NULL},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
-    {NULL},
-};
-
-static PyType_Slot operation_slots[] = {
-    {Py_tp_doc, operation_doc},
-    {Py_tp_new, operation_of_python},
-    {Py_tp_dealloc, operation_dealloc},
-    {Py_tp_finalize, waiter_finalize},
-    {Py_tp_traverse, operation_traverse},
-    {Py_tp_clear, operation_clear},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, waiter_iternext},
-    {Py_am_await, waiter_await},
-    {Py_am_send, waiter_send},
-    {Py_tp_methods, operation_methods},
-    {Py_tp_members, operation_members},
-    {0, NULL},
-};
-
-#define OPERATION_SPEC(kind)                                                                        \
-    {                                                                                               \
-        .name = "tailrace._core.native." kind, .basicsize = sizeof(Operation),                      \
-        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,                     \
-        .slots = operation_slots,                                                                   \
-    }
-
-static PyType_Spec operation_spec = OPERATION_SPEC("Operation");
-static PyType_Spec send_many_spec = OPERATION_SPEC("SendMany");
-static PyType_Spec recv_many_spec = OPERATION_SPEC("RecvMany");

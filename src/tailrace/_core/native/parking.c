@@ -116,6 +116,35 @@ static int queue_traverse(Queue *queue, visitproc visit, void *arg) {
     return 0;
 }
 
+/* --- waiters -------------------------------------------------------------------------------------- */
+
+static void waiter_clear(Waiter *waiter) {
+    waiter->driver_kind = NO_DRIVER;
+    CLEAR_ALL(waiter->scheduler, waiter->cancel_messages);
+}
+
+/* As if it had never been parked. */
+static void unpark(Waiter *waiter, uint8_t phase) {
+    waiter_clear(waiter);
+    waiter->phase = phase;
+    waiter->claim = UNCLAIMED;
+    waiter->ticket = 0;
+}
+
+static PySendResult yield_itself(Waiter *waiter, PyObject **result) {
+    waiter->blocking = true;
+    *result = Py_NewRef(waiter);
+    return PYGEN_NEXT;
+}
+
+/* The budget is spent: its driver goes to the back of `ready`. */
+static NEVER_INLINE PySendResult yield_for_others(Waiter *waiter, PyObject **result) {
+    if (running_loop(waiter->state) != NULL)
+        return yield_itself(waiter, result);
+    *result = Py_NewRef(Py_None);
+    return PYGEN_NEXT;
+}
+
 /* --- claims ----------------------------------------------------------------------------------- */
 
 /* Claim a waiter for `how`; false if it was claimed. Atomic. Drops the references of its queues, but
@@ -253,14 +282,18 @@ static bool claim_and_wake(Waiter *waiter, uint8_t how, Operation *winner) {
     return true;
 }
 
-/* Call the `__discarded__` of a value that an overflow policy dropped. Takes the reference. */
+/* Have a task whose budget is spent resumed. Its step may have taken long, so the clock is read after
+ * it. */
+static void scheduler_push_yielded(Scheduler *self, PyObject *item) {
+    self->steps += YIELD_STEPS;
+    self->look = 1;
+    scheduler_push(self, item);
+}
+
+/* An overflow policy dropped `value`, whose reference is taken. */
 static NEVER_INLINE void apply_dropped(State *state, PyObject *value) {
-    PyObject *told = PyObject_GetAttr((PyObject *)Py_TYPE(value), state->str___discarded__);
-    if (told == NULL)
-        PyErr_Clear();
-    else if (!answered(PyObject_CallFunctionObjArgs(told, value, state->str_overflow, NULL)))
-        raise_soon(state, told);
-    Py_XDECREF(told);
+    if (!answered(PyObject_CallOneArg(state->tell_dropped, value)))
+        raise_soon(state, value);
     Py_DECREF(value);
 }
 

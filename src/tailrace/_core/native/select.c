@@ -148,12 +148,12 @@ static int release(Select *self) {
 
 /* Undo a parking that failed, as if it had been cancelled; the error stays set. */
 static void give_up(Select *self) {
-    PyObject *error = take_exception();
+    PyObject *error = PyErr_GetRaisedException();
     if (!claim(&self->base, CANCELLED, NULL) && self->base.claim == HAPPENED)
         undo(self->winner);
     release(self);
     PyErr_Clear();
-    raise_exception(error);
+    PyErr_SetRaisedException(error);
 }
 
 /* --- the result -------------------------------------------------------------------------------- */
@@ -162,8 +162,7 @@ static PyObject *closed_value(Operation *operation) {
     PyObject *error = closed_error(operation->channel);
     if (error == NULL || (receives(operation) && operation->channel->cause == NULL))
         return error;
-    raise_exception(error);
-    return NULL;
+    return raise_new(error);
 }
 
 static PyObject *index_and_value(Select *self, AttemptResult attempted) {
@@ -172,14 +171,9 @@ static PyObject *index_and_value(Select *self, AttemptResult attempted) {
         index++;
     PyObject *value = attempted == CLOSED ? closed_value(self->winner) : take_value(self->winner);
     PyObject *number = value != NULL ? PyLong_FromSsize_t(index) : NULL;
-    PyObject *pair = number != NULL ? PyTuple_New(2) : NULL;
-    if (pair == NULL) {
-        Py_XDECREF(number);
-        Py_XDECREF(value);
-        return NULL;
-    }
-    PyTuple_SET_ITEM(pair, 0, number);
-    PyTuple_SET_ITEM(pair, 1, value);
+    PyObject *pair = number != NULL ? PyTuple_Pack(2, number, value) : NULL;
+    Py_XDECREF(number);
+    Py_XDECREF(value);
     return pair;
 }
 
@@ -212,7 +206,7 @@ static bool take_cases(Select *self, PyObject *const *cases, Py_ssize_t count) {
     State *state = self->base.state;
     Py_ssize_t refused = -1;
     for (Py_ssize_t n = 0; n < count; n++) {
-        Waiter *each = is_operation(state, cases[n]) ? (Waiter *)cases[n] : NULL;
+        Waiter *each = PyObject_TypeCheck(cases[n], state->Operation) ? (Waiter *)cases[n] : NULL;
         bool fresh = each != NULL && each->phase == FRESH;
         if (fresh)
             each->phase = SPENT;
@@ -265,9 +259,7 @@ static PyObject *select_call(PyObject *module, PyObject *const *args, Py_ssize_t
         something = case_at(self, n) != NULL;
     if (!something) {
         Py_DECREF(self);
-        PyErr_SetString(PyExc_ValueError,
-                        "select without a case and without a timeout would wait forever");
-        return NULL;
+        return PyErr_Format(PyExc_ValueError, "select without a case and without a timeout would wait forever");
     }
     self->base.phase = FRESH;
     return (PyObject *)self;
@@ -286,57 +278,3 @@ static PyObject *select_nowait_call(PyObject *module, PyObject *const *args, Py_
     Py_DECREF(self);
     return pair;
 }
-
-/* --- the type ---------------------------------------------------------------------------------- */
-
-static int select_traverse(Select *self, visitproc visit, void *arg) {
-    VISIT_ALL(self->cases, self->timer);
-    return waiter_traverse(&self->base, visit, arg);
-}
-
-static int select_clear(Select *self) {
-    if (self->base.phase == PARKED)
-        claim(&self->base, CANCELLED, NULL);
-    self->base.phase = SPENT;
-    CLEAR_ALL(self->timeout, self->timer); /* the cases stay: a cycle through a case is broken by the case */
-    waiter_clear(&self->base);
-    return 0;
-}
-
-static void select_dealloc(Select *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    if (self->base.phase == FRESH && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
-        return;
-    PyObject_GC_UnTrack(self);
-    select_clear(self);
-    Py_XDECREF(self->cases);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static PyMemberDef select_members[] = {
-    {"cases", T_OBJECT, offsetof(Select, cases), READONLY, "The operations it chooses among."},
-    {"timeout", T_OBJECT, offsetof(Select, timeout), READONLY, "In seconds; None for none."},
-    {NULL},
-};
-
-static PyType_Slot select_slots[] = {
-    {Py_tp_doc, "What `select` returns: await it once for ``(index, value)``."},
-    {Py_tp_dealloc, select_dealloc},
-    {Py_tp_finalize, waiter_finalize},
-    {Py_tp_traverse, select_traverse},
-    {Py_tp_clear, select_clear},
-    {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, waiter_iternext},
-    {Py_am_await, waiter_await},
-    {Py_am_send, waiter_send},
-    {Py_tp_members, select_members},
-    {0, NULL},
-};
-
-static PyType_Spec select_spec = {
-    .name = "tailrace._core.native.Select",
-    .basicsize = sizeof(Select),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = select_slots,
-};

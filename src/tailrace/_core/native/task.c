@@ -13,37 +13,21 @@ static PyTypeObject *asyncio_future(PyObject *self) {
 
 /* --- making and unmaking ----------------------------------------------------------------------- */
 
-/* Step it for the first time, within the step of another task, or of none. */
-static int step_at_once(Actor *self) {
+/* _step(): step it for the first time, within the step of another task, or of none. The loop has no
+ * current task meanwhile. */
+static PyObject *step_within(Actor *self, PyObject *unused) {
     Scheduler *scheduler = self->scheduler;
-    State *state = scheduler->state;
-    if (PyContext_Enter(self->context) < 0) { /* entered already: asyncio refuses that too */
-        self->ended = true;
-        return -1;
-    }
-    PyContext_Exit(self->context);
     PyObject *current = scheduler->current; /* the outer task has a reference elsewhere */
     PyThreadState *thread = scheduler->thread;
-    PyObject *given[] = {scheduler->loop, Py_None};
-    PyObject *outer = PyObject_Vectorcall(state->swap_current_task, given, 2, NULL);
-    if (outer == NULL)
-        return -1;
     scheduler->current = NULL;
     PyObject *stepped = actor_step_soon(self, NULL);
-    PyObject *error = take_exception();
-    given[1] = outer;
-    bool swapped = answered(PyObject_Vectorcall(state->swap_current_task, given, 2, NULL));
-    Py_DECREF(outer);
     scheduler->current = current;
     scheduler->thread = thread;
-    if (error != NULL)
-        raise_exception(error);
-    Py_XDECREF(stepped);
-    return stepped != NULL && swapped ? 0 : -1;
+    return stepped;
 }
 
-/* _begin(coroutine, loop, name, context, eager): start it, with what `__init__` has checked. Actors are
- * started in the order in which asyncio would start tasks. */
+/* _begin(coroutine, loop, name, context, eager): start it, with what `__init__` has checked; an eager one is
+ * stepped by `__init__`. Actors are started in the order in which asyncio would start tasks. */
 static PyObject *task_begin(Actor *self, PyObject *args) {
     PyObject *coroutine, *loop, *name, *context;
     int eager;
@@ -51,7 +35,7 @@ static PyObject *task_begin(Actor *self, PyObject *args) {
         return NULL;
     Scheduler *scheduler = scheduler_of(state_of((PyObject *)self), loop);
     bool begun = scheduler != NULL && actor_begin(self, scheduler, coroutine, name, context) == 0 &&
-                 (eager ? step_at_once(self) : step_soon(self)) == 0;
+                 (eager || step_soon(self) == 0);
     Py_XDECREF(scheduler);
     return begun ? Py_NewRef(Py_None) : NULL;
 }
@@ -70,66 +54,41 @@ static int actor_clear(PyObject *object) {
 static void actor_finalize(PyObject *object) {
     Actor *self = (Actor *)object;
     if (!self->ended && self->log_destroy_pending && self->scheduler != NULL) {
-        PyObject *pending = take_exception();
+        PyObject *pending = PyErr_GetRaisedException();
         if (!answered(PyObject_CallOneArg(self->scheduler->state->warn_lost, object)))
             PyErr_WriteUnraisable(object);
-        raise_exception(pending);
+        PyErr_SetRaisedException(pending);
     }
     asyncio_future(object)->tp_finalize(object);
 }
 
 static void actor_dealloc(PyObject *object) {
     PyTypeObject *future = asyncio_future(object);
-#if PY_VERSION_HEX < 0x030C0000
     PyTypeObject *type = Py_TYPE(object);
-#endif
     if (PyObject_CallFinalizerFromDealloc(object) < 0)
         return;
     PyObject_GC_UnTrack(object);
     actor_clear(object);
     future->tp_dealloc(object); /* from 3.12 it drops the reference to the type as well */
-#if PY_VERSION_HEX < 0x030C0000
-    Py_DECREF(type);
-#endif
-}
-
-/* --- cancellation ------------------------------------------------------------------------------ */
-
-static PyObject *task_cancel(Actor *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    PyObject *message = given_message(args, count, names);
-    int taken = message != NULL ? actor_cancel(self, message) : -1;
-    return taken < 0 ? NULL : PyBool_FromLong(taken);
-}
-
-static PyObject *task_cancelling(Actor *self, PyObject *unused) {
-    return PyLong_FromLong(self->cancelling);
-}
-
-static PyObject *task_uncancel(Actor *self, PyObject *unused) {
-    if (self->cancelling > 0 && --self->cancelling == 0)
-        self->must_cancel = false;
-    return PyLong_FromLong(self->cancelling);
+    if (PY_VERSION_HEX < 0x030C0000)
+        Py_DECREF(type);
 }
 
 /* --- the type ----------------------------------------------------------------------------------- */
 
 static PyMethodDef actor_methods[] = {
     {"_begin", (PyCFunction)task_begin, METH_VARARGS, NULL},
+    {"_step", PLAIN(step_within), NULL},
     {"_wakeup", ONE(actor_wakeup), NULL},
-    {"cancel", FAST_NAMED(task_cancel),
-     "cancel($self, msg=None)\n--\n\n"
-     "Have CancelledError raised in it at its await; False if it has ended."},
-    {"cancelling", PLAIN(task_cancelling),
-     "How many cancellations were not taken back."},
-    {"uncancel", PLAIN(task_uncancel),
-     "Take one cancellation back; how many are left."},
+    {"_cancel", ONE(actor_cancel), NULL},
     {NULL},
 };
 
 static PyMemberDef actor_members[] = {
     {"_warns_when_lost", T_BOOL, offsetof(Actor, log_destroy_pending), 0, NULL},
     {"_after", T_OBJECT, offsetof(Actor, after), 0, NULL},
-    {"_must_cancel", T_BOOL, offsetof(Actor, must_cancel), READONLY, NULL},
+    {"_must_cancel", T_BOOL, offsetof(Actor, must_cancel), 0, NULL},
+    {"_cancelling", T_INT, offsetof(Actor, cancelling), 0, NULL},
     {"_fut_waiter", T_OBJECT, offsetof(Actor, waiting), READONLY, NULL},
     {"_cancel_message", T_OBJECT, offsetof(Actor, cancel_message), 0, NULL},
     {"_cancelled_error", T_OBJECT, offsetof(Actor, cancelled_error), 0, NULL},
@@ -140,20 +99,8 @@ static PyMemberDef actor_members[] = {
     {NULL},
 };
 
-/* What `isinstance` reads: tools and libraries that look for an `asyncio.Task` find one. */
-static PyObject *actor_class(PyObject *self, void *closure) {
-    State *state = state_of(self);
-    return Py_NewRef(state->Task != NULL ? state->Task : (PyObject *)Py_TYPE(self));
-}
-
-static PyGetSetDef actor_getset[] = {
-    {"__class__", actor_class, NULL, NULL, NULL},
-    {NULL},
-};
-
 static PyType_Slot actor_slots[] = {
     {Py_tp_doc, "An actor as the native core runs it: a task in all but its type."},
-    {Py_tp_getset, actor_getset},
     {Py_tp_dealloc, actor_dealloc},
     {Py_tp_finalize, actor_finalize},
     {Py_tp_traverse, actor_traverse},
@@ -163,9 +110,4 @@ static PyType_Slot actor_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec actor_spec = {
-    .name = "tailrace._core.native.Actor",
-    .basicsize = sizeof(Actor),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
-    .slots = actor_slots,
-};
+static PyType_Spec actor_spec = SPEC(Actor, Actor, SUBCLASSED, actor_slots);

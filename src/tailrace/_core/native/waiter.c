@@ -37,74 +37,25 @@ static bool cancel_waiter(Waiter *waiter, PyObject *message) {
 
 /* A new CancelledError, with a message unless that is NULL or None; NULL with an error set. */
 static PyObject *new_cancellation(State *state, PyObject *message) {
-    if (message == NULL || Py_IsNone(message))
-        return PyObject_CallNoArgs(state->CancelledError);
-    return PyObject_CallOneArg(state->CancelledError, message);
+    PyObject *given = message != NULL && Py_IsNone(message) ? NULL : message;
+    return PyObject_CallFunctionObjArgs(state->CancelledError, given, NULL);
 }
 
 /* The same with the message of the first cancellation. */
 static PyObject *cancellation_of(Waiter *waiter) {
     PyObject *messages = waiter->cancel_messages;
-    bool none = messages == NULL || PyList_GET_SIZE(messages) == 0;
-    return new_cancellation(waiter->state, none ? NULL : PyList_GET_ITEM(messages, 0));
-}
-
-static void waiter_clear(Waiter *waiter) {
-    waiter->driver_kind = NO_DRIVER;
-    CLEAR_ALL(waiter->scheduler, waiter->cancel_messages);
-}
-
-static int waiter_traverse(Waiter *waiter, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE(waiter));
-    VISIT_ALL(waiter->scheduler, waiter->cancel_messages);
-    return 0;
-}
-
-static void waiter_finalize(PyObject *self) {
-    Waiter *waiter = (Waiter *)self;
-    waiter->not_reusable |= FOR_GOOD; /* the collector has marked it as finalised */
-    if (waiter->phase != FRESH)
-        return;
-    PyObject *pending = take_exception();
-    if (!answered(PyObject_CallOneArg(waiter->state->warn_unused, self)))
-        PyErr_WriteUnraisable(self);
-    raise_exception(pending);
-}
-
-/* As if it had never been parked. */
-static void unpark(Waiter *waiter, uint8_t phase) {
-    waiter_clear(waiter);
-    waiter->phase = phase;
-    waiter->claim = UNCLAIMED;
-    waiter->ticket = 0;
-}
-
-static PySendResult yield_itself(Waiter *waiter, PyObject **result) {
-    waiter->blocking = true;
-    *result = Py_NewRef(waiter);
-    return PYGEN_NEXT;
-}
-
-/* The budget is spent: its driver goes to the back of `ready`. */
-static NEVER_INLINE PySendResult yield_for_others(Waiter *waiter, PyObject **result) {
-    if (running_loop(waiter->state) != NULL)
-        return yield_itself(waiter, result);
-    *result = Py_NewRef(Py_None);
-    return PYGEN_NEXT;
+    bool any = messages != NULL && PyList_GET_SIZE(messages) > 0;
+    return new_cancellation(waiter->state, any ? PyList_GET_ITEM(messages, 0) : NULL);
 }
 
 /* --- awaiting ---------------------------------------------------------------------------------- */
 
-/* As a generator raises it. If user code in a step (`is_closed` of a loop, an iterator of values) drove
- * the same operation, that would be queued twice, or send its value twice. */
-static COLD PySendResult raise_stepping(Waiter *waiter) {
-    PyErr_Format(PyExc_RuntimeError, "%R is in a step already", (PyObject *)waiter);
-    return PYGEN_ERROR;
-}
-
-static COLD PySendResult raise_used(Waiter *waiter) {
-    Py_XDECREF(PyObject_CallOneArg(waiter->state->raise_used_again, (PyObject *)waiter));
-    return PYGEN_ERROR;
+/* Raise why it must not be driven: in the words of `bases.py`. If user code in a step (`is_closed` of a
+ * loop, an iterator of values) drove the same operation, that would be queued twice, or send its value
+ * twice. */
+static COLD PyObject *refuse(Waiter *waiter, bool stepping) {
+    PyObject *in_step = stepping ? Py_True : Py_False;
+    return PyObject_CallFunctionObjArgs(waiter->state->raise_not_driven, waiter, in_step, NULL);
 }
 
 /* Handle the claim: PYGEN_NEXT to attempt again. */
@@ -146,10 +97,10 @@ static ALWAYS_INLINE PySendResult go_on(Waiter *waiter, PyObject **result) {
 
 static NEVER_INLINE PySendResult waiter_step(Waiter *waiter, PyObject **result) {
     *result = NULL;
-    if (UNLIKELY(waiter->stepping))
-        return raise_stepping(waiter);
-    if (UNLIKELY(waiter->phase == SPENT))
-        return raise_used(waiter);
+    if (UNLIKELY(waiter->stepping || waiter->phase == SPENT)) {
+        refuse(waiter, waiter->stepping);
+        return PYGEN_ERROR;
+    }
     waiter->stepping = true;
     PySendResult how = go_on(waiter, result);
     waiter->stepping = false;
@@ -178,14 +129,12 @@ static PyObject *hand_out(State *state, PyObject *value) {
     else if (stop != NULL && Py_REFCNT(stop) == 1 && active_here(state) != NULL) {
         Py_CLEAR(((PyStopIterationObject *)stop)->traceback); /* of an earlier use in this step */
         Py_XSETREF(((PyStopIterationObject *)stop)->value, value);
-        raise_exception(Py_NewRef(stop));
+        PyErr_SetRaisedException(Py_NewRef(stop));
     }
     else {
         /* Made here: given to PyErr_SetObject, a tuple or exception would be taken apart. */
-        stop = PyObject_CallOneArg(PyExc_StopIteration, value);
+        raise_new(PyObject_CallOneArg(PyExc_StopIteration, value));
         Py_DECREF(value);
-        if (stop != NULL)
-            raise_exception(stop);
     }
     return NULL;
 }
@@ -205,20 +154,16 @@ static inline void forget_handed_out(State *state) {
 
 static PyObject *waiter_iternext(PyObject *self) {
     PyObject *result;
-    if (((Waiter *)self)->phase == FRESH) { /* `a, b = channel.recv()`: an await was forgotten */
-        PyErr_Format(PyExc_TypeError, "%R is not an iterator: await it", self);
-        return NULL;
-    }
+    if (UNLIKELY(((Waiter *)self)->phase == FRESH)) /* `a, b = channel.recv()`: an await was forgotten */
+        return refuse((Waiter *)self, false);
     if (waiter_send(self, Py_None, &result) == PYGEN_RETURN)
         return hand_out(((Waiter *)self)->state, result);
     return result;
 }
 
 static PyObject *waiter_await(Waiter *self) {
-    if (UNLIKELY(self->phase != FRESH)) {
-        raise_used(self);
-        return NULL;
-    }
+    if (UNLIKELY(self->phase != FRESH))
+        return refuse(self, false);
     self->phase = BEGUN;
     return Py_NewRef(self);
 }
@@ -227,28 +172,15 @@ static PyObject *waiter_await(Waiter *self) {
 
 /* Whether `error` was a cancellation that is put off to the task's next await. */
 static int put_off(Waiter *waiter, PyObject *error) {
-    State *state = waiter->state;
-    if (!PyObject_TypeCheck(error, (PyTypeObject *)state->CancelledError))
-        return 0;
     Py_ssize_t cancellations = waiter->cancel_messages != NULL ? PyList_GET_SIZE(waiter->cancel_messages) : 0;
-    return truth(PyObject_CallFunction(state->put_off_cancellation, "On", error, cancellations));
-}
-
-/* Give a received value back; count the value that a `send_many` has sent. */
-static void undo(Operation *winner) {
-    if (winner->base.kind == SEND_MANY)
-        winner->count++;
-    if (winner->base.kind != DONE && receives(winner) && winner->value != NULL)
-        give_back(winner);
+    return truth(PyObject_CallFunction(waiter->state->put_off_cancellation, "On", error, cancellations));
 }
 
 /* _interrupted(error): decide what an exception at the await means; None: it is given up. True: raise
  * it. False: a send happened, and returns. */
 static PyObject *waiter_interrupted(Waiter *self, PyObject *error) {
-    if (self->stepping) {
-        raise_stepping(self);
-        return NULL;
-    }
+    if (self->stepping)
+        return refuse(self, true);
     if (self->phase == SPENT) /* or a case, whose value its select or the channel has */
         Py_RETURN_TRUE;
     bool parked = self->phase == PARKED, select = self->kind == SELECT;
@@ -300,22 +232,17 @@ static PyObject *itself(PyObject *self, PyObject *unused) {
 
 static PyMethodDef itself_method = {"get_loop", PLAIN(itself), "The loop that resumes it."};
 
-/* Attributes and no methods, as a task reads both each time it parks, and a bound method would double
- * the cost. */
+/* `get_loop` and `result` are attributes and no methods: a task reads both each time it parks, and with
+ * methods a hop between plain tasks takes 7 % more instructions. */
 static PyObject *waiter_get_loop(Waiter *self, void *closure) {
-    PyObject *loop = waiter_find_scheduler(self) ? take_loop(self->scheduler) : NULL;
-    if (loop == NULL && !PyErr_Occurred())
-        PyErr_SetString(PyExc_RuntimeError, "Event loop is closed");
+    PyObject *loop = waiter_find_scheduler(self) ? need_loop(self->scheduler) : NULL;
     PyObject *get_loop = loop != NULL ? PyCFunction_New(&itself_method, loop) : NULL;
     Py_XDECREF(loop);
     return get_loop;
 }
 
 static PyObject *raise_cancellation(Waiter *self, PyObject *unused) {
-    PyObject *error = cancellation_of(self);
-    if (error != NULL)
-        raise_exception(error);
-    return NULL;
+    return raise_new(cancellation_of(self));
 }
 
 static PyMethodDef cancelled_result = {"result", PLAIN(raise_cancellation), NULL};
@@ -328,30 +255,19 @@ static PyObject *waiter_get_result(Waiter *self, void *closure) {
 
 static PyObject *waiter_add_done_callback(Waiter *self, PyObject *const *args, Py_ssize_t count,
                                            PyObject *names) {
-    PyObject *context = names != NULL && PyTuple_GET_SIZE(names) == 1 ? args[count] : Py_None;
-    if (count != 1 || (names != NULL && PyTuple_GET_SIZE(names) > 1)) {
-        PyErr_SetString(PyExc_TypeError, "add_done_callback(callback, *, context=None)");
-        return NULL;
-    }
+    Py_ssize_t named = names != NULL ? PyTuple_GET_SIZE(names) : 0;
+    if (count != 1 || named > 1)
+        return PyErr_Format(PyExc_TypeError, "add_done_callback(callback, *, context=None)");
     if (!waiter_find_scheduler(self))
         return NULL;
-    double since = scheduler_now(self->scheduler);
-    PyObject *own = Py_IsNone(context) ? PyContext_CopyCurrent() : Py_NewRef(context);
-    if (own == NULL)
+    double since = scheduler_now(self->scheduler); /* may run user code */
+    if ((self->phase != PARKED && self->phase != YIELDED) || self->driver_kind != NO_DRIVER)
+        return PyObject_CallOneArg(self->state->raise_no_callback, (PyObject *)self);
+    bool given = named == 1 && !Py_IsNone(args[1]);
+    PyObject *context = given ? Py_NewRef(args[1]) : PyContext_CopyCurrent();
+    if (context == NULL)
         return NULL;
-    if ((self->phase != PARKED && self->phase != YIELDED) || self->driver_kind != NO_DRIVER) {
-        Py_DECREF(own);
-        if (self->phase == FRESH)
-            PyErr_Format(PyExc_TypeError,
-                         "%R is no future: await it, or give it to select; "
-                         "asyncio.wait takes tasks",
-                         self);
-        else
-            PyErr_SetString(PyExc_RuntimeError,
-                            "only the task that is parked here may wait for it");
-        return NULL;
-    }
-    self->context = own;
+    self->context = context;
     self->driver = Py_NewRef(args[0]);
     self->driver_kind = TASK;
     if (self->phase == YIELDED)
@@ -363,33 +279,38 @@ static PyObject *waiter_add_done_callback(Waiter *self, PyObject *const *args, P
     Py_RETURN_NONE;
 }
 
-/* cancel(msg=None): the message, borrowed; NULL with an error set for other arguments. */
-static PyObject *given_message(PyObject *const *args, Py_ssize_t count, PyObject *names) {
-    Py_ssize_t named = names != NULL ? PyTuple_GET_SIZE(names) : 0;
-    if (count + named == 0)
-        return Py_None;
-    if (count + named == 1 &&
-        (named == 0 || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "msg") == 0))
-        return args[0];
-    PyErr_SetString(PyExc_TypeError, "cancel() takes a message, msg=None, and nothing else");
-    return NULL;
+static PyObject *waiter_cancel(Waiter *self, PyObject *message) {
+    return PyBool_FromLong(cancel_waiter(self, message));
 }
 
-static PyObject *waiter_cancel(Waiter *self, PyObject *const *args, Py_ssize_t count,
-                                PyObject *names) {
-    PyObject *message = given_message(args, count, names);
-    return message != NULL ? PyBool_FromLong(cancel_waiter(self, message)) : NULL;
-}
-
-/* _wake(claim): claim it for something other than a peer; false if it was claimed or is not parked. */
+/* _wake(claim): false if it was claimed or is not parked. HAPPENED is for a case whose source is done:
+ * the operation, or its select, happened. */
 static PyObject *waiter_wake(Waiter *self, PyObject *how) {
     long number = PyLong_AsLong(how);
-    if (number <= UNCLAIMED || number > CANCELLED) {
-        if (!PyErr_Occurred())
-            PyErr_Format(PyExc_ValueError, "%ld is no claim", number);
-        return NULL;
-    }
-    return PyBool_FromLong(claim_and_wake(self, (uint8_t)number, NULL));
+    if (number < (self->kind == DONE ? HAPPENED : ATTEMPT_AGAIN) || number > CANCELLED)
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "%ld is no claim", number);
+    Operation *winner = number == HAPPENED ? (Operation *)self : NULL;
+    Waiter *waiter = winner != NULL ? waiter_of(winner) : self;
+    return PyBool_FromLong(claim_and_wake(waiter, (uint8_t)number, winner));
+}
+
+/* --- the type ------------------------------------------------------------------------------------- */
+
+static int waiter_traverse(Waiter *waiter, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(waiter));
+    VISIT_ALL(waiter->scheduler, waiter->cancel_messages);
+    return 0;
+}
+
+static void waiter_finalize(PyObject *self) {
+    Waiter *waiter = (Waiter *)self;
+    waiter->not_reusable |= FOR_GOOD; /* the collector has marked it as finalised */
+    if (waiter->phase != FRESH)
+        return;
+    PyObject *pending = PyErr_GetRaisedException();
+    if (!answered(PyObject_CallOneArg(waiter->state->warn_unused, self)))
+        PyErr_WriteUnraisable(self);
+    PyErr_SetRaisedException(pending);
 }
 
 static PyGetSetDef waiter_getset[] = {
@@ -413,7 +334,7 @@ static PyMethodDef waiter_methods[] = {
     {"add_done_callback", FAST_NAMED(waiter_add_done_callback),
      "add_done_callback($self, callback, /, *, context=None)\n--\n\n"
      "TypeError, as for asyncio.wait: what is not awaited yet is no future."},
-    {"cancel", FAST_NAMED(waiter_cancel), NULL},
+    {"_cancel", ONE(waiter_cancel), NULL},
     {"_interrupted", ONE(waiter_interrupted), NULL},
     {"_wake", ONE(waiter_wake), NULL},
     {NULL},
@@ -421,15 +342,14 @@ static PyMethodDef waiter_methods[] = {
 
 static PyType_Slot waiter_slots[] = {
     {Py_tp_doc, "What can be parked: the common part of operations and selects."},
+    {Py_tp_finalize, waiter_finalize},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, waiter_iternext},
+    {Py_am_await, waiter_await},
     {Py_tp_methods, waiter_methods},
     {Py_tp_members, waiter_members},
     {Py_tp_getset, waiter_getset},
     {0, NULL},
 };
 
-static PyType_Spec waiter_spec = {
-    .name = "tailrace._core.native.Waiter",
-    .basicsize = sizeof(Waiter),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = waiter_slots,
-};
+static PyType_Spec waiter_spec = SPEC(Waiter, Waiter, MADE_HERE | Py_TPFLAGS_BASETYPE, waiter_slots);

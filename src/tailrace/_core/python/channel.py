@@ -13,9 +13,9 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Generator, Iterable, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from tailrace._core.base import ChannelBase, SendManyBase
+from tailrace._core.base import ChannelBase, SendManyBase, closed_error
 from tailrace._core.common import End, Overflow, Sending, check_capacity, check_overflow
 from tailrace._core.holds import Holders
 from tailrace._core.python.operations import CoreOperation, Dropped, add_effect
@@ -45,17 +45,7 @@ T = TypeVar("T")
 
 
 class Channel(ChannelBase[T]):
-    """A typed, synchronised, optionally buffered pipe between actors, tasks and threads.
-
-    ``Channel[int]()`` is a rendezvous: a send returns when a receiver has taken the value.
-    ``Channel[int](64)`` holds up to 64 values, ``Channel[int](math.inf)`` any number (for
-    feedback loops). `overflow` says what a send does when there is no room: wait ("block"), or
-    drop the new or the oldest value, counted in `statistics`. `name` is how logs and graphs call
-    it. TypeError or ValueError for a capacity or policy that is none.
-
-    Any number of tasks, loops and threads may use one channel at once; each value goes to
-    exactly one receiver, and both sides are served first in, first out.
-    """
+    __doc__ = ChannelBase.__doc__
 
     __slots__ = (
         "__orig_class__",
@@ -98,9 +88,6 @@ class Channel(ChannelBase[T]):
         """How many values can be received without a sender."""
         return len(self._buffer) + len(self._returned)
 
-    def __bool__(self) -> Literal[True]:
-        return True  # an empty channel is still a channel
-
     @property
     def name(self) -> str:
         """What logs and graphs call this channel."""
@@ -116,47 +103,25 @@ class Channel(ChannelBase[T]):
         """Whether it was closed; values may still be buffered."""
         return self._closed
 
-    # --- what users call --------------------------------------------------------------------
+    # --- what users call: see `ChannelBase` --------------------------------------------------
 
     def send(self, value: T, /) -> CoreOperation[None]:
-        """Await it to send `value`: until a receiver took it, or at capacity ≥ 1 it is buffered.
-
-        Raises `Closed` (also when the channel closes meanwhile: then `value` was not sent).
-        Cancelled: CancelledError means it was not sent; a value taken in the same instant makes
-        the await return, and the cancellation arrives at the task's next one.
-        """
         return Send(self, value)
 
     def recv(self) -> CoreOperation[T]:
-        """Await it for the next value. Raises `Closed` once the channel is closed and drained.
-
-        Cancelled: a value handed over in the same instant goes back, in its place in the order.
-        """
         return Recv(self)
 
     def send_nowait(self, value: T, /) -> None:
-        """Send at once, or raise `WouldBlock`; `Closed` as for `send`."""
         Send(self, value).now()
 
     def recv_nowait(self) -> T:
-        """Receive at once, or raise `WouldBlock`; `Closed` as for `recv`."""
         value: T = Recv(self).now()
         return value
 
     def send_many(self, values: Iterable[T], /) -> Sending:
-        """Await it to send all `values`, in order. Not a case for `select`.
-
-        After any exception, cancellation included, the operation's ``sent`` says how many were
-        sent: go on with ``values[op.sent:]``. An iterator may already have given out the value
-        that was not sent.
-        """
         return SendMany(self, values)
 
     def recv_many(self, n: int, /) -> Awaitable[list[T]]:
-        """Await it for 1 to `n` values: waits for one, then takes what is there, in order.
-
-        Raises `Closed` as `recv`. Cancelled: none was taken. Not a case for `select`.
-        """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise ValueError(f"recv_many takes a whole number of at least 1, not {n!r}")
         return RecvMany(self, n)
@@ -197,7 +162,7 @@ class Channel(ChannelBase[T]):
     def _send(self, value: T, here: Scheduler) -> Effect:
         """Send `value` if that is possible now, else return WAIT. `Closed`: nothing has changed."""
         if self._closed:
-            raise self._closed_error()
+            raise closed_error(self)
         if self._receivers:
             effect = self._hand_over(value, self._sent + 1, here)
             if effect is not None:
@@ -298,7 +263,7 @@ class Channel(ChannelBase[T]):
     ) -> list[Outcome]:
         """Send up to `most` of ``values[many.sent:]``: to parked receivers, and into the buffer."""
         if self._closed:
-            raise self._closed_error()
+            raise closed_error(self)
         effects: list[Outcome] = []
         before, start = self._sent, many.sent
         stop = min(len(values), start + most)
@@ -321,11 +286,6 @@ class Channel(ChannelBase[T]):
         self._closed = True
         self._cause = cause
         return [*self._receivers.claim_all(), *self._senders.claim_all()]
-
-    def _closed_error(self) -> Closed:
-        error = Closed(self)
-        error.__cause__ = self._cause
-        return error
 
     # --- what `ChannelBase` calls -----------------------------------------------------------
 
@@ -395,7 +355,7 @@ class Recv(CoreOperation[T]):
         if effect is not WAIT:
             self.value = value
         elif channel._closed:
-            raise self.closed_error(channel._closed_error())
+            raise self.closed_error(closed_error(channel))
         return effect
 
     def closed_error(self, closed: Closed) -> Exception:

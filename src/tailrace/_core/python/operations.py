@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
-from tailrace._core.base import Operation
+from tailrace._core.base import Operation, tell_dropped
 from tailrace._core.cancellation import put_off_cancellation
 from tailrace._core.common import CANCELLED, HAPPENED, UNCLAIMED, Claim, label
 from tailrace._core.python.parking import (
@@ -305,21 +305,18 @@ def add_effect(effects: list[Outcome], effect: Effect) -> None:
 class Dropped:
     """The effect of an overflow policy: a value was dropped, and is told so."""
 
-    __slots__ = ("kind", "value")
+    __slots__ = ("value",)
     scheduler = None
 
     def __init__(self, value: object) -> None:
         self.value = value
-        self.kind = type(value)
 
     def apply(self, here: Scheduler) -> None:
-        """Call the value's ``__discarded__``, if its type has one."""
-        discarded: Any = getattr(self.kind, "__discarded__", None)
-        if discarded is not None:
-            try:
-                discarded(self.value, "overflow")
-            except Exception as error:  # the sender need not know the value
-                raise_in_finaliser(error)
+        """Tell the value."""
+        try:
+            tell_dropped(self.value)
+        except Exception as error:  # the sender need not know the value
+            raise_in_finaliser(error)
 
 
 class _Raises:
