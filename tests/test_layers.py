@@ -21,6 +21,8 @@ SRC = Path(__file__).parent.parent / "src"
 
 # A module belongs to the longest of these names that it is or lies in.
 LAYERS = {
+    "tailrace.account": 0,
+    "tailrace.ledger": 0,
     "tailrace.errors": 0,
     "tailrace.usercode": 0,
     "tailrace.arguments": 0,

@@ -33,6 +33,7 @@ INSIDE = {
     "clockwork",
     "deadline",
     "jsontext",
+    "ledger",
     "usercode",
     "worker",
 }  # what several packages use

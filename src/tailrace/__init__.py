@@ -9,14 +9,15 @@ The layers. Each imports only from itself and from those below:
 3. `group`: the owner of actors.
 2. `select`, `timers`: choose among channel operations. `clockwork`: the timers behind `timers`.
 1. `channel`: the one primitive. `retry`: when to try again.
-0. `errors`. `_core`: the engine, of which there are two twins. `deadline`, `jsontext`, `usercode`,
-   `worker`: what several packages use.
+0. `errors`. `_core`: the engine, of which there are two twins. `account`, `arguments`, `deadline`,
+   `jsontext`, `ledger`, `usercode`, `worker`: what several packages use.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from tailrace.account import Account
 from tailrace.actors import (
     DeadLetter,
     Hub,
@@ -81,6 +82,7 @@ except PackageNotFoundError:  # used from a source tree that was never installed
 
 __all__ = [
     "Abort",
+    "Account",
     "ActorState",
     "Answer",
     "Backend",

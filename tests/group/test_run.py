@@ -663,3 +663,53 @@ def test_a_main_that_is_cancelled_by_what_it_awaits_has_not_ended_well() -> None
 
     with pytest.raises(asyncio.CancelledError):
         run(main)
+
+
+MESSAGES = """
+    from tailrace import Message
+    sys.stderr = sys.stdout
+
+    async def make(out: Sender[Message[int]]) -> None:
+        for n in range(4):
+            await out.send(Message(n))
+        if "fail" in sys.argv:
+            raise ValueError("the source failed")
+        print("ready", flush=True)
+        if "stay" in sys.argv:
+            await asyncio.Event().wait()
+
+    async def settle(inbox: Receiver[Message[int]]) -> None:
+        async for msg in inbox:
+            msg.ack() if msg.data else msg.abort("zero")
+
+    def main(go: Group) -> None:
+        a = Channel[Message[int]](name="a")
+        go(make, a)
+        go(settle, a)
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "stay", "stay and cancel"])
+def test_run_says_at_the_end_what_became_of_the_messages(how: str) -> None:
+    with program(f"{MESSAGES}\n    sys.argv += {how.split()}\n    run(main)") as process:
+        if how != "ends":
+            process.send_signal(signal.SIGTERM)
+        if "cancel" in how:
+            process.send_signal(signal.SIGINT)
+        _, printed = rest(process)
+    assert printed[-1] == "4 in: 3 stored, 1 aborted"
+
+
+def test_run_says_it_after_a_failure_too_and_nothing_if_no_message_came_in() -> None:
+    fails = f"""{MESSAGES}
+    sys.argv.append("fail")
+    print("ready", flush=True)
+    try:
+        run(main)
+    except ExceptionGroup as failure:
+        print(failure.exceptions[0])
+    run(lambda go: None)
+    """
+    with program(fails) as process:
+        _, printed = rest(process)
+    assert printed == ["4 in: 3 stored, 1 aborted", "the source failed"]

@@ -31,7 +31,15 @@ from tailrace._core.common import (
     kind_of,
     label,
 )
-from tailrace._core.holds import Hold, enclosing, holders_of, let_go, take_hold, was_let_go
+from tailrace._core.holds import (
+    Hold,
+    enclosing,
+    holders_of,
+    ledger_of,
+    let_go,
+    take_hold,
+    was_let_go,
+)
 from tailrace._core.threads import ThreadHandle, parked_threads, thread_handles
 
 __all__ = [  # noqa: F405 (of the twin)
@@ -63,6 +71,7 @@ __all__ = [  # noqa: F405 (of the twin)
     "holders_of",
     "kind_of",
     "label",
+    "ledger_of",
     "let_go",
     "parked_on",
     "parked_threads",

@@ -32,8 +32,16 @@ enclosing: ContextVar[Stoppable | None] = ContextVar("tailrace.enclosing", defau
 """What the running code belongs to: a stage, or the main function of `run`. Tasks and threads that
 an actor starts inherit it."""
 
-Holders: TypeAlias = dict[End, int]
-"""How many hold each end of a channel."""
+
+class Holders(dict[End, int]):
+    """How many hold each end of a channel."""
+
+    __slots__ = ("ledger",)
+
+    def __init__(self) -> None:
+        super().__init__({"send": 0, "receive": 0})
+        self.ledger: object = None  # given by those who took the receiving end last
+
 
 _LET_GO: Final = -1
 """In place of their number, once the last holder has let go."""
@@ -51,8 +59,11 @@ Hold: TypeAlias = tuple[Any, End, str]
 """A channel, which end of it is held, and the name of what it is held through."""
 
 
-def take_hold(holds: Sequence[Hold]) -> None:
-    """Hold each end once more. ValueError, and nothing held, if one end's last holder let go."""
+def take_hold(holds: Sequence[Hold], ledger: object = None) -> None:
+    """Hold each end once more. ValueError, and nothing held, if one end's last holder let go.
+
+    `ledger` is what `ledger_of` returns for the channels whose receiving ends these are.
+    """
     with _lock:
         # All refusals first: to let go again of another end would close it.
         for channel, end, _ in holds:
@@ -61,8 +72,10 @@ def take_hold(holds: Sequence[Hold]) -> None:
         for channel, end, _ in holds:
             holders = channel._ends
             if holders is None:
-                holders = channel._ends = {"send": 0, "receive": 0}
+                holders = channel._ends = Holders()
             holders[end] += 1
+            if end == "receive" and ledger is not None:
+                holders.ledger = ledger
 
 
 def let_go(holds: Sequence[Hold], cause: BaseException | None) -> list[Hold]:
@@ -84,6 +97,12 @@ def holders_of(channel: Holdable, end: End) -> int:
     """How many hold `end`."""
     holders = channel._ends
     return 0 if holders is None else max(0, holders[end])
+
+
+def ledger_of(channel: Holdable) -> object:
+    """What was given to `take_hold` for the receiving end last; None if nothing was."""
+    holders = channel._ends
+    return None if holders is None else holders.ledger
 
 
 def was_let_go(channel: Holdable, end: End) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Final, cast, get_origin
 
 from tailrace import _core
 from tailrace._core import End, Hold, label, was_let_go
+from tailrace.arguments import check_count
 from tailrace.channel import SyncReceiver, SyncSender
 from tailrace.group.annotations import HEADS, only_ends
 from tailrace.usercode import is_async, is_generator, unwrapped
@@ -229,6 +230,18 @@ def check_actors(name: str, fn: Callable[..., Any], actors: int) -> None:
     why: object = getattr(unwrapped(fn), "one_actor", None)
     if actors > 1 and isinstance(why, str):
         raise ValueError(f"{name} runs as one actor, so leave out actors={actors}: {why}")
+
+
+def check_options(fn: Callable[..., Any], actors: object, unknown: Iterable[str]) -> None:
+    """TypeError for keywords that `go` does not have, ValueError for a wrong number of actors."""
+    if unknown:
+        name = stage_name(fn)
+        given = ", ".join(f"{keyword}=..." for keyword in unknown)
+        raise TypeError(
+            f"go has no keyword {', '.join(map(repr, unknown))}; give {name} keywords of its "
+            f"own by go(functools.partial({name}, {given}), ...)"
+        )
+    check_count("actors", actors)
 
 
 def check_runs(fn: Callable[..., Any]) -> None:

@@ -15,23 +15,31 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Literal, Never, NoReturn, TypeVarTuple
+from typing import Any, Literal, Never, TypeVarTuple
 
-from tailrace.arguments import check_count, check_seconds
+from tailrace.account import Account
+from tailrace.arguments import check_seconds
 from tailrace.errors import Closed
 from tailrace.group.activity import ActorState
 from tailrace.group.actor import Actor, TaskActor
 from tailrace.group.awaits import place_of, waits_for
-from tailrace.group.checks import check_callable, check_loop, is_posted, stage_name
+from tailrace.group.checks import (
+    check_callable,
+    check_loop,
+    check_options,
+    is_posted,
+    stage_name,
+)
 from tailrace.group.graph import Graph
 from tailrace.group.idle import joining
 from tailrace.group.nest import Nest, nest_around
-from tailrace.group.notices import Notices, log_hidden
+from tailrace.group.notices import Notices, log_hidden, raise_failures
 from tailrace.group.parent import Parent
 from tailrace.group.stage import MANY, Stage, nothing_to_collect
 from tailrace.group.topology import Topology
 from tailrace.group.watch import Watch
 from tailrace.group.wiring import wire
+from tailrace.ledger import Ledger
 from tailrace.usercode import add_note, is_a
 from tailrace.worker import leave_behind
 
@@ -85,6 +93,7 @@ class Group:
         # Set by `run`: the nest of the main function, whose code counts as a source.
         self._main: Nest | None = None
         self._abandon_after: float | None = None  # set by `run`: see `abandon_threads`
+        self._ledger = Ledger()
         self._notices = Notices(self._topology)
         self._watch: Watch | None = None  # from when the block is entered
 
@@ -132,14 +141,7 @@ class Group:
         """
         self._check_open()
         check_callable(fn)
-        if unknown:
-            name = stage_name(fn)
-            given = ", ".join(f"{keyword}=..." for keyword in unknown)
-            raise TypeError(
-                f"go has no keyword {', '.join(map(repr, unknown))}; give {name} keywords of its "
-                f"own by go(functools.partial({name}, {given}), ...)"
-            )
-        check_count("actors", actors)
+        check_options(fn, actors, unknown)
         called = name or stage_name(fn)
         wiring = wire(called, fn, args)
         unique, ordinal = self._topology.name_for(called, given=name is not None)
@@ -343,6 +345,7 @@ class Group:
         self._watch = Watch(
             self._loop, self._live, self._topology, self._stall_after, self._block_acts
         )
+        self._ledger.enter()  # the block's code may make messages, too
         nest = self._nest = nest_around()
         if nest is not None:
             nest.add(self)
@@ -380,7 +383,7 @@ class Group:
                 log_hidden(failures)
                 return False  # KeyboardInterrupt and the like pass as they are
             if failures:
-                self._raise(failures, cancelled)
+                raise_failures(failures, cancelled, self._parent)
             if cancelled is None:
                 return True
             if cancelled is error:
@@ -393,25 +396,11 @@ class Group:
         """Nothing runs any more: let go of what could form a reference cycle."""
         self._state = "ended"
         self._cause = None
+        self._ledger.leave()
         self._watching.stop()
         for nest in (self._nest, self._main):
             if nest is not None:
                 nest.remove(self)
-
-    def _raise(
-        self, failures: list[BaseException], cancelled: asyncio.CancelledError | None
-    ) -> NoReturn:
-        if cancelled is not None and self._parent is not None:
-            # Failures come first, as in asyncio.TaskGroup. A caller that handles them must not
-            # swallow the cancellation with them: it comes again at the caller's next await.
-            self._parent.cancel_anew()
-        for error in failures:
-            if is_a(error, (KeyboardInterrupt, SystemExit)):
-                log_hidden([other for other in failures if other is not error])
-                raise error  # alone: it ends the process
-        # From None: the block's exception is in the ExceptionGroup already; do not show it again as
-        # context.
-        raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures) from None
 
     async def _join(self) -> None:
         """Wait until all actors have ended. Note a cancellation that comes meanwhile."""
@@ -493,6 +482,16 @@ class Group:
         if self._watch is None:
             raise RuntimeError("this group has no actors yet: enter its block first")
         return self._watch
+
+    def account(self) -> Account:
+        """How many messages the sources of this group have let in, and what became of them.
+
+        Counted is each message that a source, the code of the block, or `submit` has made; not the
+        parts and joins of messages, nor what a stage that receives makes. A message that is sent
+        again counts again. Groups that were entered inside this one are included. May be called at
+        any time, from any thread.
+        """
+        return self._ledger.account()
 
     def graph(self) -> Graph:
         """The stages and channels, and which feed which, as far as annotations say."""

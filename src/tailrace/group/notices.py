@@ -6,11 +6,13 @@ names both, and comes only once a stage has ended because of it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 from tailrace._core import holders_of
 from tailrace.channel import Channel
+from tailrace.group.parent import Parent
 from tailrace.group.stage import Stage
 from tailrace.group.topology import Topology
 from tailrace.usercode import is_a
@@ -101,3 +103,20 @@ def log_hidden(failures: list[BaseException]) -> None:
     if hidden:
         text = f"{len(hidden)} failed in the group while the program ended"
         _log.error(text, exc_info=BaseExceptionGroup(text, hidden))
+
+
+def raise_failures(
+    failures: list[BaseException], cancelled: asyncio.CancelledError | None, parent: Parent
+) -> NoReturn:
+    """Raise the failures of a group, as an ExceptionGroup, or the one that ends the process."""
+    if cancelled is not None:
+        # Failures come first, as in asyncio.TaskGroup. A caller that handles them must not
+        # swallow the cancellation with them: it comes again at the caller's next await.
+        parent.cancel_anew()
+    for error in failures:
+        if is_a(error, (KeyboardInterrupt, SystemExit)):
+            log_hidden([other for other in failures if other is not error])
+            raise error  # alone: it ends the process
+    # From None: the block's exception is in the ExceptionGroup already; do not show it again as
+    # context.
+    raise BaseExceptionGroup(f"{len(failures)} failed in the group", failures) from None

@@ -51,6 +51,9 @@ def run(
     grace (then failures are logged), or the SystemExit of an actor. A thread that does not end
     within the grace is left behind, with a warning.
 
+    At the end it prints on stderr what became of the messages that came in (`Group.account`):
+    ``46 in: 27 stored, 19 aborted``. Nothing, if none came in.
+
     A warning names the line that has kept the event loop from turning for a second.
 
     RuntimeError if an event loop is running: use ``async with Group()`` there.
@@ -125,17 +128,24 @@ class _Program:
 
     def run(self, main: Main) -> None:
         """Run `main` until the group has ended."""
-        # Signals first: the runner sets no handler of its own if there is one.
-        with (
-            self._watchdog,
-            self._signals,
-            asyncio.Runner(loop_factory=_loop_factory()) as runner,
-        ):
-            try:
-                runner.run(self._supervise(main))
-            except (SystemExit, KeyboardInterrupt):
-                self._end_group(runner.get_loop())
-                raise
+        try:
+            # Signals first: the runner sets no handler of its own if there is one.
+            with (
+                self._watchdog,
+                self._signals,
+                asyncio.Runner(loop_factory=_loop_factory()) as runner,
+            ):
+                try:
+                    runner.run(self._supervise(main))
+                except (SystemExit, KeyboardInterrupt):
+                    self._end_group(runner.get_loop())
+                    raise
+        finally:
+            account = self.group.account()
+            if account.entered:
+                with contextlib.suppress(AttributeError, OSError, ValueError):  # stderr is gone
+                    sys.stderr.write(f"{account}\n")
+                    sys.stderr.flush()
 
     def _end_group(self, loop: asyncio.AbstractEventLoop) -> None:
         """After SystemExit, which stops the loop at once: run the loop until the group has ended.

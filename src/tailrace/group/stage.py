@@ -23,6 +23,7 @@ from tailrace.group.checks import check_actors, check_open
 from tailrace.group.inhand import DRAINING, ENDED, drop_in_hand
 from tailrace.group.nest import Nest
 from tailrace.group.wiring import Wiring
+from tailrace.ledger import Ledger, counting, surrounding
 from tailrace.usercode import is_a, is_async, log_error, unwrapped
 
 _log = logging.getLogger("tailrace")
@@ -35,6 +36,7 @@ class Owner(Protocol):
     """What a stage needs of its group."""
 
     _draining: bool
+    _ledger: Ledger
 
     def _actor_failed(self, stage: Stage, actor: Actor, error: BaseException) -> None: ...
     def _actor_ended(self) -> None: ...
@@ -129,7 +131,7 @@ class Stage:
             else:
                 calls += [functools.partial(self._fn, *self._args)] * actors
             check_open(self.name, self.wiring.holds)
-            take_hold(self.wiring.holds)
+            take_hold(self.wiring.holds, self._owner._ledger)
         except BaseException:
             for call in calls:
                 if inspect.iscoroutine(call):
@@ -141,7 +143,10 @@ class Stage:
         """Start an actor for each of the calls that `prepare` has made."""
         self.started = len(calls)
         first = 0 if self.started == 1 else 1
+        ledger = self._owner._ledger
         outside = enclosing.set(self._nest)
+        counted = counting.set(ledger if self.source else None)
+        around = surrounding.set(ledger)
         try:
             if self._on_loop:
                 self._tasks = start_on_loop(calls, self.name, first, self._task_ended)
@@ -151,6 +156,8 @@ class Stage:
                     self._threads[ThreadActor(name, call, self._thread_ended)] = None
         finally:
             enclosing.reset(outside)
+            counting.reset(counted)
+            surrounding.reset(around)
         if self._cancelled:  # by one of the actors, where tasks start eagerly
             self._cancel_actors()
 

@@ -1,16 +1,14 @@
 """A value on its way to being settled, once.
 
 Invariants:
-- The claim to settle is `list.pop` on a list of one: atomic under the GIL and, by the list's own
-  lock, on free-threaded builds. (`del self._slot` is not atomic on 3.13t, and a finaliser could
-  re-enter a lock.) The element is the `OnSettled` to call, so that a settled message, which may
-  live on, does not keep it alive. The order is: claim, outcome, waiters, `OnSettled`.
-- Settling takes no lock, as a finaliser may do it at any point. It stores the outcome, then looks
-  for waiters and posts to their loops; a waiter registers first, then looks for the outcome. (On
-  free-threaded builds these are stores to slots of one object, which its own lock orders.) So both
-  may act, but they cannot miss each other.
-- A derived message (`with_data`) keeps its origin alive and settles it; it has no waiters of its
-  own.
+- The claim to settle is a swap of `_claim` with `_SETTLED` in one statement. Claim, outcome and
+  count are one atomic step, for the reason that `ledger` gives. `_claim` has the `OnSettled` to
+  call, which a settled message, as it may live on, does not keep alive. The order is: claim,
+  outcome, count, waiters, `OnSettled`.
+- Settling stores the outcome, then looks for waiters and posts to their loops; a waiter registers
+  first, then looks for the outcome. Both may act; they cannot miss each other. No lock is held.
+- `_ledger` counts what a source has made; parts and joins have none.
+- A derived message (`with_data`) keeps its origin alive and settles it; it has no waiters.
 """
 
 from __future__ import annotations
@@ -20,20 +18,29 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
 from tailrace.arguments import check_timeout
 from tailrace.errors import Outage
+from tailrace.ledger import FREE_THREADED, Ledger, counting, guarded
 from tailrace.message.failures import log_failure, log_loss, running
-from tailrace.message.outcome import LOST, STORED, Outcome, dropped, ended, failure, worst
+from tailrace.message.headers import NO_HEADERS, headers_of
+from tailrace.message.outcome import (
+    LOST,
+    STORED,
+    OnSettled,
+    Outcome,
+    dropped,
+    ended,
+    failure,
+    of_outcome,
+    worst,
+)
 from tailrace.message.settlement import Settlement, Waiters
 from tailrace.usercode import log_error, shown
 
 __all__ = [
-    "PLACE",
     "Message",
-    "OnSettled",
     "Parts",
     "delayed_by_outage",
     "digest_of",
@@ -45,21 +52,19 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
-OnSettled = Callable[[Outcome, Any], object]
-"""Called with the outcome of a message and the data it was settled with; else as `on_settle`.
-
-A source that wants to be told of outages gives an object with a method `outage()` too; see
-`delayed_by_outage`.
-"""
-
 _log = logging.getLogger(__name__)
 
 _new: Final = cast("Callable[[type], Any]", object.__new__)
 
-_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+_ledger_here: Final = counting.get  # bound once: each message calls it
 
-# Held while a message makes its id or its waiters on demand, and never to settle. Nothing is
-# allocated under it, so no finaliser runs meanwhile; it is re-entrant all the same.
+
+def _SETTLED(outcome: Outcome, data: object) -> None:  # noqa: N802  # a mark, never called
+    """In place of the `OnSettled` of a message that is settled."""
+
+
+# Held while a message makes its id or its waiters on demand. Nothing is allocated under it, so no
+# finaliser runs meanwhile; it is re-entrant all the same.
 _making = threading.RLock()
 
 
@@ -89,6 +94,7 @@ class Message(Generic[T_co]):
         "_digest",
         "_headers",
         "_id",
+        "_ledger",
         "_origin",
         "_outcome",
         "_waiters",
@@ -102,7 +108,7 @@ class Message(Generic[T_co]):
         data: T_co,
         *,
         id: str | None = None,
-        headers: Mapping[str, str] = _NO_HEADERS,
+        headers: Mapping[str, str] = NO_HEADERS,
         on_settle: Callable[[Outcome], object] | None = None,
     ) -> None:
         if id is not None:
@@ -110,22 +116,40 @@ class Message(Generic[T_co]):
                 raise TypeError(f"the id of a message must be a str, not {id!r}")
             if not id:
                 raise ValueError("the id of a message must not be empty: leave it out")
-        self._headers = headers if headers is _NO_HEADERS else _headers(headers)
-        self.data = data
+        self._headers = headers if headers is NO_HEADERS else headers_of(headers)
         self._id = id
-        self._claim: list[OnSettled | None] = [
-            None if on_settle is None else _of_outcome(on_settle)
-        ]
+        self.data = data
+        self._origin: Message[Any] | None = None
+        self._outcome: Outcome | None = None
         self._waiters: Waiters | None = None
         self._digest: bytes | None = None
-        self._origin: Message[Any] | None = None
-        self._outcome: Outcome | None = None  # last: `__del__` looks at it first
+        self._claim: OnSettled | None = None if on_settle is None else of_outcome(on_settle)
+        self._ledger = ledger = _ledger_here()
+        if ledger is not None:
+            if FREE_THREADED:
+                ledger.made()
+            else:
+                ledger.open += 1
 
     # --- settling ---------------------------------------------------------------------------
 
     def ack(self, result: object = None) -> bool:
         """Stored: the message did what it was sent for. True if this call settled it."""
-        return self._settle(STORED if result is None else ended("stored", "", None, result))
+        if result is not None or FREE_THREADED:
+            return self._settle(STORED if result is None else ended("stored", "", None, result))
+        # As `_settle`, written out: each call would add a tenth to the cost of a message.
+        root = self if self._origin is None else self._origin
+        on_settled, root._claim = root._claim, _SETTLED
+        if on_settled is _SETTLED:
+            return False
+        root._outcome = STORED
+        ledger = root._ledger
+        if ledger is not None:
+            ledger.open -= 1
+            ledger.stored += 1
+        if on_settled is not None or root._waiters is not None:
+            self._tell(root, STORED, on_settled)
+        return True
 
     def abort(self, reason: str) -> bool:
         """Dropped on purpose, which is nobody's fault. True if this call settled it."""
@@ -141,18 +165,21 @@ class Message(Generic[T_co]):
         The failure is logged with the id: at once, then at most every ten seconds for each actor,
         with a count.
         """
-        settled = settle_failed(self, error)
-        if settled:
+        if settled := settle_failed(self, error):
             log_failure(self.id, error)
         return settled
 
     def _settle(self, outcome: Outcome) -> bool:
         root = self if self._origin is None else self._origin
-        try:
-            on_settled = root._claim.pop()
-        except IndexError:
+        on_settled = _claim(root, outcome)
+        if on_settled is _SETTLED:
             return False
-        root._outcome = outcome
+        if on_settled is not None or root._waiters is not None:
+            self._tell(root, outcome, on_settled)
+        return True
+
+    def _tell(self, root: Message[Any], outcome: Outcome, on_settled: OnSettled | None) -> None:
+        """Wake the waiters of `root`, and call its `OnSettled`."""
         waiters = root._waiters
         if waiters is not None:
             waiters.settle(outcome, self.data)
@@ -162,15 +189,13 @@ class Message(Generic[T_co]):
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                # The messages after this one are not concerned. So nothing may reach the actor that
-                # settles, not even a CancelledError (of a future that `on_settle` reads, say).
-                text = "on_settle of %r raised; the outcome stands"
-                log_error(_log, text, root, error=error)
-        return True
+                # Nothing may reach the actor that settles, not even a CancelledError (of a future
+                # that `on_settle` reads, say).
+                log_error(_log, "on_settle of %r raised; the outcome stands", root, error=error)
 
     def __discarded__(self, reason: str) -> None:
-        """Called by a channel whose overflow policy drops this message: it fails."""
-        settle_failed(self, reason)  # not logged, as the policy was chosen
+        """Called by a channel whose overflow policy drops this message: it fails, not logged."""
+        settle_failed(self, reason)
 
     def __abandoned__(self, channel: str) -> None:
         """Called by a channel that has this message when nobody holds its receiving end: it is
@@ -180,20 +205,16 @@ class Message(Generic[T_co]):
 
     def _lose(self, outcome: Outcome, where: str | None = None) -> None:
         waiters = (self if self._origin is None else self._origin)._waiters
-        if not self._settle(outcome):
-            return
-        lost = "lost: " if outcome.status == "lost" else ""
-        loss = self.id, f"{lost}{outcome.reason}", where or running()
-        if waiters is not None and waiters.sending:
-            waiters.loss = loss
-        else:
-            log_loss(*loss)
+        if self._settle(outcome):
+            lost = "lost: " if outcome.status == "lost" else ""
+            loss = self.id, f"{lost}{outcome.reason}", where or running()
+            if waiters is not None and waiters.sending:
+                waiters.loss = loss
+            else:
+                log_loss(*loss)
 
     def __dropped__(self, stage: str, why: str) -> None:
-        """Called by a group, for a message that an ended actor of `stage` had in hand.
-
-        With a `why` the actor could not send it: it fails. Else it is lost.
-        """
+        """For a group whose actor ended with it in hand: not sent for the reason `why`, or lost."""
         outcome = failure(Outage(why)) if why else LOST
         if self._settle(outcome):
             log_failure(self.id, outcome.reason if why else f"lost: {outcome.reason}", stage)
@@ -205,7 +226,7 @@ class Message(Generic[T_co]):
 
     def __del__(self) -> None:
         try:
-            unsettled = self._outcome is None and self._origin is None
+            unsettled = self._claim is not _SETTLED
         except AttributeError:
             return  # __init__ was called wrongly, and there is nothing to settle
         if unsettled:
@@ -280,6 +301,7 @@ class Message(Generic[T_co]):
         derived.data = data
         derived._origin = self if self._origin is None else self._origin
         derived._outcome = None
+        derived._claim = _SETTLED  # its origin has the claim
         derived._headers = self._headers
         return derived
 
@@ -321,28 +343,41 @@ def message_of(
     data: T,
     id: str | None,
     on_settled: OnSettled,
-    headers: Mapping[str, str] = _NO_HEADERS,
+    headers: Mapping[str, str] = NO_HEADERS,
     digest: bytes | None = None,
+    ledger: Ledger | None = None,
 ) -> Message[T]:
     """A message that calls `on_settled` with its outcome, and the data it was settled with.
 
     For sources of this library. `headers` is not copied, so it must not change. `digest` is of what
-    a client sent, if the client chose the id; see `digest_of`. This takes half the time of the
-    constructor: before 3.13, calling a class that has an `__init__`, with keywords, takes longer
-    than all the rest.
+    a client sent, if the client chose the id; see `digest_of`. `ledger` counts it. Takes half
+    the time of the constructor: before 3.13 a call of a class with an `__init__` is slow.
     """
     message: Message[T] = _new(Message)
     message.data = data
     message._origin = message._outcome = message._waiters = None
-    message._claim = [on_settled]
+    message._claim = on_settled
     message._id = id
     message._headers = headers
     message._digest = digest
+    message._ledger = ledger
+    if ledger is not None:
+        if FREE_THREADED:
+            ledger.made()
+        else:
+            ledger.open += 1
     return message
 
 
-PLACE: Final = b""
-"""The digest of a message whose id says where its data are, as the lines of a file have it."""
+@guarded
+def _claim(root: Message[Any], outcome: Outcome) -> OnSettled | None:
+    """Settle `root` and count it. Returns what it calls then; `_SETTLED` if it was settled."""
+    on_settled, root._claim = root._claim, _SETTLED
+    if on_settled is not _SETTLED:
+        root._outcome = outcome
+        if root._ledger is not None:
+            root._ledger.settled(outcome.status)
+    return on_settled
 
 
 def digest_of(message: Message[Any]) -> bytes | None:
@@ -369,33 +404,9 @@ def delayed_by_outage(message: Message[Any]) -> None:
     source can then name the outage to a client whose time runs out meanwhile.
     """
     root = message if message._origin is None else message._origin
-    try:
-        on_settled = root._claim[0]
-    except IndexError:
-        return  # settled meanwhile
-    outage = getattr(on_settled, "outage", None)
+    outage = getattr(root._claim, "outage", None)
     if outage is not None:
         outage()
-
-
-def _headers(given: Mapping[str, str]) -> Mapping[str, str]:
-    """A read-only copy with names in lower case, as listeners make them."""
-    if not isinstance(given, Mapping):
-        raise TypeError(f"headers must be a mapping of str to str, not {given!r}")
-    headers = dict[str, str]()
-    for name, value in given.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a header must be a str, not {name!r}")
-        if not isinstance(value, str):
-            raise TypeError(f"header {name!r} must be a str, not {value!r}")
-        if (lower := name.lower()) in headers:
-            raise ValueError(f"header {lower!r} is given twice, in upper and lower case")
-        headers[lower] = value
-    return MappingProxyType(headers)
-
-
-def _of_outcome(on_settle: Callable[[Outcome], object]) -> OnSettled:
-    return lambda outcome, _: on_settle(outcome)
 
 
 class Parts:

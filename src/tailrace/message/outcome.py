@@ -9,7 +9,18 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 from tailrace.errors import Outage
 from tailrace.usercode import shown
 
-__all__ = ["LOST", "STORED", "Outcome", "Status", "dropped", "ended", "failure", "worst"]
+__all__ = [
+    "LOST",
+    "STORED",
+    "OnSettled",
+    "Outcome",
+    "Status",
+    "dropped",
+    "ended",
+    "failure",
+    "of_outcome",
+    "worst",
+]
 
 Status: TypeAlias = Literal["stored", "aborted", "rejected", "dead", "failed", "lost"]
 
@@ -47,6 +58,19 @@ class Outcome(NamedTuple):
         if self.result is not None:
             parts.append(f"result={shown(self.result)}")
         return f"Outcome({', '.join(parts)})"
+
+
+OnSettled: TypeAlias = Callable[[Outcome, Any], object]
+"""Called with the outcome of a message and the data it was settled with; else as `on_settle`.
+
+A source that wants to be told of outages gives an object with a method `outage()` too; see
+`delayed_by_outage`.
+"""
+
+
+def of_outcome(on_settle: Callable[[Outcome], object]) -> OnSettled:
+    """`on_settle` as an `OnSettled`."""
+    return lambda outcome, _: on_settle(outcome)
 
 
 # Three times as fast as the constructor that NamedTuple writes. Each settling makes one.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from tailrace._core import ledger_of, resolve_end
 from tailrace.arguments import check_timeout
 from tailrace.channel import Sender
+from tailrace.ledger import Ledger, counting, guarded, surrounding
 from tailrace.message.failures import log_loss
 from tailrace.message.message import Message
 from tailrace.message.outcome import Outcome
 from tailrace.message.settlement import Settlement
 
-__all__ = ["submit"]
+__all__ = ["let_in", "submit"]
 
 T = TypeVar("T")
 
@@ -33,10 +36,14 @@ async def submit(
     if so, it may still be stored; else it never will be. What the send raises (`Closed`) passes
     through. TypeError or ValueError for a `timeout` that is no number. Cancelled: as after a
     timeout.
+
+    Once it is sent, the message is in the account of the group that receives from `ch`; if no
+    stage holds that end, in that of the group whose code this is.
     """
     timeout = check_timeout(timeout)
     # Neither the message nor the operation that carries it may stay in a variable: see `settled`.
-    message = Message(data, id=id) if headers is None else Message(data, id=id, headers=headers)
+    message = _uncounted(data, id, headers)
+    reference = weakref.ref(message)
     settlement = message.settled()
     settlement._waiters.sending = True
     sending = ch.send(message)
@@ -44,7 +51,7 @@ async def submit(
     if timeout is None:
         await sending
         del sending
-        _sent(settlement)
+        _sent(ch, reference, settlement)
         return await settlement
     sent = False
     limit = asyncio.timeout(timeout)
@@ -53,7 +60,7 @@ async def submit(
             await sending
             sent = True
             del sending
-            _sent(settlement)
+            _sent(ch, reference, settlement)
             return await settlement
     except TimeoutError as error:
         if not limit.expired():
@@ -68,9 +75,39 @@ async def submit(
         ) from error
 
 
-def _sent(settlement: Settlement) -> None:
-    """From now on a loss is logged; so is one since the message was taken."""
+def _uncounted(data: T, id: str | None, headers: Mapping[str, str] | None) -> Message[T]:
+    outside = counting.set(None)
+    try:
+        return Message(data, id=id, headers={} if headers is None else headers)
+    finally:
+        counting.reset(outside)
+
+
+def _sent(ch: object, message: weakref.ref[Message[Any]], settlement: Settlement) -> None:
+    """Count the message. From now on a loss is logged; so is one since the message was taken."""
     waiters = settlement._waiters
     waiters.sending = False
     if waiters.loss is not None:
         log_loss(*waiters.loss)
+    if (ledger := _ledger_for(ch)) is not None:
+        if (still := message()) is not None:
+            let_in(still, ledger)
+        elif settlement.outcome is not None:  # it is collected, so it has one
+            ledger.settled(settlement.outcome.status, 0)
+
+
+@guarded
+def let_in(message: Message[Any], ledger: Ledger) -> None:
+    """Count a root message that is not counted yet."""
+    if message._outcome is None:
+        message._ledger = ledger
+        ledger.open += 1
+    else:
+        ledger.settled(message._outcome.status, 0)
+
+
+def _ledger_for(ch: object) -> Ledger | None:
+    """Of the group whose stage receives from `ch`; else of the group whose code runs."""
+    resolved = resolve_end(ch)
+    ledger = None if resolved is None else ledger_of(resolved[0])
+    return ledger if isinstance(ledger, Ledger) else surrounding.get()

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Final, Never, TypeAlias, TypeVar, TypeVarTuple
 
 from tailrace import _core
+from tailrace.account import Account
 from tailrace.channel import Channel
 from tailrace.group import Group
 from tailrace.group.internals import activity_of, stage_name, waits_for, wire
@@ -65,6 +66,11 @@ class Pipeline:
             raise LookupError(f"send needs exactly one testing.source() in replace, found {found}")
         (only,) = sources.values()
         return await only.send(data, id=id, headers=headers, timeout=timeout)
+
+    @property
+    def account(self) -> Account:
+        """What became of the messages so far: `Group.account`."""
+        return self.go.account()
 
     @property
     def stored(self) -> list[Any]:

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias, get_args
 
 from tailrace.channel import Channel, Receiver, Sender
 from tailrace.errors import Closed, WouldBlock
+from tailrace.ledger import counting
 from tailrace.message import Message, Outcome
-from tailrace.message.internals import Status
+from tailrace.message.internals import Status, let_in
 
 Verdict: TypeAlias = Outcome | Status | Callable[[Any], Outcome | Status]
 """How a `Sink` settles messages: all in one way, or by a function of the data."""
@@ -54,6 +55,9 @@ class Source:
         """Run as the stage: pass the messages of `send` on to `out`."""
         try:
             async for message in self._waiting:
+                ledger = counting.get()
+                if ledger is not None and message._ledger is None:  # sent by a task of no group
+                    let_in(message, ledger)
                 try:
                     await out.send(message)
                 except Closed as closed:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any, Final, cast
 
+from tailrace.ledger import Ledger
 from tailrace.listen.http import answers
 from tailrace.listen.http.access import log_access, printable
 from tailrace.listen.http.admission import Admission
@@ -71,6 +72,7 @@ class RouteBase:
     unanswered: int = field(init=False, default=0)  # requests: admitted, not answered
     may_send = 0  # requests: admitted, and perhaps still to make a message
     thread = 0  # of the loop
+    ledger: Ledger | None = None  # counts the messages
     loop: asyncio.AbstractEventLoop = field(init=False)  # the listener's, once it runs
     now: Callable[[], float] = field(init=False)  # the loop's clock
     _timer: asyncio.TimerHandle | None = field(init=False, default=None)
@@ -404,7 +406,7 @@ class Exchange:
         if route.authorize is None:  # else `authorize` may have kept the request
             request.body = b""
         headers = Headers(request.fields, route.hidden, self._more_headers)
-        message = message_of(data, key, self, headers, digest)
+        message = message_of(data, key, self, headers, digest, route.ledger)
         if self._json or route.show == "id":
             self._id = message.id
         self._unsettled += 1

@@ -130,7 +130,8 @@ class LinesExchange(Exchange):
             key = f"{self._key} line {number}"
             digest = self.route.decoder.digest(line)
         index = len(self._reports)
-        message = message_of(data, key, _Line(self, index), self._headers, digest)
+        ledger = self.route.ledger
+        message = message_of(data, key, _Line(self, index), self._headers, digest, ledger)
         self._open[index] = number, message.id
         self._reports.append(b"")
         self._unsettled += 1

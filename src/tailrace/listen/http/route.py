@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tailrace.channel import Sender
+from tailrace.ledger import counting
 from tailrace.listen.http.answers import NotTakenError
 from tailrace.listen.http.decode import NDJSON
 from tailrace.listen.http.exchange import Exchange, Respond, RouteBase, too_large
@@ -51,6 +52,7 @@ class Route(RouteBase):
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.thread = threading.get_ident()
+        self.ledger = counting.get()
         self.stopped = False
         self.accepting = not self.draining
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 from tailrace.arguments import check_count
 from tailrace.channel import Sender
 from tailrace.errors import TailraceError
+from tailrace.ledger import Ledger, counting
 from tailrace.listen.lines.checkpoint import Checkpoint, Progress, save
 from tailrace.listen.lines.decode import BYTE_ORDER_MARK, Blank, Format, decoder
 from tailrace.listen.lines.files import HEAD, STDIN, Line, LineFile
@@ -76,6 +77,7 @@ class ReadLines(Generic[T]):
         self._style: Style = check_style(progress)
         self._checkpoint = Checkpoint()
         self._window: Window | None = None
+        self._ledger: Ledger | None = None
         self._worker = Worker(self.name)
         self._draining = asyncio.Event()
         self._failures = FailureLog(self.name)
@@ -104,6 +106,7 @@ class ReadLines(Generic[T]):
         if self._window is not None:
             raise ValueError(f"{self!r} is for one actor, once: lines are read in order")
         self._window = Window(self._in_flight, self._checkpoint.counts)
+        self._ledger = counting.get()
         try:
             if self._saved is not None:
                 self._checkpoint = await self._blocking(Checkpoint.load, self._saved)
@@ -327,7 +330,7 @@ class ReadLines(Generic[T]):
         self, window: Window, origin: Origin, lines: list[Line], header: bytes
     ) -> list[Message[T]]:
         """The messages of those lines that are not blank or rejected."""
-        decode = self._decoder
+        decode, ledger = self._decoder, self._ledger
         name = origin.file.name
         place = f"{name}#{origin.file.generation}:"
         messages: list[Message[T]] = []
@@ -342,10 +345,13 @@ class ReadLines(Generic[T]):
                 why = str(error) if isinstance(error, ValueError) else error
                 self._failures.add(f"{place}{line.offset} (line {line.number})", why)
                 window.skip(origin, line, "rejected")
+                if ledger is not None:
+                    ledger.settled("rejected", 0)
             else:
                 headers = {"file": name, "line": str(line.number)}
                 settled = window.add(origin, line)
-                messages.append(message_of(data, f"{place}{line.offset}", settled, headers, PLACE))
+                id = f"{place}{line.offset}"
+                messages.append(message_of(data, id, settled, headers, PLACE, ledger))
         return messages
 
     def _check_failures(self, window: Window) -> None:
