@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 INTERRUPTS = 300
+PAUSE = 0.02  # seconds between two that interrupt one call
 
 
 class Interrupted(BaseException):
@@ -29,13 +31,18 @@ class Interrupted(BaseException):
 def interrupt() -> Iterator[Callable[[Callable[[], object], float], None]]:
     """Call something, and raise `Interrupted` in it once, after so many seconds."""
     armed = False
+    raised = 0.0
 
     def handler(number: int, frame: object) -> None:
-        if armed:
+        # Not amid the unwinding of the last one, which on a busy machine may take long.
+        nonlocal raised
+        if armed and time.monotonic() - raised > PAUSE:
+            raised = time.monotonic()
             raise Interrupted
 
     def interrupted(call: Callable[[], object], seconds: float) -> None:
-        nonlocal armed
+        nonlocal armed, raised
+        raised = 0.0
         over = threading.Event()
 
         def shoot(at: int = threading.get_ident()) -> None:

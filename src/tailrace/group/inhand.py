@@ -11,7 +11,7 @@ import gc
 import logging
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Final, cast
 
@@ -26,9 +26,7 @@ ENDED: Final = "the pipeline takes no more messages"
 _log = logging.getLogger("tailrace")
 
 # The attribute itself: an exception of user code may have a property of that name.
-_traceback_of: Final[Callable[[BaseException], TracebackType | None]] = cast(
-    Any, BaseException.__dict__["__traceback__"]
-).__get__
+_traceback: Final[Any] = BaseException.__dict__["__traceback__"]
 
 _CONTAINERS: Final = (list, tuple, dict, set, deque)
 
@@ -43,7 +41,8 @@ def drop_in_hand(error: BaseException, stage: str, why: str = "") -> None:
     containers = [each for each in _alone(_held_by(frames)) if _is_container(each)]
     for each in _alone(_held_by([*frames, *containers])):
         try:
-            dropped: Any = getattr(type(each), "__dropped__", None)
+            kind = cast("type[object]", type(each))
+            dropped: Any = getattr(kind, "__dropped__", None)
             if dropped is not None:
                 dropped(each, stage, why)
         except KeyboardInterrupt:
@@ -57,7 +56,7 @@ def _is_container(value: object) -> bool:
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
-    traceback = _traceback_of(error)
+    traceback: TracebackType | None = _traceback.__get__(error)
     while traceback is not None:
         yield traceback.tb_frame
         traceback = traceback.tb_next
