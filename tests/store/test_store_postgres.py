@@ -20,7 +20,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tailrace import Channel, Group, Message, Outcome, Retry
+from tailrace import Channel, DeadLetter, Group, Message, Outcome, Retry
 from tailrace.message.internals import PLACE, message_of
 from tailrace.store import Store, StoreError, store_postgres
 from tests.postgresql import Place
@@ -168,6 +168,15 @@ async def test_without_an_element_the_first_message_shows_the_type(
 ) -> None:
     assert await stored(store_postgres(postgres.dsn()), [Message(row)]) == ["stored"]
     assert len(await postgres.query("SELECT * FROM events")) == 1
+
+
+async def test_dead_letters_have_a_column_for_each_field(postgres: Place) -> None:
+    letter = DeadLetter("7", {"a": 1}, "ValueError: no", 3, "parse", {"file": "x"})
+    channel = Channel[Message[DeadLetter[dict[str, int]]]](1)
+    actor = store_postgres(postgres.dsn(), "dead")
+    assert await stored(actor, [Message(letter, id="l1")], channel) == ["stored"]
+    found = await postgres.query("SELECT letter_id, id, data->>'a', attempts FROM dead")
+    assert found == [("l1", "7", "1", 3)]
 
 
 async def test_the_table_is_made_in_the_schema_that_is_named(postgres: Place) -> None:

@@ -104,11 +104,11 @@ def layout_of(row_type: Any, dialect: Dialect) -> Layout:
 
 def _may_be_missing(column: Column) -> Column:
     convert = column.convert
-    return dataclasses.replace(
-        column,
-        nullable=True,
-        convert=lambda value: None if value is MISSING else convert(value),
-    )
+
+    def or_null(value: Any) -> Any:
+        return None if value is MISSING else convert(value)
+
+    return dataclasses.replace(column, nullable=True, convert=or_null)
 
 
 def _check_arguments(row_type: Any, base: Any, shown: str) -> None:

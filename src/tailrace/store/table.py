@@ -129,11 +129,11 @@ class Table(Generic[T]):
             elif digest is not None:
                 digests[position] = digest
         try:
-            flat = self._flat(messages) if messages else []
-            return Rows(flat, range(len(messages)), digests, known)
+            all_of_them = self._flat(messages) if messages else []
+            return Rows(all_of_them, range(len(messages)), digests, known)
         except Exception:
             pass  # try the messages one by one, to find those it is about
-        flat = []
+        flat: list[Any] = []
         positions: list[int] = []
         refused: dict[int, Exception] = {}
         for position, message in enumerate(messages):

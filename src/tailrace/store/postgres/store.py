@@ -15,7 +15,7 @@ from tailrace.store.postgres.table import LONGEST_NAME, PostgresTable
 from tailrace.store.postgres.target import PostgresTarget
 from tailrace.store.postgres.values import POSTGRES
 from tailrace.store.store import Store, check_retry
-from tailrace.store.table import Key
+from tailrace.store.table import Key, id_column_of
 from tailrace.store.target import Target
 
 __all__ = ["store_postgres"]
@@ -37,7 +37,7 @@ def store_postgres(
     *,
     schema: str | None = None,
     key: Key[Any] = None,
-    id_column: str = "id",
+    id_column: str | None = None,
     timeout: float = TIMEOUT,
     statement_cache_size: int = 100,
     max_batch: int = 1000,
@@ -51,7 +51,7 @@ def store_postgres(
     *,
     schema: str | None = None,
     key: Key[T] = None,
-    id_column: str = "id",
+    id_column: str | None = None,
     timeout: float = TIMEOUT,
     statement_cache_size: int = 100,
     max_batch: int = 1000,
@@ -64,7 +64,7 @@ def store_postgres(
     *,
     schema: str | None = None,
     key: Key[Any] = None,
-    id_column: str = "id",
+    id_column: str | None = None,
     timeout: float = TIMEOUT,
     statement_cache_size: int = 100,
     max_batch: int = 1000,
@@ -106,7 +106,8 @@ def store_postgres(
     elif "." in table:
         first, _, last = table.partition(".")
         raise ValueError(f"table {table!r} has a dot in it: say {last!r}, schema={first!r}")
-    _check_name("id_column", id_column)
+    if id_column is not None:
+        _check_name("id_column", id_column)
     if key is not None and not isinstance(key, str) and not callable(key):
         raise TypeError(f"key must be a field's name or a function of the data, not {key!r}")
     if not 0 < timeout < math.inf:
@@ -121,7 +122,8 @@ def store_postgres(
     check_installed()
 
     def make_table(row_type: Any) -> PostgresTable[Any]:
-        return PostgresTable(table, schema, layout_of(row_type, POSTGRES), key, id_column)
+        ids = id_column_of(row_type) if id_column is None else id_column
+        return PostgresTable(table, schema, layout_of(row_type, POSTGRES), key, ids)
 
     if type is not None:
         make_table(type)  # to hear now of a type that has no columns

@@ -19,7 +19,7 @@ from tailrace import (
     emit,
     submit,
 )
-from tailrace.store import Store, store, store_postgres
+from tailrace.store import Store, store, store_postgres, write_lines
 
 
 async def parse(inbox: Receiver[str], out: Sender[int]) -> None:
@@ -113,6 +113,9 @@ def functions_of_wider_data(go: Group) -> None:
     assert_type(of_int, Store[int])
     go(of_int, numbers)
     go(store_postgres("host=db dbname=lab"), numbers)
+    go(write_lines("words.txt", format="text"), words)
+    go(write_lines("things.jsonl", format="json", gzip=True), things)
+    assert_type(write_lines("numbers.csv", format="csv", type=int), Store[int])
 
 
 def write_any(rows: Sequence[object]) -> None:

@@ -2,7 +2,7 @@
 
 from tailrace import Channel, Group, Message, Receiver, Sender, SyncReceiver, each, submit
 from tailrace.listen import listen_http
-from tailrace.store import store_postgres, store_sqlite
+from tailrace.store import store_postgres, store_sqlite, write_lines
 
 
 async def filter(inbox: Receiver[Message[str]], out: Sender[Message[str]]) -> None: ...
@@ -74,6 +74,9 @@ def stock_actors(go: Group) -> None:
     go(store_postgres("postgresql://db", "t", int), words)  # error: words where numbers are stored
     store_postgres("postgresql://db", "t", str, key=abs)  # error: a key of numbers for words
     store_postgres(b"postgresql://db")  # error: bytes for the dsn
+    go(write_lines("words.txt", format="text"), numbers)  # error: numbers are no texts
+    write_lines("words.txt", format="xml")  # error: no such format
+    write_lines("words.txt")  # error: the format is missing
 
 
 async def length(word: str) -> int:
