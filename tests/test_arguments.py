@@ -142,6 +142,7 @@ COUNTS: dict[str, Callable[[Any], object]] = {
     "max_line": lambda n: read_lines("-", max_line=n),
     "first": lambda n: query_some("q", backend(_answer), first=n),
     "actors": _group,
+    "n": lambda n: Message(1).split(n),
 }
 SECONDS: dict[str, Callable[[Any], object]] = {
     "max_seconds": lambda t: batch(1, t),

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, NoReturn, TypeVar, cast
 
-from tailrace.arguments import check_timeout
+from tailrace.arguments import check_count, check_timeout
 from tailrace.errors import Outage
 from tailrace.ledger import FREE_THREADED, Ledger, counting, guarded
 from tailrace.message.failures import log_failure, log_loss, running
@@ -311,13 +311,9 @@ class Message(Generic[T_co]):
         The worst outcome wins: lost, failed, dead, rejected, aborted, stored. If all are stored
         and one has a result, the result is the list of the parts' results. The parts' ids are
         this message's with ``.0``, ``.1``, … appended, so that a repeat splits into repeats.
-        ValueError if `n` is not positive.
+        TypeError or ValueError unless `n` is 1 or more.
         """
-        if n < 1:
-            raise ValueError(
-                f"split({n}): a message is split into at least one part; "
-                f"settle it instead where there are none"
-            )
+        check_count("split: n", n)  # where there are no parts, settle the message instead
         parts = Parts(self)
         made = [parts.part(self.data) for _ in range(n)]
         parts.end()

@@ -31,7 +31,8 @@ class Outcome(NamedTuple):
     `status` is "stored", "aborted" (dropped on purpose: not the sender's fault), "rejected"
     (invalid: the sender's fault), "dead" (stored as a dead letter), "failed", or "lost" (dropped
     unsettled: a bug). `reason` is a text for all but "stored"; `error` is the exception
-    given to `Message.fail`, if one was; `result` is what was given to `Message.ack`.
+    given to `Message.fail`, if one was; `result` is what was given to `Message.ack`. It does not
+    name the message, as many share one outcome: bind the id to `on_settle` where it is needed.
     """
 
     status: Status
