@@ -377,6 +377,76 @@ async def test_a_repeat_after_an_answer_that_came_too_late_is_stored_once(
     assert row.startswith("a at ")
 
 
+async def test_a_repeat_of_a_row_that_is_not_on_the_disk_yet_waits_for_it() -> None:
+    with cluster(wal_writer_delay="10s") as server:
+        place = Place.__new__(Place)
+        place.server, place.schema = server, "public"
+        await place.execute(TABLE)
+        other = await place.connect()
+        async with running(store_postgres(server.dsn())) as channel:
+            assert await put(channel, "before") == ["stored"]
+            await other.execute("SET synchronous_commit = off")
+            await other.execute("INSERT INTO events VALUES ('1', 'theirs')")
+            message = Message("theirs", id="1")
+            await channel.send(message)
+            assert await outcomes([message]) == ["stored"]
+            server.kill()
+            other.terminate()
+        server.start()
+        assert await rows(place) == ["before", "theirs"]
+
+
+async def test_a_commit_that_was_cancelled_to_wait_for_its_standby_is_not_acked() -> None:
+    with cluster() as server:
+        place = Place.__new__(Place)
+        place.server, place.schema = server, "public"
+        await place.execute(TABLE)
+        actor = store_postgres(server.dsn() + "?application_name=store", retry=SOON)
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        async with running(actor) as channel:
+            assert await put(channel, "before") == ["stored"]
+            await place.execute(
+                "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()"
+            )
+            while await place.query("SHOW synchronous_standby_names") != ["nobody"]:
+                await asyncio.sleep(0.01)
+            (message,) = await send(channel, "a")
+            while actor.statistics().retries < 2:
+                assert message.outcome is None
+                for pid in await place.query(waiting):
+                    await place.query("SELECT pg_cancel_backend($1)", pid)
+                await asyncio.sleep(0.01)
+            assert message.outcome is None
+            await place.execute(
+                "SET synchronous_commit = local",
+                "ALTER SYSTEM RESET synchronous_standby_names",
+                "SELECT pg_reload_conf()",
+            )
+            assert await outcomes([message]) == ["stored"]
+        assert await rows(place) == ["before", "a"]
+
+
+async def test_a_store_that_is_cancelled_leaves_nothing_behind(postgres: Place) -> None:
+    await postgres.execute(TABLE)
+    other = await postgres.connect()
+    channel = Channel[Message[Any]](10)
+    async with other.transaction():
+        await other.execute("LOCK TABLE events")
+        task = asyncio.create_task(store_postgres(postgres.dsn())(channel))
+        message = Message("a")
+        await channel.send(message)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        while await postgres.query(waiting) == [0]:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        await asyncio.sleep(0.05)  # it waits for its transaction
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await outcomes([message]) == ["failed"]
+    await other.close()
+
+
 @pytest.mark.timeout(120)
 async def test_a_failover_loses_no_acked_row(caplog: pytest.LogCaptureFixture) -> None:
     """A synchronous standby is promoted when the primary is killed."""

@@ -8,12 +8,15 @@ import enum
 import json
 import math
 import threading
+import traceback
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -23,7 +26,7 @@ from hypothesis import strategies as st
 from tailrace import Channel, DeadLetter, Group, Message, Outcome, Retry
 from tailrace.message.internals import PLACE, message_of
 from tailrace.store import Store, StoreError, store_postgres
-from tests.postgresql import Place
+from tests.postgresql import PASSWORD, Place
 
 ONCE = Retry(1)
 
@@ -802,3 +805,45 @@ async def test_without_a_statement_cache_it_works_too(postgres: Place) -> None:
     sent = [Message("a", id="1"), Message("a", id="1"), client("b", "2", b"2")]
     assert await stored(actor, sent) == ["stored"] * 3
     assert sent[0].outcome == Outcome("stored")
+
+
+async def test_the_server_is_found_by_any_kind_of_dsn(
+    postgres: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = postgres.server
+    (tmp_path / "pass").write_text(f"*:*:*:tailrace:{PASSWORD}\n")
+    (tmp_path / "pass").chmod(0o600)
+    (tmp_path / "services").write_text(
+        f"[lab]\nhost=127.0.0.1\nport={server.port}\nuser=tailrace\npassword={PASSWORD}\n"
+        "dbname=postgres\n"
+    )
+    search = f"search_path={postgres.schema}"
+    login = f"user=tailrace password='{PASSWORD}' dbname=postgres {search}"
+    where = f"tailrace@127.0.0.1:{server.port}/postgres?{search}"
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    for n, dsn in enumerate(
+        [
+            postgres.dsn(),
+            postgres.dsn(sslmode="prefer", target_session_attrs="primary"),
+            f"host=127.0.0.1 port={server.port} {login}",
+            f"host={server.folder} port={server.port} {login}",
+            (
+                f"postgresql:///postgres?host={server.folder}&port={server.port}&user=tailrace"
+                f"&password={quote(PASSWORD, safe='')}&{search}"
+            ),
+            f"host=127.0.0.1,127.0.0.1 port=1,{server.port} {login}",
+            f"postgresql://{where}&passfile={tmp_path / 'pass'}",
+            f"service=lab {search}",
+        ]
+    ):
+        assert await stored(store_postgres(dsn), [Message(str(n))]) == ["stored"], n
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    assert await stored(store_postgres(f"postgresql://{where}"), [Message("9")]) == ["stored"]
+    (tmp_path / "services").write_text(f"no section: {PASSWORD}")
+    with pytest.raises(StoreError, match="cannot connect") as raised:
+        await store_postgres("service=lab", type=str)(Channel[Message[str]](1))
+    shown = "".join(traceback.format_exception(raised.value)) + caplog.text
+    assert PASSWORD not in shown

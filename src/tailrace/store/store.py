@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar, cast, get_args, get_origin
@@ -25,6 +26,8 @@ from tailrace.store.target import (
 from tailrace.usercode import is_a, is_async, is_generator
 
 T = TypeVar("T")
+
+_log = logging.getLogger("tailrace")
 
 
 class Store(Generic[T]):
@@ -115,7 +118,9 @@ class Store(Generic[T]):
 
     async def _open(self, target: Target[T], element: Any) -> None:
         delays = self._retry.delays()
+        tries = 0
         while True:
+            tries += 1
             try:
                 return await target.open(element)
             except StoreError:
@@ -125,6 +130,8 @@ class Store(Generic[T]):
                 delay = next(delays, None) if again else None
                 if delay is None:
                     raise StoreError(f"{self.name} cannot use {self._what}: {error}") from error
+                if tries == 1:
+                    _log.warning("%s: cannot start yet, trying again: %s", self.name, error)
             await asyncio.sleep(delay)
 
 

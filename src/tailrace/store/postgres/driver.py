@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeAlias
@@ -32,6 +32,9 @@ class Connection(Protocol):
     def transaction(self, *, isolation: str) -> AbstractAsyncContextManager[Any]:
         """A transaction, which is rolled back if the block raises."""
         ...
+
+    def add_log_listener(self, callback: Callable[[Any, Any], None]) -> None:
+        """Call it with the connection and each notice of the server, before the statement ends."""
 
     def is_closed(self) -> bool:
         """Whether it was closed, by either side."""

@@ -27,6 +27,7 @@ from tailrace.store.postgres.codes import (
 from tailrace.store.postgres.driver import Connection, connect
 from tailrace.store.postgres.dsn import Dsn
 from tailrace.store.postgres.fit import DURABLE
+from tailrace.store.postgres.statements import FLUSH
 from tailrace.store.postgres.table import PostgresTable
 from tailrace.store.postgres.write import Altered, PostgresWriter, Standby
 from tailrace.store.target import CLOSING_SECONDS, Messages, Unusable, Written
@@ -68,6 +69,7 @@ class PostgresTarget(Generic[T]):
         self._writer: PostgresWriter[T] | None = None  # of this connection
         self._most: int | None = None  # rows that the server takes within its statement_timeout
         self._warned = False
+        self._in_doubt = False  # the server has warned: perhaps that a standby lacks the commit
 
     def __repr__(self) -> str:
         state = "closed" if self._connection is None else "open"
@@ -127,7 +129,9 @@ class PostgresTarget(Generic[T]):
             writer = self._writer_of(connection, table)
             try:
                 await writer.prepare()
-                return await writer.store(table.rows(messages))
+                written = await writer.store(table.rows(messages))
+                await self._flush(connection)
+                return written
             except Altered:
                 continue
             except Exception as error:
@@ -138,6 +142,18 @@ class PostgresTarget(Generic[T]):
                 elif not sqlstate(error) or not await self._may_be_altered(writer, error):
                     raise
         raise OSError(f"the table is altered again and again in {self._dsn}")
+
+    async def _flush(self, connection: Connection) -> None:
+        """If the server has warned, wait once more for the disk and the standbys.
+
+        A commit that waits for a standby ends with success, and a warning, if it is cancelled.
+        OSError if this is cancelled too.
+        """
+        if self._in_doubt:
+            self._in_doubt = False
+            await connection.fetch(FLUSH)
+            if self._in_doubt:
+                raise OSError("it was cancelled to wait for a standby: it may lack the rows")
 
     async def _may_be_altered(self, writer: PostgresWriter[T], error: BaseException) -> bool:
         """Whether the table was altered since it was looked at, so that `error` says nothing."""
@@ -213,8 +229,16 @@ class PostgresTarget(Generic[T]):
         )
         durable = "" if commit in DURABLE else "; SET synchronous_commit TO 'on'"
         await connection.execute(f"{_SESSION}{durable}")
+        self._in_doubt = False
+        connection.add_log_listener(self._hear)
         if fsync != "on" and not self._warned:
             self._warned = True
             _log.warning(
                 "%s runs with fsync = off: a power failure may lose rows that were acked", self._dsn
             )
+
+    def _hear(self, connection: object, notice: Any) -> None:
+        """Called with what the server says besides its answers. Its severities are translated, its
+        SQLSTATEs are not."""
+        if str(getattr(notice, "sqlstate", ""))[:2] == "01":
+            self._in_doubt = True
