@@ -133,7 +133,7 @@ async def test_a_message_that_a_stage_forgets_is_lost_as_before(
 
     a, b = Channel[Message[str]](name="a"), Channel[Message[str]](name="b")
     async with Group() as go:
-        go(forgets, a, b)
+        go(forgets, a, b, name="forgets it")
         go(take_one, b)
         ending = asyncio.create_task(submit(a, "one", id="m1", timeout=1))
         await asyncio.sleep(0.1)
@@ -141,7 +141,7 @@ async def test_a_message_that_a_stage_forgets_is_lost_as_before(
             pass
         assert (await ending).status == "lost"
     said = [r.getMessage() for r in caplog.records if "m1" in r.getMessage()]
-    assert said == ["'forgets' failed for message m1: lost: dropped before it was settled"]
+    assert said == ["'forgets it' failed for message m1: lost: dropped before it was settled"]
 
 
 @virtual_time
