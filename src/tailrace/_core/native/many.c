@@ -66,7 +66,7 @@ static PyObject *channel_recv_many(Channel *self, PyObject *n) {
     Py_ssize_t most = whole ? PyNumber_AsSsize_t(n, NULL) : 0; /* what is too large becomes the largest */
     if (most < 1)
         return PyErr_Format(PyExc_ValueError, "recv_many takes a whole number of at least 1, not %R", n);
-    Operation *many = operation_of_type(self->state, self->state->RecvMany, self, RECV_MANY);
+    Operation *many = operation_new(self, self->state->RecvMany, RECV_MANY, NULL);
     if (many != NULL)
         many->count = most;
     return (PyObject *)many;
@@ -158,7 +158,7 @@ static PySendResult send_many_step(Operation *self, bool yielded, PyObject **res
 }
 
 static PyObject *channel_send_many(Channel *self, PyObject *values) {
-    Operation *many = operation_of_type(self->state, self->state->SendMany, self, SEND_MANY);
+    Operation *many = operation_new(self, self->state->SendMany, SEND_MANY, NULL);
     if (many != NULL)
         many->values = Py_NewRef(values);
     return (PyObject *)many;

@@ -38,10 +38,8 @@ static bool take_constants(State *state) {
     state->context_names = PyTuple_Pack(1, state->str_context);
 #if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
     state->stop_iteration = PyObject_CallNoArgs(PyExc_StopIteration);
-    if (state->stop_iteration == NULL)
-        return false;
 #endif
-    return state->empty_tuple && state->future_arguments && state->msg_names && state->context_names;
+    return !PyErr_Occurred();
 }
 
 static bool take_future(State *state, PyObject *future) {
@@ -52,17 +50,16 @@ static bool take_future(State *state, PyObject *future) {
     return !PyErr_Occurred();
 }
 
-/* Make a type of a spec and up to two bases, whose references are taken; NULL for none. */
+/* Make a type of a spec and one or two bases, whose references are taken; NULL for no second. */
 static bool add_type(PyObject *module, PyTypeObject **type, PyType_Spec *spec, PyObject *first,
                      PyObject *second) {
     PyObject *bases = PyErr_Occurred() ? NULL
-                      : first == NULL  ? PyTuple_New(0)
                       : second == NULL ? PyTuple_Pack(1, first)
                                        : PyTuple_Pack(2, first, second);
     Py_XDECREF(first);
     Py_XDECREF(second);
     if (bases != NULL)
-        *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, first != NULL ? bases : NULL);
+        *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, bases);
     Py_XDECREF(bases);
     return *type != NULL && PyModule_AddType(module, *type) == 0;
 }
@@ -73,7 +70,7 @@ static bool add_types(PyObject *module, State *state, PyObject *bases) {
 #define TYPE(name) Py_XNewRef(state->name)
     return take_future(state, BASE(Future)) &&
            add_type(module, &state->Waiter, &waiter_spec, BASE(WaiterBase), NULL) &&
-           add_type(module, &state->Scheduler, &scheduler_spec, NULL, NULL) &&
+           add_type(module, &state->Scheduler, &scheduler_spec, Py_NewRef(&PyBaseObject_Type), NULL) &&
            add_type(module, &state->Turn, &turn_spec, BASE(TurnBase), NULL) &&
            add_type(module, &state->Channel, &channel_spec, BASE(ChannelBase), NULL) &&
            add_type(module, &state->Operation, &operation_spec, TYPE(Waiter), BASE(OperationBase)) &&
@@ -106,11 +103,12 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
 
 static int module_clear(PyObject *module) {
     State *state = PyModule_GetState(module);
-    while (state->free_count > 0) {
-        Operation *kept = state->free[--state->free_count];
-        kept->base.not_reusable = FOR_GOOD;
-        Py_DECREF(kept);
-    }
+    for (FreeList *list = state->free; list < state->free + Py_ARRAY_LENGTH(state->free); list++)
+        while (list->count > 0) {
+            Operation *kept = list->operations[--list->count];
+            kept->base.not_reusable = FOR_GOOD;
+            Py_DECREF(kept);
+        }
     CLEAR_ALL(state->Channel, state->stop_iteration);
     return 0;
 }

@@ -225,6 +225,12 @@ struct Actor {
     X(result) X(cancel) X(throw) X(release) X(_ready) X(_watch) X(_unwatch) X(take_value)             \
     X(msg) X(context) X(loop) X(call_soon) X(call_soon_threadsafe) X(is_closed) X(get_debug) X(time)
 
+/* Operations to be used again, instead of new ones; each a reference. */
+typedef struct {
+    Operation *operations[FREE_OPERATIONS];
+    int count;
+} FreeList;
+
 #define DECLARE(name) PyObject *name;
 #define DECLARE_NAME(name) PyObject *str_##name;
 
@@ -242,8 +248,7 @@ struct State {
     Scheduler *active;        /* borrowed: the scheduler that stepped last; see `active_here` */
     Scheduler *latest;        /* borrowed: the scheduler that was asked for last */
     uint64_t rng;
-    Operation *free[FREE_OPERATIONS];
-    int free_count;
+    FreeList free[3]; /* of single operations, of SendMany, of RecvMany: see `free_list` */
 };
 
 /* What is to be done after an atomic section. */

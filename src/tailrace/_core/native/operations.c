@@ -158,42 +158,47 @@ static PyObject *operation_take_value(Operation *self, PyObject *unused) {
 
 /* --- the type ---------------------------------------------------------------------------------- */
 
-static NEVER_INLINE Operation *operation_of_type(State *state, PyTypeObject *type, Channel *channel,
-                                                 uint8_t kind) {
+/* `type` is the one of that kind; no channel for DONE, a value for SEND. */
+static NEVER_INLINE Operation *operation_make(State *state, PyTypeObject *type, uint8_t kind,
+                                              Channel *channel, PyObject *value) {
     Operation *self = (Operation *)type->tp_alloc(type, 0);
     if (self != NULL) {
         self->base.state = state;
         self->base.kind = kind;
         self->channel = (Channel *)Py_XNewRef(channel);
+        self->value = Py_XNewRef(value);
     }
     return self;
 }
 
-static inline PyObject *operation_new(Channel *channel, uint8_t kind, PyObject *value) {
-    State *state = channel->state;
-    Operation *self;
-    if (LIKELY(state->free_count > 0)) {
-        self = state->free[--state->free_count]; /* with the reference of the list */
-        self->base.phase = FRESH;
-        self->base.claim = UNCLAIMED;
-        self->base.kind = kind;
-        self->base.ticket = 0;
-        self->channel = (Channel *)Py_NewRef(channel);
-    }
-    else if ((self = operation_of_type(state, state->Operation, channel, kind)) == NULL)
-        return NULL;
+static ALWAYS_INLINE FreeList *free_list(State *state, uint8_t kind) {
+    return LIKELY(kind <= NEXT) ? state->free : &state->free[kind - NEXT];
+}
+
+/* The same from the free list, if that has one. */
+static ALWAYS_INLINE Operation *operation_new(Channel *channel, PyTypeObject *type, uint8_t kind, PyObject *value) {
+    FreeList *list = free_list(channel->state, kind);
+    if (UNLIKELY(list->count == 0))
+        return operation_make(channel->state, type, kind, channel, value);
+    Operation *self = list->operations[--list->count]; /* with the reference of the list */
+    self->base.phase = FRESH;
+    self->base.claim = UNCLAIMED;
+    self->base.kind = kind;
+    self->base.ticket = 0;
+    self->count = 0;
+    self->channel = (Channel *)Py_NewRef(channel);
     self->value = Py_XNewRef(value);
-    return (PyObject *)self;
+    return self;
 }
 
 static PyObject *channel_send(Channel *self, PyObject *value) {
-    return operation_new(self, SEND, value);
+    return (PyObject *)operation_new(self, self->state->Operation, SEND, value);
 }
 
 static PyObject *channel_recv(Channel *self, PyObject *unused) {
-    return operation_new(self, RECV, NULL);
+    return (PyObject *)operation_new(self, self->state->Operation, RECV, NULL);
 }
 
 static PyObject *channel_anext(Channel *self) {
-    return operation_new(self, NEXT, NULL);
+    return (PyObject *)operation_new(self, self->state->Operation, NEXT, NULL);
 }

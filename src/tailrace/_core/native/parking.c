@@ -225,20 +225,19 @@ static inline bool queue_skip_unreachable(State *state, Queue *queue) {
     return skip_unreachable(state, queue);
 }
 
-/* How many could be claimed; -1 with an error set. */
+/* How many could be claimed. If one leaves while its loop is asked, they are counted anew. */
 static Py_ssize_t queue_waiting(State *state, Queue *queue) {
     Py_ssize_t waiting = 0;
-    PyObject *parked = PyList_New(0); /* as the queue may change while loops are asked */
-    for (Operation *each = queue->head; parked != NULL && each != NULL; each = each->next)
-        if (PyList_Append(parked, (PyObject *)each) < 0)
-            Py_CLEAR(parked);
-    if (parked == NULL)
-        return -1;
-    for (Py_ssize_t n = PyList_GET_SIZE(parked); n-- > 0;) {
-        Waiter *waiter = waiter_of((Operation *)PyList_GET_ITEM(parked, n));
+    for (Operation *each = queue->head, *next; each != NULL; each = next) {
+        Py_INCREF(each);
+        Waiter *waiter = waiter_of(each);
         waiting += is_within_reach(state, waiter) || is_reachable(waiter->scheduler);
+        bool left = each->queue != queue;
+        next = each->next;
+        Py_DECREF(each); /* frees nothing if it is still in the queue */
+        next = left ? queue->head : next;
+        waiting = left ? 0 : waiting;
     }
-    Py_DECREF(parked);
     return waiting;
 }
 

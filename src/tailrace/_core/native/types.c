@@ -50,9 +50,7 @@ static void channel_dealloc(PyObject *self) {
 /* Buffered, sent, dropped, parked senders and parked receivers. */
 static PyObject *channel_counts(Channel *self, PyObject *unused) {
     Py_ssize_t senders = queue_waiting(self->state, &self->senders);
-    Py_ssize_t receivers = senders < 0 ? -1 : queue_waiting(self->state, &self->receivers);
-    if (receivers < 0)
-        return NULL;
+    Py_ssize_t receivers = queue_waiting(self->state, &self->receivers);
     return Py_BuildValue("nnnnn", channel_length(self), self->sent, self->dropped, senders, receivers);
 }
 
@@ -124,7 +122,7 @@ static PyObject *operation_of_python(PyTypeObject *type, PyObject *args, PyObjec
     State *state = PyModule_GetState(PyType_GetModuleByDef(type, &native_module));
     if (type == state->Operation || type == state->SendMany || type == state->RecvMany)
         return PyErr_Format(PyExc_TypeError, "operations are made by a channel's send and recv");
-    return (PyObject *)operation_of_type(state, type, NULL, DONE);
+    return (PyObject *)operation_make(state, type, DONE, NULL, NULL);
 }
 
 static int operation_traverse(Operation *self, visitproc visit, void *arg) {
@@ -144,15 +142,16 @@ static int operation_clear(Operation *self) {
 }
 
 static void operation_dealloc(Operation *self) {
-    State *state = self->base.state;
-    if (LIKELY(Py_IS_TYPE(self, state->Operation) && self->base.driver_kind == NO_DRIVER &&
-               !self->base.not_reusable && self->base.phase != FRESH &&
-               state->free_count < FREE_OPERATIONS)) {
+    FreeList *list = free_list(self->base.state, self->base.kind);
+    bool of_engine = self->base.kind != DONE; /* and not of a class in Python */
+    if (LIKELY(of_engine && self->base.driver_kind == NO_DRIVER && !self->base.not_reusable &&
+               self->base.phase != FRESH && list->count < FREE_OPERATIONS)) {
         PyObject *channel = (PyObject *)self->channel, *value = self->value;
         self->channel = NULL;
         self->value = NULL;
         revive((PyObject *)self);
-        state->free[state->free_count++] = self;
+        list->operations[list->count++] = self;
+        Py_CLEAR(self->values);
         Py_XDECREF(value);
         Py_XDECREF(channel);
     }
@@ -171,7 +170,6 @@ static PyMethodDef operation_methods[] = {
     {"_attempt", ONE(operation_attempt), NULL},
     {"take_value", PLAIN(operation_take_value),
      "take_value($self, /)\n--\n\nWithout the lock, once, after it happened: the value."},
-    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL},
 };
 
