@@ -503,6 +503,44 @@ async def test_a_partitioned_table_is_used(postgres: Place) -> None:
     assert await stored(actor, sent) == ["stored", "stored", "stored", "rejected"]
 
 
+async def test_rows_of_tables_that_inherit_from_it_are_no_repeats(postgres: Place) -> None:
+    await postgres.execute(
+        "CREATE TABLE events (id text PRIMARY KEY, data text)",
+        "CREATE TABLE child () INHERITS (events)",
+        "INSERT INTO child VALUES ('1', 'other'), ('2', 'b'), ('2', 'b')",
+    )
+    sent = [Message("a", id="1"), Message("b", id="2"), Message("a", id="1")]
+    actor = store_postgres(postgres.dsn())
+    assert await stored(actor, sent) == ["stored"] * 3
+    assert await postgres.query("SELECT data FROM ONLY events") == ["a", "b"]
+
+
+Odd = TypedDict("Odd", {'a "b" {u}': str, "Ünï; --": int, "{t}": Colour, "select": str})
+
+
+async def test_any_name_is_only_a_name(postgres: Place) -> None:
+    table = 'ta"ble {t} %s'
+    rows: list[Odd] = [
+        {'a "b" {u}': "x", "Ünï; --": n, "{t}": Colour.RED, "select": "y"} for n in range(2)
+    ]
+    sent = [Message(row, id=str(n)) for n, row in enumerate([*rows, rows[0]])]
+    channel = Channel[Message[Odd]](9)
+    actor = store_postgres(postgres.dsn(), table, id_column="i'd\\")
+    assert await stored(actor, [*sent, Message(rows[1], id="0")], channel) == [
+        *["stored"] * 3,
+        "rejected",
+    ]
+    await postgres.execute(
+        """CREATE TYPE "m{oo}d {u}" AS ENUM ('red')""",
+        """ALTER TABLE "ta""ble {t} %s" ALTER "{t}" TYPE "m{oo}d {u}" USING 'red'""",
+    )
+    channel = Channel[Message[Odd]](9)
+    assert await stored(actor, [Message(rows[0], id="0"), Message(rows[0])], channel) == [
+        "stored",
+        "stored",
+    ]
+
+
 # Keys and repeats.
 
 

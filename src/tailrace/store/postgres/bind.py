@@ -44,8 +44,9 @@ class Found(NamedTuple):
 class Bound:
     """A column of the statements: `array` is the element type of the array that is sent.
 
-    `sent` makes of an element what is inserted; `same` is the comparison of the column `{t}` with
-    the element `{u}`, which may not be fooled by equality without regard to case, days or scale.
+    `sent` makes of an element `{u}` what is inserted, in the column's type `{type}`. `same`
+    compares the column `{t}` with the element; it may not be fooled by equality without regard to
+    case, days or scale.
     """
 
     column: str
@@ -59,6 +60,14 @@ class Bound:
     def name(self) -> str:
         """The name of the column, quoted."""
         return quoted(self.column)
+
+    def inserted(self, element: str) -> str:
+        """What is inserted of an element, in SQL."""
+        return self.sent.replace("{u}", element).replace("{type}", self.cast)
+
+    def compared(self, element: str) -> str:
+        """Whether the column is the same as an element, in SQL."""
+        return self.same.replace("{u}", element).replace("{t}", f"t.{self.name}")  # names last
 
 
 class _Way(NamedTuple):
@@ -77,8 +86,7 @@ def bound(column: Column, found: Found, kind: str = "") -> Bound | None:
     way = _WAYS.get(kind or column.sql_type, {}).get(there)
     if way is None or _is_cut(found):
         return None
-    sent = way.sent.replace("{type}", found.cast)
-    return Bound(found.name, found.cast, way.array, sent, way.same, way.adapt(found))
+    return Bound(found.name, found.cast, way.array, way.sent, way.same, way.adapt(found))
 
 
 def _is_cut(found: Found) -> bool:

@@ -76,6 +76,7 @@ class PostgresFit:
     faithful: bool = False
     deferred: bool = False
     rules: bool = False
+    partitioned: bool = False
     standby: bool = False
 
 
@@ -120,6 +121,7 @@ async def fit_of(connection: Connection, table: PostgresTable[Any]) -> PostgresF
         faithful=kind == "r" and not triggers and not rules,
         deferred=deferred or kind == "p",
         rules=rules,
+        partitioned=kind == "p",
         standby=standby,
     )
 

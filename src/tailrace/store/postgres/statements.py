@@ -25,8 +25,12 @@ class Statements:
     has it, the texts of the keys, and for an insert the digests.
     """
 
-    def __init__(self, schema: str, table: str, bounds: Sequence[Bound], key: int) -> None:
+    def __init__(
+        self, schema: str, table: str, bounds: Sequence[Bound], key: int, *, partitioned: bool
+    ) -> None:
         self.place = f"{quoted(schema)}.{quoted(table)}"
+        # Not the rows of tables that inherit from it: the key is not unique among them.
+        self._rows = self.place if partitioned else f"ONLY {self.place}"
         self._digests = f"{quoted(schema)}.{quoted(DIGESTS)}"
         self._bounds = bounds
         self._key = bounds[key]
@@ -38,7 +42,7 @@ class Statements:
         self.insert = f"{self._insert(rows)} {conflict} {returning}"
         # A table with rules takes no ON CONFLICT, and perhaps no RETURNING.
         self.insert_under_rules = (
-            f"{self._insert(rows)} AND NOT EXISTS (SELECT FROM {self.place} t WHERE {self._joined})"
+            f"{self._insert(rows)} AND NOT EXISTS (SELECT FROM {self._rows} t WHERE {self._joined})"
         )
         self.insert_with_digests = self._with_digests(f"{conflict} {returning}")
         self.look = self._look()
@@ -66,9 +70,7 @@ class Statements:
 
     def _insert(self, rows: str) -> str:
         names = ", ".join(bound.name for bound in self._bounds)
-        values = ", ".join(
-            bound.sent.format(u=f"u.c{n}") for n, bound in enumerate(self._bounds, 1)
-        )
+        values = ", ".join(bound.inserted(f"u.c{n}") for n, bound in enumerate(self._bounds, 1))
         seen = SEEN.format(name=f"${self._width + 1}")
         return (
             f"INSERT INTO {self.place} AS t ({names}) SELECT {values} FROM {rows} "
@@ -91,10 +93,7 @@ class Statements:
         """Selects of each row: whether its key is there, whether all columns are equal, the digest
         that is known, and the fingerprint."""
         n = self._width + 1
-        same = " AND ".join(
-            bound.same.format(t=f"t.{bound.name}", u=f"u.c{n}")
-            for n, bound in enumerate(self._bounds, 1)
-        )
+        same = " AND ".join(bound.compared(f"u.c{n}") for n, bound in enumerate(self._bounds, 1))
         if digests:
             rows = self._unnest(f", ${n + 2}::text[]", ", id, n")
             digest = f'(SELECT digest FROM {self._digests} WHERE "table" = ${n + 1} AND id = u.id)'
@@ -103,7 +102,7 @@ class Statements:
         rows = rows.replace(" AS u ", " WITH ORDINALITY AS u ")
         return (
             f"SELECT t.tableoid IS NOT NULL, {same}, {digest}, {SEEN.format(name=f'${n}')} "
-            f"FROM {rows} LEFT JOIN {self.place} t ON {self._joined} ORDER BY u.n"
+            f"FROM {rows} LEFT JOIN {self._rows} t ON {self._joined} ORDER BY u.n"
         )
 
     def _keep(self, conflict: str) -> str:

@@ -84,7 +84,7 @@ class PostgresWriter(Generic[T]):
             await self._create(table.create())
             fit = await fit_of(connection, table)
             if fit is None:
-                raise Altered
+                raise OSError(f"table {table.name!r} was dropped as soon as it was made")
         if fit.mismatches:
             raise StoreError(
                 f"table {table.name!r} of {self._what} does not fit {table.row_type}: "
@@ -94,7 +94,9 @@ class PostgresWriter(Generic[T]):
             raise Standby(f"{self._what} is a read-only standby")
         key = fit.bounds[table.key_index]
         table.adapt_to([bound.adapt for bound in fit.bounds], key_is_text=key.array == "text")
-        statements = Statements(fit.schema, table.name, fit.bounds, table.key_index)
+        statements = Statements(
+            fit.schema, table.name, fit.bounds, table.key_index, partitioned=fit.partitioned
+        )
         self._fit = fit
         self._has_digests = await self._check_digests(statements)
         # Without rows: to hear now, not at the first row, what the database has against them.
