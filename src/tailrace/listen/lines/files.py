@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Final, NamedTuple, cast
+from typing import IO, Any, Final, NamedTuple, cast
 
 __all__ = ["Identity", "Line", "LineFile"]
 
@@ -78,7 +78,7 @@ class Line(NamedTuple):
     data: bytes | None
 
 
-_new_line: Callable[[Iterable[object]], Line] = functools.partial(tuple.__new__, Line)
+_new_line: Callable[[Iterable[object]], Line] = functools.partial(cast(Any, tuple).__new__, Line)
 """As `Line._make`, which is no function in C."""
 
 
