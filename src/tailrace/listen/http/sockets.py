@@ -282,9 +282,6 @@ def _directory_locked(path: str) -> Generator[bool]:
 
     False: it cannot be locked, or another program has locked it for LOCK_SECONDS.
     """
-    if fcntl is None:
-        yield False
-        return
     try:
         directory = os.open(Path(path).parent, os.O_RDONLY)
     except OSError:  # it may be read by nobody; or there is none, as `bind` will say
@@ -298,7 +295,7 @@ def _directory_locked(path: str) -> Generator[bool]:
 
 def _lock(directory: int) -> bool:
     until = time.monotonic() + LOCK_SECONDS
-    while True:
+    while fcntl is not None:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -309,6 +306,7 @@ def _lock(directory: int) -> bool:
             return False
         else:
             return True
+    return False
 
 
 def _remove_dead(path: str, locked: bool) -> None:
