@@ -171,7 +171,7 @@ class Exchange:
         self._media = media
         self._more_headers: dict[str, str] | None = None  # from `authorize`
         self._respond = respond
-        self._json = request.wants_json
+        self._json = b"accept" in request.fields and request.wants_json
         self._check: asyncio.Task[None] | None = None  # the task of an async `authorize`
         self._body: bytes | bytearray = b""  # as far as it has come
         self._size: int = 0  # bytes counted against `body_memory`
@@ -273,7 +273,8 @@ class Exchange:
         if self._check is not None:
             self._check.cancel()
             self.route.loop.call_later(CHECK_ENDS, self._close_check)
-        self.no_more_messages()
+        if self.may_send:
+            self.no_more_messages()
         self.route.exchange_ended(self)
         if not self._unsettled:  # no longer in flight
             admission = self._admission

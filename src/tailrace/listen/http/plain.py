@@ -25,7 +25,10 @@ _MOST: Final = 1_000_000
 
 def to_plain(value: Any) -> Any:
     """`value` with a dictionary in place of each dataclass. RecursionError if it holds itself."""
-    return value if type(value) in _PLAIN or _is_plain(value) else _written_out(value)
+    kind = type(value)
+    if kind in _PLAIN or (kind in _PLAIN_OR_MANY and _is_plain(value)):
+        return value
+    return _written_out(value)
 
 
 def _is_plain(value: Any) -> bool:

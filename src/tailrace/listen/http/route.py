@@ -136,7 +136,8 @@ class Route(RouteBase):
         if not self.accepting:
             raise Refusal(503, "the server is stopping" if self.draining else "not running")
         media = self.decoder.media(request)
-        if b"content-length" in fields and request.content_length > self.max_body:
+        length = fields.get(b"content-length")
+        if length is not None and int(length) > self.max_body:  # `framing` has checked the number
             raise too_large(self.max_body)
         if self.admission.in_flight >= self.admission.limit:
             raise Refusal(503, "too many requests in flight")
