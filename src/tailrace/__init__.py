@@ -40,7 +40,16 @@ from tailrace.channel import (
     SyncReceiver,
     SyncSender,
 )
-from tailrace.errors import Abort, Closed, Deadlock, Outage, Reject, TailraceError, WouldBlock
+from tailrace.errors import (
+    Abort,
+    Closed,
+    Deadlock,
+    Outage,
+    ProcessDied,
+    Reject,
+    TailraceError,
+    WouldBlock,
+)
 from tailrace.gather import (
     Answer,
     Backend,
@@ -104,6 +113,7 @@ __all__ = [
     "Operation",
     "Outage",
     "Outcome",
+    "ProcessDied",
     "Receiver",
     "Reject",
     "Replicas",

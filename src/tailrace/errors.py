@@ -12,6 +12,7 @@ __all__ = [
     "Closed",
     "Deadlock",
     "Outage",
+    "ProcessDied",
     "Reject",
     "StoreError",
     "TailraceError",
@@ -63,6 +64,14 @@ class Abort(TailraceError):
     def __init__(self, reason: str = "aborted") -> None:
         Exception.__init__(self, reason)  # in half the time of `super()`, which counts here
         self.reason = reason
+
+
+class ProcessDied(TailraceError):
+    """A process of ``each(processes=n)`` ended while it had a message in hand.
+
+    It crashed, was killed, or called `os._exit`; the text says which. The message fails, and the
+    process is replaced. No other message is concerned. Try it again by ``Retry(also=ProcessDied)``.
+    """
 
 
 class Reject(TailraceError):

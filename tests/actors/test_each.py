@@ -598,7 +598,11 @@ async def test_an_exception_that_refuses_attributes_fails_its_message_as_it_is(
         (ValueError, "timeout must be seconds above 0, not 0", {"timeout": 0}),
         (ValueError, "timeout must be seconds above 0, not nan", {"timeout": float("nan")}),
         (ValueError, "does not run in threads", {"threads": True}),
-        (ValueError, "make it async, or give it threads=True", {"fn": str.upper, "timeout": 1}),
+        (
+            ValueError,
+            "make it async, or give it threads=True or processes=n",
+            {"fn": str.upper, "timeout": 1},
+        ),
     ],
 )
 def test_wrong_arguments_are_named(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 from tailrace.actors.handler import Handler, OnError
 from tailrace.actors.letters import DeadLetter
+from tailrace.actors.several import handle_several
 from tailrace.channel import Receiver, Sender
 from tailrace.message import Message
 from tailrace.message.internals import current
@@ -35,6 +36,7 @@ def each(
     retry: Retry | None = None,
     on_error: OnError = "fail",
     threads: bool = False,
+    processes: int = 0,
 ) -> Each[A, B]: ...
 def each(
     fn: Callable[[A], Any],
@@ -43,6 +45,7 @@ def each(
     retry: Retry | None = None,
     on_error: OnError = "fail",
     threads: bool = False,
+    processes: int = 0,
 ) -> Each[A, Any]:
     """Make an actor that sends each message on with ``fn(data)`` as its data.
 
@@ -67,6 +70,14 @@ def each(
     blocking function takes too long, its actor takes no other message, and makes no other attempt,
     before the function has returned.
 
+    With ``processes=n`` a plain `fn` that computes runs in `n` processes, so on `n` cores. One
+    actor keeps all of them busy, so `go` refuses more. `fn` must be at the top level of a module,
+    and data and results are pickled. The processes start with the actor; a program that is run as a
+    file needs ``if __name__ == "__main__":`` around its `run`. If a process dies, its message fails
+    with `ProcessDied`, and another takes its place. After `timeout` the process is killed. In `fn`
+    there is no `current_message`, and what it changes stays in its process. Ctrl-C does not reach
+    the processes, which end with the program, however that ends.
+
     The group decides how many run at once: ``go(each(fetch), urls, pages, actors=8)``. Messages
     then go on in the order of completion. A message that is settled already is skipped and counted.
 
@@ -75,11 +86,23 @@ def each(
     an error of its message. The actor raises TypeError for a value that is no `Message`. Cancelled:
     the message in hand fails, also between two attempts.
     """
-    return Each(fn, timeout=timeout, retry=retry, on_error=on_error, threads=threads)
+    return Each(
+        fn,
+        timeout=timeout,
+        retry=retry,
+        on_error=on_error,
+        threads=threads,
+        processes=processes,
+    )
 
 
 class Each(Handler[A, B]):
     """The actor that `each` makes."""
+
+    @property
+    def one_actor(self) -> str | None:
+        """Why `go` refuses more than one actor; None if it does not."""
+        return "its one actor keeps all of its processes busy" if self._processes else None
 
     async def __call__(
         self,
@@ -88,6 +111,9 @@ class Each(Handler[A, B]):
         dead: Sender[Message[DeadLetter[A]]] | None = None,
     ) -> None:
         """Handle the messages of `inbox` until it closes. See `each`."""
+        if self._processes:
+            await handle_several(self, inbox, out, dead, self._processes, ordered=False)
+            return
         at_once = None if self._asynchronous or self._threads else self._at_once
         caller = self._caller()
         outer_message = current.get()

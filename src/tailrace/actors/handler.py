@@ -22,7 +22,7 @@ from weakref import ref
 from tailrace.actors.calls import NOT_RUN, Call, Caller, OnLoop, Thread, not_run, on_loop
 from tailrace.actors.letters import DeadLetter, dead_letter
 from tailrace.actors.stock import Stock, is_being_cancelled, name_of
-from tailrace.arguments import check_seconds
+from tailrace.arguments import check_count, check_seconds
 from tailrace.channel import Sender
 from tailrace.errors import Abort, Reject
 from tailrace.message import Message
@@ -78,13 +78,20 @@ class Handler(Stock, Generic[A, B]):
         retry: Retry | None = None,
         on_error: OnError = "fail",
         threads: bool = False,
+        processes: int = 0,
     ) -> None:
         if not callable(fn):
             raise TypeError(f"{self.maker} takes a function of a message's data, not {fn!r}")
         super().__init__(name_of(fn))
         self._fn = fn
         self._asynchronous = is_async(fn)
-        self._check(timeout, retry, on_error, threads)
+        self._check(timeout, retry, on_error, threads, processes)
+        self._processes = processes
+        self._pickled = b""
+        if processes:
+            from tailrace.actors.processes import pickled_function
+
+            self._pickled = pickled_function(f"{self.maker}({self.name})", fn)
         self._timeout = None if timeout == math.inf else timeout
         self._retry = retry
         self._on_error: OnError = on_error
@@ -94,7 +101,9 @@ class Handler(Stock, Generic[A, B]):
         self._passed = self._aborted = self._rejected = self._failed = 0
         self._dead = self._retried = 0
 
-    def _check(self, timeout: object, retry: object, on_error: object, threads: bool) -> None:
+    def _check(
+        self, timeout: object, retry: object, on_error: object, threads: bool, processes: object
+    ) -> None:
         """TypeError or ValueError for options that are wrong, or exclude each other."""
         where = f"{self.maker}({self.name})"
         if on_error not in get_args(OnError):
@@ -103,18 +112,22 @@ class Handler(Stock, Generic[A, B]):
             check_seconds(f"{where}: timeout", timeout, positive=True, endless=True)
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"{where}: retry must be a Retry, not {retry!r}")
-        if threads and self._asynchronous:
-            raise ValueError(f"{where}: an async function does not run in threads")
+        check_count(f"{where}: processes", processes, least=0)
+        if threads and processes:
+            raise ValueError(f"{where}: threads=True and processes={processes} exclude each other")
+        if (threads or processes) and self._asynchronous:
+            kind = "threads" if threads else "processes"
+            raise ValueError(f"{where}: an async function does not run in {kind}")
         if is_generator(self._fn):
             raise TypeError(
                 f"{where}: a generator function makes no data, as nothing of it has run when it "
                 f"returns; return a list instead of yielding, or make several messages of each "
                 f"with expand({self.name})"
             )
-        if timeout is not None and not self._asynchronous and not threads:
+        if timeout is not None and not (self._asynchronous or threads or processes):
             raise ValueError(
                 f"{where}: a plain function on the event loop cannot be interrupted after "
-                f"timeout={timeout}; make it async, or give it threads=True"
+                f"timeout={timeout}; make it async, or give it threads=True or processes=n"
             )
 
     def statistics(self) -> EachStatistics:
@@ -138,6 +151,7 @@ class Handler(Stock, Generic[A, B]):
             ("timeout", self._timeout, None),
             ("on_error", self._on_error, "fail"),
             ("threads", self._threads, False),
+            ("processes", self._processes, 0),
         ]
         shown = [f"{name}={value!r}" for name, value, default in options if value != default]
         if self._retry is not None:

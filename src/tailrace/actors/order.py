@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar, overload
 
 from tailrace.actors.handler import Handler, OnError
 from tailrace.actors.letters import DeadLetter
-from tailrace.actors.several import Several
+from tailrace.actors.several import handle_several
 from tailrace.actors.stock import name_of
 from tailrace.arguments import check_count
 from tailrace.channel import Receiver, Sender
@@ -38,6 +38,7 @@ def in_order(
     retry: Retry | None = None,
     on_error: OnError = "fail",
     threads: bool = False,
+    processes: int = 0,
 ) -> InOrder[A, B]: ...
 def in_order(
     fn: Callable[[A], Any],
@@ -47,13 +48,14 @@ def in_order(
     retry: Retry | None = None,
     on_error: OnError = "fail",
     threads: bool = False,
+    processes: int = 0,
 ) -> InOrder[A, Any]:
     """Make an actor that handles up to `concurrency` messages at once, and sends them on in the
     order in which they came.
 
     It is wired as `each`, ``go(in_order(fn, 16), inbox, out)``, with dead letters if there is a
     third channel, and its options are those of `each`; ``threads=True`` gives each of the
-    `concurrency` calls a thread of its own.
+    `concurrency` calls a thread of its own, and with ``processes=n`` n of them run at once.
 
     A message that is slow, or is tried again, delays those behind it; at most `concurrency` are in
     hand. One that is aborted, rejected, failed or dead, or whose dead letter has been sent, delays
@@ -64,7 +66,13 @@ def in_order(
     Cancelled: all messages in hand fail.
     """
     return InOrder(
-        fn, concurrency, timeout=timeout, retry=retry, on_error=on_error, threads=threads
+        fn,
+        concurrency,
+        timeout=timeout,
+        retry=retry,
+        on_error=on_error,
+        threads=threads,
+        processes=processes,
     )
 
 
@@ -87,11 +95,7 @@ class InOrder(Handler[A, B]):
         dead: Sender[Message[DeadLetter[A]]] | None = None,
     ) -> None:
         """Handle the messages of `inbox` until it closes. See `in_order`."""
-        callers = [self._caller() for _ in range(self._concurrency)]
-        try:
-            await Several(self, callers, dead, ordered=True).run(inbox, out)
-        finally:
-            self._failures.rest()
+        await handle_several(self, inbox, out, dead, self._concurrency, ordered=True)
 
     def _options(self) -> list[str]:
         return [str(self._concurrency), *super()._options()]

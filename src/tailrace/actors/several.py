@@ -25,10 +25,37 @@ from tailrace.errors import Closed, WouldBlock
 from tailrace.message import Message
 from tailrace.select import done, select
 
-__all__ = ["Several"]
+__all__ = ["Several", "handle_several"]
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+async def handle_several(
+    handler: Handler[A, B],
+    inbox: Receiver[Message[A]],
+    out: Sender[Message[B]],
+    dead: Dead[A],
+    limit: int,
+    *,
+    ordered: bool,
+) -> None:
+    """The actor that handles up to `limit` messages at once, in processes if there are any."""
+    try:
+        if not handler._processes:
+            callers = [handler._caller() for _ in range(limit)]
+            await Several(handler, callers, dead, ordered=ordered).run(inbox, out)
+            return
+        from tailrace.actors.processes import Pool  # 20 ms that other programs need not wait
+
+        pool = Pool(handler._pickled, handler._processes, handler._timeout, handler.name)
+        try:
+            await pool.start()
+            await Several(handler, [pool] * limit, dead, ordered=ordered).run(inbox, out)
+        finally:
+            await pool.end()
+    finally:
+        handler._failures.rest()
 
 
 class Several(Generic[A, B]):

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias, TypeVarTuple
+from typing import Any, Final, TypeAlias, TypeVarTuple
 
 from tailrace import _core
 from tailrace.arguments import check_seconds
@@ -56,8 +56,11 @@ def run(
 
     A warning names the line that has kept the event loop from turning for a second.
 
-    RuntimeError if an event loop is running: use ``async with Group()`` there.
+    RuntimeError in a process of ``each(processes=n)``, and if an event loop is running: use
+    ``async with Group()`` there.
     """
+
+    _check_no_child()
 
     def bound(go: Group) -> Awaitable[None] | None:
         return main(go, *args)
@@ -66,6 +69,16 @@ def run(
         _interceptor(bound, grace)
     else:
         run_in(Group(), bound, grace)
+
+
+def _check_no_child() -> None:
+    """RuntimeError in a process of `each(processes=n)` that imports the program anew."""
+    module: Any = sys.modules.get("multiprocessing.process")
+    if module is not None and getattr(module.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "run() was called by a process that only imports the program, to call a function of "
+            'it: write `if __name__ == "__main__":` before run(...)'
+        )
 
 
 def run_in(group: Group, main: Main, grace: float) -> None:
