@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pydantic
 import pytest
 
 from tailrace import Message, Receiver
@@ -612,3 +613,38 @@ def test_an_interrupt_while_a_record_is_logged_is_raised() -> None:
         finally:
             log.removeFilter(interrupted)
             log.setLevel(level)
+
+
+async def keep(inbox: Receiver[Message[Any]]) -> None:
+    async for message in inbox:
+        message.ack()
+
+
+class Customer(pydantic.BaseModel):
+    name: str = pydantic.Field(alias="fullName", min_length=2)
+    age: pydantic.PositiveInt
+    tags: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ('{"fullName": "ab", "age": 1}', 200, 'OK: {"fullName":"ab","age":1,"tags":[]}'),
+        ('{"fullName": "ab", "age": 0}', 422, "greater than 0 - at `$.age`"),
+        ('{"fullName": "ab", "age": 1, "tags": [1, "x"]}', 422, "at `$.tags.1`"),
+        ('{"fullName": "secret", "age": "secret"}', 422, "integer"),
+        ('{"fullName": 1, "age": 0, "tags": ["a", "b", "c"]}', 422, "; and 2 more"),
+        ("{", 400, "malformed: the JSON cannot be read: "),
+        ("", 400, "malformed: the body is empty"),
+    ],
+)
+async def test_a_pydantic_model_is_a_type_and_says_where_data_do_not_fit(
+    serve: Any, body: str, status: int, said: str
+) -> None:
+    async with serve(listen_http(ANY, "/in", type=Customer), keep) as service:
+        answer = await service.post("/in", body.encode(), content_type=JSON)
+        line = await service.post("/in", body.encode() or b"-", content_type=NDJSON)
+        assert f'"code":{status}' in line.text
+    assert (answer.status, said in answer.text) == (status, True), answer.text
+    assert "secret" not in answer.text
+    assert len(answer.text) < 1000

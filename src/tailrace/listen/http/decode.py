@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 import msgspec.inspect
 
+from tailrace.classes import is_pydantic_model
 from tailrace.listen.http.multipart import MAX_FIELDS, multipart_values
 from tailrace.listen.http.parameters import check_charset, parameters, quoted
 from tailrace.listen.http.request import Refusal, Request
@@ -42,6 +43,8 @@ _MEDIA = {
 # Arrays and objects take up to forty times the memory of their JSON text.
 _FEWEST_CONTAINERS = 10_000  # allowed even where `max_body` is small
 _BYTES_A_CONTAINER = 20  # a body may have one array or object for so many bytes of `max_body`
+
+_LONGEST_ERROR = 200  # characters about one field of a pydantic model
 
 # Types whose values are written as JSON in a form field, too. All others are plain text there.
 _WRITTEN_AS_JSON = (
@@ -217,6 +220,8 @@ def compression(request: Request) -> str | None:
 
 def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:
     """The JSON decoder of `kind`, and whether its values are JSON objects or arrays."""
+    if is_pydantic_model(kind):
+        return partial(_validated, kind), True
     try:
         decode = msgspec.json.Decoder(kind).decode
         info = msgspec.inspect.type_info(kind)
@@ -229,6 +234,24 @@ def _json_decoder(kind: Any) -> tuple[Callable[[Any], Any], bool]:
         )
     members = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
     return decode, any(isinstance(member, _WRITTEN_AS_JSON) for member in members)
+
+
+def _validated(model: Any, raw: bytes | str) -> Any:
+    """An instance of a pydantic model. ValueError names the fields that do not fit, no values."""
+    try:
+        return model.model_validate_json(raw)
+    except ValueError as error:
+        errors = getattr(error, "errors", None)
+        if errors is None:  # raised by the model's own code
+            raise
+        found = errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        raise msgspec.DecodeError(found[0]["msg"])
+    shown = [
+        f"{each['msg']} - at `{'.'.join(map(str, ('$', *each['loc'])))}`" for each in found[:3]
+    ]
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    raise ValueError("; ".join(text[:_LONGEST_ERROR] for text in shown) + more)
 
 
 def _unwrapping(kind: Any, param: str, decode: Callable[[Any], Any]) -> Callable[[Any], Any]:

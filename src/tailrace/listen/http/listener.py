@@ -214,9 +214,9 @@ class HttpServer:
         """An actor that sends a `Message` for each request for `path`.
 
         The data is the query's or form's field `param`, or a JSON body, as a `type`: str, a
-        number, a dict, a dataclass, a TypedDict, a msgspec.Struct, an attrs class (in a field,
-        structured data is written as JSON). An NDJSON body makes a message a line. Bodies may
-        come as gzip.
+        number, a dict, a dataclass, a TypedDict, a msgspec.Struct, an attrs class, a pydantic
+        model (in a field, structured data is written as JSON). An NDJSON body makes a message a
+        line. Bodies may come as gzip.
 
         - `timeout`: seconds until a request whose message is not settled is answered 504.
         - `max_body`: bytes of a body, also when unpacked; more are answered 413 as soon as they

@@ -15,6 +15,8 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec.structs import astuple, force_setattr
 
+from tailrace.classes import is_pydantic_model
+
 __all__ = ["to_plain"]
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None), bytes})
@@ -65,6 +67,9 @@ def _written_out(value: Any) -> Any:
     if hasattr(kind, "__dataclass_fields__"):
         names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
         return {name: _written_out(getattr(value, name)) for name in names}
+    if is_pydantic_model(kind):
+        model: Any = value
+        return model.model_dump(mode="json", by_alias=True, warnings=False)
     return value
 
 
