@@ -6,16 +6,16 @@ import csp  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from csp import ts  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 
-@csp.node  # type: ignore[untyped-decorator, unused-ignore]
+@csp.node  # type: ignore[untyped-decorator, unused-ignore]  # noqa: RET503  # without a value it does not tick
 def keep(data: ts[str]) -> ts[str]:
     if csp.ticked(data) and data != "bar":
-        return data  # noqa: RET503  # without a value the node does not tick
+        return data
 
 
-@csp.node  # type: ignore[untyped-decorator, unused-ignore]
+@csp.node  # type: ignore[untyped-decorator, unused-ignore]  # noqa: RET503  # without a value it does not tick
 def enrich(data: ts[str]) -> ts[str]:
     if csp.ticked(data):
-        return f"☆ {data} ☆"  # noqa: RET503  # likewise
+        return f"☆ {data} ☆"
 
 
 @csp.node  # type: ignore[untyped-decorator, unused-ignore]
