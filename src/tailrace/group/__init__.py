@@ -4,6 +4,7 @@ from tailrace.group.activity import ActorState
 from tailrace.group.actor import task_factory
 from tailrace.group.graph import ChannelNode, Edge, Graph, StageNode
 from tailrace.group.group import Group
+from tailrace.group.restart import Restart
 from tailrace.group.runner import run
 from tailrace.group.streams import amap, collect, emit
 
@@ -13,6 +14,7 @@ __all__ = [
     "Edge",
     "Graph",
     "Group",
+    "Restart",
     "StageNode",
     "amap",
     "collect",

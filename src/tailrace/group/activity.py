@@ -54,23 +54,29 @@ def parked(
     return Activity("park", channels, since, "anything" if timed else woken_by, in_thread)
 
 
+ActorVerb: TypeAlias = Literal["run", "wait", "park", "restart"]
+
+
 @dataclass(frozen=True, slots=True)
 class ActorState:
     """What one actor is doing: a node of the wait-for graph, with its edges.
 
-    `verb` is "run", "wait" (for something that is no channel) or "park". `waits` says what a
+    `verb` is "run", "wait" (for something that is no channel), "park", or "restart" (it has raised,
+    and pauses before it is started again). `waits` says what a
     parked actor waits for: pairs of "send", "receive" or "done" and the name of the channel,
     future or event. `state` says the same in words: "running", "waiting", "sending to X",
     "receiving from X" (or a select of those), "in thread". `seconds` is how long it has been
     parked; None for an actor that is not parked, as the beginning of that is not recorded.
+    `restarts` is how often it has been started again.
     """
 
     name: str
     stage: str
-    verb: Literal["run", "wait", "park"]
+    verb: ActorVerb
     waits: tuple[tuple[Verb, str], ...]
     in_thread: bool
     seconds: float | None
+    restarts: int = 0
 
     @property
     def parked(self) -> bool:
@@ -95,7 +101,7 @@ class ActorState:
         return f"{self.name}: {self.state}{since}"
 
 
-_VERBS = {"run": "running", "wait": "waiting"}
+_VERBS = {"run": "running", "wait": "waiting", "restart": "pausing before a restart"}
 
 
 def look_later(

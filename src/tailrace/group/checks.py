@@ -16,7 +16,8 @@ from tailrace._core import End, Hold, label, was_let_go
 from tailrace.arguments import check_count
 from tailrace.channel import SyncReceiver, SyncSender
 from tailrace.group.annotations import HEADS, only_ends
-from tailrace.usercode import is_async, is_generator, unwrapped
+from tailrace.group.restart import Restart
+from tailrace.usercode import is_async, is_generator, shown, unwrapped
 
 _BLOCKING: Final = frozenset(
     {SyncSender, SyncReceiver, _core.SyncSendingEnd, _core.SyncReceivingEnd}
@@ -232,8 +233,22 @@ def check_actors(name: str, fn: Callable[..., Any], actors: int) -> None:
         raise ValueError(f"{name} runs as one actor, so leave out actors={actors}: {why}")
 
 
-def check_options(fn: Callable[..., Any], actors: object, unknown: Iterable[str]) -> None:
-    """TypeError for keywords that `go` does not have, ValueError for a wrong number of actors."""
+def check_restart(name: str, fn: Callable[..., Any], restart: object) -> None:
+    """TypeError for what is no `Restart`; ValueError for an object that says, in `no_restart`, why
+    it cannot be started again."""
+    if restart is not None and not isinstance(restart, Restart):
+        raise TypeError(f"restart takes a Restart, such as Restart(max=5), not {shown(restart)}")
+    why: object = getattr(unwrapped(fn), "no_restart", None)
+    if restart is not None and isinstance(why, str):
+        raise ValueError(f"{name} cannot be started again, so leave out restart: {why}")
+
+
+def check_options(
+    fn: Callable[..., Any], actors: object, restart: object, unknown: Iterable[str]
+) -> None:
+    """TypeError for what is no function and for keywords that `go` does not have; also what
+    `check_restart` raises, and ValueError for a wrong number of actors."""
+    check_callable(fn)
     if unknown:
         name = stage_name(fn)
         given = ", ".join(f"{keyword}=..." for keyword in unknown)
@@ -242,6 +257,7 @@ def check_options(fn: Callable[..., Any], actors: object, unknown: Iterable[str]
             f"own by go(functools.partial({name}, {given}), ...)"
         )
     check_count("actors", actors)
+    check_restart(stage_name(fn), fn, restart)
 
 
 def check_runs(fn: Callable[..., Any]) -> None:

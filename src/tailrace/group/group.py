@@ -23,18 +23,13 @@ from tailrace.errors import Closed
 from tailrace.group.activity import ActorState
 from tailrace.group.actor import Actor, TaskActor
 from tailrace.group.awaits import place_of, waits_for
-from tailrace.group.checks import (
-    check_callable,
-    check_loop,
-    check_options,
-    is_posted,
-    stage_name,
-)
+from tailrace.group.checks import check_loop, check_options, is_posted, stage_name
 from tailrace.group.graph import Graph
 from tailrace.group.idle import joining
 from tailrace.group.nest import Nest, nest_around
 from tailrace.group.notices import Notices, log_hidden, raise_failures
 from tailrace.group.parent import Parent
+from tailrace.group.restart import Restart
 from tailrace.group.stage import MANY, Stage, nothing_to_collect
 from tailrace.group.topology import Topology
 from tailrace.group.watch import Watch
@@ -124,6 +119,7 @@ class Group:
         name: str | None = None,
         source: bool | None = None,
         background: bool = False,
+        restart: Restart | None = None,
         **unknown: Never,
     ) -> None:
         """Start a stage: as many `actors` as given, each of which runs ``fn(*args)``.
@@ -133,19 +129,19 @@ class Group:
         ``channel.sync``). The stage holds the channel ends that the annotations of `fn` name,
         until all its actors have ended. `name` is by default that of `fn`. `source` says whether
         `drain` stops the stage; by default, if the stage receives from no channel. A `background`
-        stage is cancelled once all others have ended.
+        stage is cancelled once all others have ended. With `restart`, an actor that raises an
+        Exception is started again; the messages that it had in hand are lost.
 
         TypeError if the arguments do not fit; ValueError for ``actors < 1``, a `name` that is
         taken, or an end that its owners have closed; RuntimeError outside the block. Then nothing
         has been started.
         """
         self._check_open()
-        check_callable(fn)
-        check_options(fn, actors, unknown)
+        check_options(fn, actors, restart, unknown)
         called = name or stage_name(fn)
         wiring = wire(called, fn, args)
         unique, ordinal = self._topology.name_for(called, given=name is not None)
-        stage = Stage(self, unique, fn, args, wiring, ordinal, source, background)
+        stage = Stage(self, unique, fn, args, wiring, ordinal, source, background, restart)
         actors = self._actors_of(unique, actors)
         if actors < MANY:
             self._start(stage, actors, called)
@@ -197,6 +193,8 @@ class Group:
         self._draining = True
         for stage in list(self._live):
             self._stop(stage)
+            if stage.restarts is not None:
+                stage.restarts.hurry()
         if first and self._main is not None:
             self._main.stop()
         if self._live:

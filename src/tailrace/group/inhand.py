@@ -11,10 +11,9 @@ import gc
 import logging
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
-from types import FrameType, TracebackType
 from typing import Any, Final, cast
 
+from tailrace.group.frames import OURS, frames_of, once
 from tailrace.usercode import log_error
 
 __all__ = ["DRAINING", "ENDED", "drop_in_hand"]
@@ -25,9 +24,6 @@ ENDED: Final = "the pipeline takes no more messages"
 
 _log = logging.getLogger("tailrace")
 
-# The attribute itself: an exception of user code may have a property of that name.
-_traceback: Final[Any] = BaseException.__dict__["__traceback__"]
-
 _CONTAINERS: Final = (list, tuple, dict, set, deque)
 
 
@@ -37,7 +33,7 @@ def drop_in_hand(error: BaseException, stage: str, why: str = "") -> None:
     Values whose type has no such method are left alone. The values of a container count too, if
     only those frames refer to the container.
     """
-    frames = list(_frames(error))
+    frames = once(frames_of(error))
     containers = [each for each in _alone(_held_by(frames)) if _is_container(each)]
     for each in _alone(_held_by([*frames, *containers])):
         try:
@@ -55,13 +51,6 @@ def _is_container(value: object) -> bool:
     return any(type(value) is kind for kind in _CONTAINERS)  # a metaclass may refuse to be hashed
 
 
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    traceback: TracebackType | None = _traceback.__get__(error)
-    while traceback is not None:
-        yield traceback.tb_frame
-        traceback = traceback.tb_next
-
-
 def _held_by(owners: list[Any]) -> list[Any]:
     return [held for owner in owners for held in gc.get_referents(owner)]
 
@@ -72,17 +61,6 @@ def _alone(references: list[Any]) -> list[Any]:
     It empties `references`, to which no other reference may lead.
     """
     times = Counter(map(id, references))
-    once = list({id(each): each for each in references}.values())
+    unique = once(references)
     del references[:]
-    return [each for each in once if sys.getrefcount(each) == times[id(each)] + _OURS]
-
-
-def _references_of_ours() -> int:
-    """What `sys.getrefcount` returns in `_alone` for an object with no other reference."""
-    once = [object()]
-    (count,) = [sys.getrefcount(each) for each in once]
-    return count
-
-
-# Measured, as interpreters differ: from 3.14 on a call adds no reference for its argument.
-_OURS: Final = _references_of_ours()
+    return [each for each in unique if sys.getrefcount(each) == times[id(each)] + OURS]

@@ -14,6 +14,7 @@ import inspect
 import itertools
 import logging
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import Any, Final, Protocol
 
 from tailrace._core import End, Hold, enclosing, let_go, take_hold
@@ -22,6 +23,7 @@ from tailrace.group.actor import Actor, TaskActor, ThreadActor, start_on_loop
 from tailrace.group.checks import check_actors, check_open
 from tailrace.group.inhand import DRAINING, ENDED, drop_in_hand
 from tailrace.group.nest import Nest
+from tailrace.group.restart import Restart, Restarts
 from tailrace.group.wiring import Wiring
 from tailrace.ledger import Ledger, counting, surrounding
 from tailrace.usercode import is_a, is_async, log_error, unwrapped
@@ -57,6 +59,7 @@ class Stage:
         ordinal: int,
         source: bool | None,
         background: bool,
+        restart: Restart | None,
     ) -> None:
         self.name = name
         self.wiring = wiring
@@ -78,14 +81,23 @@ class Stage:
         self._args = args
         self._source = source
         self._on_loop = is_async(fn)
+        self.restarts: Restarts | None = None
+        if restart is not None:
+            self.restarts = Restarts(name, restart, self._start_again, self._check_ended)
+        self._context: Context | None = None  # in which actors are started again
 
     def __repr__(self) -> str:
         return f"<stage {self.name}: {self.live} of {self.started} actors live>"
 
     @property
     def live(self) -> int:
-        """How many actors have not ended."""
-        return len(self._tasks) + len(self._threads)
+        """How many actors have not ended, or will be started again."""
+        return len(self._tasks) + len(self._threads) + len(self.pausing)
+
+    @property
+    def pausing(self) -> dict[asyncio.Task[None], str]:
+        """The tasks that start an actor again after a pause, each with the actor's name."""
+        return {} if self.restarts is None else self.restarts.pausing
 
     @property
     def source(self) -> bool:
@@ -101,10 +113,11 @@ class Stage:
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
-        """The actors on the loop that have not ended, and the tasks of `drain()` and `finish()`."""
-        if self._drainer is None and self._finisher is None:
+        """The actors on the loop that have not ended, and the tasks of pauses, `drain()` and
+        `finish()`."""
+        if self._drainer is None and self._finisher is None and self.restarts is None:
             return [*self._tasks]
-        return [*self._tasks, *filter(None, (self._drainer, self._finisher))]
+        return [*self._tasks, *self.pausing, *filter(None, (self._drainer, self._finisher))]
 
     @property
     def threads(self) -> list[ThreadActor]:
@@ -147,6 +160,8 @@ class Stage:
         outside = enclosing.set(self._nest)
         counted = counting.set(ledger if self.source else None)
         around = surrounding.set(ledger)
+        if self.restarts is not None:
+            self._context = copy_context()
         try:
             if self._on_loop:
                 self._tasks = start_on_loop(calls, self.name, first, self._task_ended)
@@ -161,6 +176,24 @@ class Stage:
         if self._cancelled:  # by one of the actors, where tasks start eagerly
             self._cancel_actors()
 
+    def _start_again(self, actor: str) -> None:
+        """Start an actor in place of the one of this name that has raised."""
+        if self._cancelled or self.stopping or self._context is None:
+            self._check_ended()
+            return
+        self._context.copy().run(self._start_one, actor)
+
+    def _start_one(self, actor: str) -> None:
+        if not self._on_loop:
+            work = functools.partial(self._fn, *self._args)
+            self._threads[ThreadActor(actor, work, self._thread_ended)] = None
+            return
+        try:
+            call: Any = self._fn(*self._args)
+        except Exception as error:  # of the function's object: as if the actor had raised it
+            call = _raise(error)
+        self._tasks.update(start_on_loop([call], actor, 0, self._task_ended))
+
     def cancel(self, cause: BaseException) -> None:
         """Cancel all actors, once. The channels will be closed with `cause`."""
         if self.cause is None:
@@ -168,7 +201,7 @@ class Stage:
         if self._cancelled:
             return  # a second cancellation would interrupt their cleaning up
         self._cancelled = True
-        for helper in (self._drainer, self._finisher):
+        for helper in (self._drainer, self._finisher, self.restarts):
             if helper is not None:
                 helper.cancel()
         self._cancel_actors()
@@ -187,6 +220,8 @@ class Stage:
         if self.stopping or not self.live:
             return  # an eager task drains its group while it starts: `Group` stops it after that
         self.stopping = True
+        if self.restarts is not None:
+            self.restarts.cancel()
         drain = _method(self._fn, "drain")
         if drain is not None:
             self._drainer = asyncio.create_task(self._drain(drain), name=f"{self.name}.drain")
@@ -280,15 +315,32 @@ class Stage:
                 why = DRAINING if self._owner._draining else ENDED
                 drop_in_hand(error, self.name, why if sends else "")
                 return
-        self._owner._actor_failed(self, actor, error)
-        drop_in_hand(error, self.name)
+        restarts = self.restarts
+        if restarts is None or not self._may_restart(error):
+            self._owner._actor_failed(self, actor, error)
+            drop_in_hand(error, self.name)
+            return
+        try:
+            if self.stopping:
+                restarts.ended(actor.name, error)
+            elif not restarts.again(actor.name, error):
+                self._owner._actor_failed(self, actor, error)
+        finally:  # however a logging handler keeps the error
+            drop_in_hand(error, self.name)
+            restarts.forget(error)
+
+    def _may_restart(self, error: BaseException) -> bool:
+        """Whether the actor may do better next time. A channel that was closed stays closed."""
+        if self._cancelled or not is_a(error, Exception):
+            return False
+        return not (is_a(error, Closed) and self._holds(getattr(error, "channel", None)))
 
     def _holds(self, channel: object, which: End | None = None) -> bool:
         held = ((it, end) for it, end, _ in self.wiring.holds)
         return any(it is channel and which in (None, end) for it, end in held)
 
     def _check_ended(self) -> None:
-        if self._tasks or self._threads or self._drainer is not None:
+        if self.live or self._drainer is not None:
             self._owner._actor_ended()
             return
         finish = None if self._cancelled else _method(self._fn, "finish")
@@ -316,6 +368,9 @@ class Stage:
         """
         self._fn, self._args = _nothing, ()
         self._nest.on_left, self._to_stop = None, {}
+        if self.restarts is not None:
+            self.restarts.rest()
+            self.restarts = self._context = None  # they refer to this stage
         return let_go(self.wiring.holds, self.cause)
 
 
@@ -358,6 +413,10 @@ async def _call(method: Callable[[], Any]) -> None:
     result = method()
     if inspect.isawaitable(result):
         await result
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _nothing() -> None:

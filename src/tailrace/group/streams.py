@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+)
 from types import AsyncGeneratorType
 from typing import Any, Generic, TypeVar, cast
 
@@ -32,6 +40,11 @@ class emit(Generic[T]):  # noqa: N801  # used as a verb: go(emit(lines), out)
         if not isinstance(items, (Iterable, AsyncIterable)):
             raise TypeError(f"emit takes an iterable or asynchronous iterable, not {items!r}")
         self.items = items
+        if isinstance(items, (Iterator, AsyncIterator)):
+            self.no_restart = (
+                "its items can be drawn only once; give emit an iterable that begins anew, such as "
+                "a list, or draw the items in an actor of your own"
+            )
 
     def __repr__(self) -> str:
         return f"emit({self.items!r:.60})"

@@ -24,8 +24,8 @@ from tailrace import _core
 from tailrace._core import End, Verb
 from tailrace.channel import Channel
 from tailrace.clockwork import timer_pending
-from tailrace.group.activity import ActorState, activity_of, look_later
-from tailrace.group.actor import Actor
+from tailrace.group.activity import ActorState, ActorVerb, activity_of, look_later
+from tailrace.group.actor import Actor, TaskActor
 from tailrace.group.awaits import await_chain, frame_of, line_of, place_of
 from tailrace.group.idle import Idleness
 from tailrace.group.stage import Stage
@@ -82,13 +82,19 @@ class Watch:
         now = self._loop.time()
         states: list[ActorState] = []
         for stage in self._live:
+            pausing, restarts = stage.pausing, stage.restarts
             for actor in stage.actors:
                 verb, channels, since, _, in_thread = actor.activity()
                 seconds = None if since is None else now - since
                 waits: tuple[tuple[Verb, str], ...] = tuple(
                     (each, self._called(what)) for each, what in channels
                 )
-                states.append(ActorState(actor.name, stage.name, verb, waits, in_thread, seconds))
+                paused = pausing.get(actor.task) if isinstance(actor, TaskActor) else None
+                name = paused or actor.name
+                count = 0 if restarts is None else restarts.count(name)
+                does: ActorVerb = "restart" if paused else verb
+                state = ActorState(name, stage.name, does, waits, in_thread, seconds, count)
+                states.append(state)
         return states
 
     def _called(self, what: Any) -> str:

@@ -24,7 +24,7 @@ from typing import Any, Final, Never, TypeAlias, TypeVar, TypeVarTuple
 from tailrace import _core
 from tailrace.account import Account
 from tailrace.channel import Channel
-from tailrace.group import Group
+from tailrace.group import Group, Restart
 from tailrace.group.internals import activity_of, stage_name, waits_for, wire
 from tailrace.message import Outcome
 from tailrace.testing.clock import VirtualClockLoop
@@ -287,6 +287,7 @@ class _Rig(Group):
         name: str | None = None,
         source: bool | None = None,
         background: bool = False,
+        restart: Restart | None = None,
         **unknown: Never,
     ) -> None:
         """As `Group`'s, but start a stand-in if `replace` has one for this stage."""
@@ -294,7 +295,14 @@ class _Rig(Group):
         stand_in = self.replace.get(known_as)
         if stand_in is None:
             super().__call__(
-                fn, *args, actors=actors, name=name, source=source, background=background, **unknown
+                fn,
+                *args,
+                actors=actors,
+                name=name,
+                source=source,
+                background=background,
+                restart=restart,
+                **unknown,
             )
             return
         self._replaced[known_as] += 1
@@ -311,6 +319,7 @@ class _Rig(Group):
             name=name,
             source=source,
             background=background,
+            restart=restart,
             **unknown,
         )
 

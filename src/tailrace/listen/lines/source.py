@@ -88,6 +88,10 @@ class ReadLines(Generic[T]):
         self._save_due = -math.inf
         self._text = ""
 
+    no_restart: Final = (
+        "it reads lines in order, once; with a checkpoint, the next run of the program goes on"
+    )
+
     def __repr__(self) -> str:
         return self.name
 

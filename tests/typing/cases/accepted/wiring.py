@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import assert_type
 
 from tailrace import (
+    Account,
     Channel,
     Group,
     Message,
     Outcome,
     Receiver,
+    Restart,
     Sender,
     SyncReceiver,
     SyncSender,
@@ -155,3 +157,10 @@ async def messages(message: Message[str]) -> None:
     assert_type(message.data, str)
     assert_type(message.with_data(1), Message[int])
     assert_type(await message.settled(), Outcome)
+
+
+def restarts(go: Group, words: Channel[str], numbers: Channel[int]) -> None:
+    go(parse, words, numbers, actors=2, restart=Restart(max=3, within=10, backoff=0.5))
+    go(parse, words, numbers, background=True, restart=None)
+    assert_type(go.account(), Account)
+    assert_type(go.account().stored, int)

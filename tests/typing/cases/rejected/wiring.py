@@ -1,6 +1,16 @@
 """What `go` rejects: a stage wired to other elements, directions, numbers or orders of channels."""
 
-from tailrace import Channel, Group, Message, Receiver, Sender, SyncReceiver, each, submit
+from tailrace import (
+    Channel,
+    Group,
+    Message,
+    Receiver,
+    Restart,
+    Sender,
+    SyncReceiver,
+    each,
+    submit,
+)
 from tailrace.listen import listen_http
 from tailrace.store import store_postgres, store_sqlite, write_lines
 
@@ -105,3 +115,9 @@ def no_value_comes_back(go: Group) -> None:
     words, more = Channel[Message[str]](), Channel[Message[str]]()
     task: str = go(filter, words, more)  # error: go returns None
     print(task)
+
+
+def restarts(go: Group) -> None:
+    words, more = Channel[Message[str]](), Channel[Message[str]]()
+    go(filter, words, more, restart=5)  # error: it takes a Restart
+    go(filter, words, more, restart=Restart("five"))  # error: max is a number
