@@ -27,6 +27,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?= -n 2 --dist worksteal
 BENCH_ARGS ?=
 FOREIGN_ARGS ?=
+FAULTS_ARGS ?=
 PACKAGE ?= gather
 MUTATE_ARGS ?= --sample 60 --seed 1
 
@@ -44,7 +45,7 @@ SANITIZE_ARGS ?= -n 2 --dist worksteal -k 'native and not fuzz and not machine a
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test sanitize lint format typecheck reference bench bench-core bench-tail bench-bounds mutate foreign clean
+.PHONY: help demo test sanitize lint format typecheck reference bench bench-core bench-tail bench-bounds mutate foreign faults clean
 
 help: ## Say what there is to make
 	@echo 'make <target> [PYTHON=python3.12]'
@@ -121,6 +122,9 @@ mutate: $(BUILT) $(HAS)-mutate ## Change lines of PACKAGE=gather one at a time: 
 # Downloads and runs the projects' own tests, as far as they can be had; no part of CI.
 foreign: $(BUILT) ## Run other projects' tests on actors (FOREIGN_ARGS='--seconds 300 anyio tornado')
 	@$(BIN)/python tools/foreign.py $(FOREIGN_ARGS)
+
+faults: $(BUILT) ## Kill, fill and flood real processes; count the cost (FAULTS_ARGS='--only kill --runs 20')
+	@$(BIN)/python -m faults $(FAULTS_ARGS)
 
 clean: ## Remove the environments, caches and everything built
 	@rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
