@@ -123,7 +123,7 @@ mutate: $(BUILT) $(HAS)-mutate ## Change lines of PACKAGE=gather one at a time: 
 foreign: $(BUILT) ## Run other projects' tests on actors (FOREIGN_ARGS='--seconds 300 anyio tornado')
 	@$(BIN)/python tools/foreign.py $(FOREIGN_ARGS)
 
-faults: $(BUILT) ## Kill, fill and flood real processes; count the cost (FAULTS_ARGS='--only kill --runs 20')
+faults: $(BUILT) ## Kill real processes under load: is each acknowledged row there? (FAULTS_ARGS='--only kill --runs 20')
 	@$(BIN)/python -m faults $(FAULTS_ARGS)
 
 clean: ## Remove the environments, caches and everything built
