@@ -472,3 +472,43 @@ async def test_channel_4_send_many_is_exact_when_cancelled_at_any_point(
             received += drained(channel)
             assert received == values[: sending.sent]
             assert ends == [None if sending.sent == 6 else Cancelled]
+
+
+# After everything that happened.
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2, 4, 5, 64])
+@pytest.mark.parametrize("verb", ["send", "select", "send_many"])
+async def test_channel_4_a_task_that_only_sends_hears_of_its_cancellation(
+    core: Any, start: Any, capacity: int, verb: str
+) -> None:
+    """Each turn of the loop may find the send done in which the task is parked."""
+    for turns in (1, 2, 3, 5, 10, 11):
+        channel = core.Channel(capacity)
+        sent: list[int] = []
+        received: list[int] = []
+
+        async def produce(channel: Any = channel, sent: list[int] = sent) -> None:
+            while True:
+                value = len(sent)
+                if verb == "send":
+                    await channel.send(value)
+                elif verb == "select":
+                    await core.select(channel.send(value))
+                else:
+                    await channel.send_many([value])
+                sent.append(value)
+
+        async def consume(channel: Any = channel, received: list[int] = received) -> None:
+            async for value in channel:
+                received.append(value)
+
+        producer, consumer = start(produce()), start(consume())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        producer.cancel()
+        done, _ = await asyncio.wait([producer], timeout=10)
+        assert done
+        channel.close()
+        await consumer
+        assert received == sent

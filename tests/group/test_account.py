@@ -301,7 +301,6 @@ async def test_a_drain_and_a_cancellation_leave_nothing_uncounted(cancel: bool) 
     async def produce(out: Sender[Message[int]]) -> None:
         while True:
             await out.send(Message(next(made)))
-            await asyncio.sleep(0)
 
     async with Group() as go:
         go(produce, ch)

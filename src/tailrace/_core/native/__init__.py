@@ -14,7 +14,7 @@ from typing import Any
 
 from tailrace._core import common, tasks
 from tailrace._core.base import ChannelBase, closed_error, tell_dropped
-from tailrace._core.cancellation import put_off_cancellation
+from tailrace._core.cancellation import hear_put_off, put_off, put_off_cancellation
 from tailrace._core.native import actor, bases
 from tailrace._core.native._engine import (
     BUDGET,
@@ -65,7 +65,9 @@ bind(
         "closed_error": closed_error,
         "WouldBlock": WouldBlock,
         "CancelledError": asyncio.CancelledError,
+        "put_off": put_off,
         "put_off_cancellation": put_off_cancellation,
+        "hear_put_off": hear_put_off,
         "warn_unused": bases.warn_unused,
         "warn_lost": actor.warn_lost,
         "raise_not_driven": bases.raise_not_driven,

@@ -218,7 +218,8 @@ struct Actor {
     X(wait_for) X(select_options) X(select_nowait_options) X(wake_after) X(tell_dropped)            \
     X(schedulers) X(loop_parts) X(monotonic) X(is_main_thread) X(register_tasks) X(current_tasks)   \
     X(swap_current_task) X(discard_awaited_by) X(get_running_loop) X(future_cancel)                 \
-    X(future_set_result) X(future_set_exception) X(no_result)
+    X(future_set_result) X(future_set_exception) X(no_result)                                     \
+    X(put_off) X(hear_put_off)
 
 /* Names of attributes, kept as strings. */
 #define NAMES(X)                                                                                    \

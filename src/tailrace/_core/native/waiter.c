@@ -95,6 +95,8 @@ static ALWAYS_INLINE PySendResult go_on(Waiter *waiter, PyObject **result) {
     return operation_step((Operation *)waiter, result);
 }
 
+static PySendResult hear_put_off(Waiter *waiter, PyObject **result);
+
 static NEVER_INLINE PySendResult waiter_step(Waiter *waiter, PyObject **result) {
     *result = NULL;
     if (UNLIKELY(waiter->stepping || waiter->phase == SPENT)) {
@@ -106,6 +108,8 @@ static NEVER_INLINE PySendResult waiter_step(Waiter *waiter, PyObject **result) 
     waiter->stepping = false;
     if (how != PYGEN_NEXT)
         waiter->phase = SPENT;
+    else if (UNLIKELY(waiter->phase == PARKED && PyDict_GET_SIZE(waiter->state->put_off) > 0))
+        return hear_put_off(waiter, result);
     return how;
 }
 
@@ -202,6 +206,20 @@ static PyObject *waiter_interrupted(Waiter *self, PyObject *error) {
     else if (!select)
         Py_CLEAR(winner->value);
     Py_RETURN_TRUE;
+}
+
+/* It has parked: a cancellation of its task that was put off arrives at this await. */
+static PySendResult hear_put_off(Waiter *waiter, PyObject **result) {
+    PyObject *heard = PyObject_CallNoArgs(waiter->state->hear_put_off);
+    if (heard == NULL) { /* a signal handler has raised */
+        PyObject *error = PyErr_GetRaisedException();
+        Py_CLEAR(*result);
+        Py_XDECREF(waiter_interrupted(waiter, error));
+        PyErr_SetRaisedException(error);
+        return PYGEN_ERROR;
+    }
+    Py_DECREF(heard);
+    return PYGEN_NEXT;
 }
 
 /* --- what a task asks of a future ------------------------------------------------------------- */

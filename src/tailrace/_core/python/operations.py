@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 from tailrace._core.base import Operation, tell_dropped
-from tailrace._core.cancellation import put_off_cancellation
+from tailrace._core.cancellation import hear_put_off, put_off, put_off_cancellation
 from tailrace._core.common import CANCELLED, HAPPENED, UNCLAIMED, Claim, label
 from tailrace._core.python.parking import (
     AnyWaiter,
@@ -198,6 +198,8 @@ class CoreOperation(Operation[T_co]):
                 break
             while True:
                 try:
+                    if put_off:
+                        hear_put_off()
                     yield waiter
                 except BaseException as error:
                     if interrupted((self,), waiter, error):

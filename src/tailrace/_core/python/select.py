@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeVar
 
 from tailrace._core.base import SelectBase
+from tailrace._core.cancellation import hear_put_off, put_off
 from tailrace._core.common import TIMED_OUT
 from tailrace._core.done import DoneBase, Watch
 from tailrace._core.python.operations import CoreOperation, interrupted
@@ -119,6 +120,8 @@ class Select(SelectBase):
                 timer = waiter.get_loop().call_later(self.timeout, wake, waiter, TIMED_OUT)
             while waiter.winner is None:
                 waiter._asyncio_future_blocking = True
+                if put_off:
+                    hear_put_off()
                 yield waiter
         except BaseException:
             del waiter  # the traceback has this frame, and must not lead to the task
