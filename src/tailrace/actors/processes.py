@@ -274,7 +274,12 @@ class _Slot:
 _slots: Final[weakref.WeakSet[_Slot]] = weakref.WeakSet()
 
 
-@atexit.register  # after multiprocessing's own, so it runs before: that waits for all processes
+_imported_before: Final = multiprocessing.util
+"""Its handler of the exit, which waits for all processes, is registered before the next one, and so
+runs after it."""
+
+
+@atexit.register
 def _kill_all() -> None:
     for slot in list(_slots):
         slot.kill()
