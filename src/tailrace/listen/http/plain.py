@@ -27,8 +27,9 @@ _MOST: Final = 1_000_000
 
 def to_plain(value: Any) -> Any:
     """`value` with a dictionary in place of each dataclass. RecursionError if it holds itself."""
-    kind: Any = type(value)
-    if kind in _PLAIN or (kind in _PLAIN_OR_MANY and _is_plain(value)):
+    if type(value) in _PLAIN:
+        return value
+    if type(value) in _PLAIN_OR_MANY and _is_plain(value):
         return value
     return _written_out(value)
 
