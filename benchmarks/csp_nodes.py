@@ -30,7 +30,7 @@ def talk(events: object, stored: list):  # type: ignore[no-untyped-def, type-arg
 
 
 def run(events: list[str]) -> list[str]:
-    """What is stored of the events, one in each microsecond of the engine's time."""
+    """Run the pipeline over `events`, one per microsecond of csp's clock; return what it stored."""
     stored: list[str] = []
     ticks = [(timedelta(microseconds=number + 1), data) for number, data in enumerate(events)]
     start = datetime(2020, 1, 1)

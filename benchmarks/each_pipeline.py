@@ -107,7 +107,7 @@ async def pipevine_pipeline(capacity: int, n: int) -> int:
 
     stored: list[str] = []
 
-    # It has no filter: what is None goes through all stages.
+    # pipevine has no filter, so a None goes through all stages.
     async def keep(data: str, state: object) -> str | None:
         return None if data == "bar" else data
 
